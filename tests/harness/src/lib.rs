@@ -1,0 +1,9 @@
+//! What end-to-end tests share: a broker process of their own and a small MQTT client with full control of the wire.
+
+mod broker;
+mod certificate;
+mod wait;
+
+pub use broker::{Broker, BrokerOptions};
+pub use certificate::Certificate;
+pub use wait::wait_for;
