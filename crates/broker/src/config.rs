@@ -1,0 +1,364 @@
+//! The configuration tree: every key, its default, its bounds and its meaning. Files, environment and flags are merged by
+//! the `flotilla` binary; the reference in `docs/configuration.md` is generated from the comments here.
+
+#[macro_use]
+mod section;
+mod choices;
+mod listener;
+mod units;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use choices::{AckLevel, LogFormat, Protocol, SharedStrategy, WhenFull};
+pub use listener::Listener;
+pub use section::{Key, Problem, Section, SectionReference};
+pub use units::{ByteSize, TimeSpan, UnitError};
+
+/// Everything a node is told at start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who this node is and where it keeps its data.
+    pub node: Node,
+    /// Where clients connect.
+    pub listeners: Vec<Listener>,
+    /// What one client, one packet and one node may use.
+    pub limits: Limits,
+    /// Messages waiting for their receivers.
+    pub queues: Queues,
+    /// Features of MQTT, and how the open points of the standard are answered.
+    pub mqtt: Mqtt,
+    /// What an acknowledgement promises.
+    pub durability: Durability,
+    /// How the replicated state is kept on disk.
+    pub storage: Storage,
+    /// Health and metrics over HTTP.
+    pub admin: Admin,
+    /// What the node writes about itself.
+    pub log: Log,
+    /// Other nodes.
+    pub cluster: Cluster,
+}
+
+section! {
+    /// Who this node is and where it keeps its data.
+    pub struct Node {
+        /// A name for people, in logs. Empty: the node's number is shown.
+        name: String = String::new();
+        /// Directory of the node's log and checkpoints; made when missing. One process uses it at a time.
+        data_dir: PathBuf = PathBuf::from("./flotilla-data");
+    }
+}
+
+section! {
+    /// What one client, one packet and one node may use. What MQTT 5.0 can say about a limit, CONNACK says.
+    pub struct Limits {
+        /// Client connections of this node at the same time. One more is closed after accept, MQTT clients with reason
+        /// code 0x97 (quota exceeded).
+        connections_max: u32 = 100_000, 1 => 10_000_000;
+        /// Time from accept to a complete CONNECT, TLS and WebSocket handshakes included. Then the connection is closed.
+        connect_timeout: TimeSpan = TimeSpan::from_secs(10), TimeSpan::from_millis(10) => TimeSpan::from_secs(600);
+        /// Largest packet accepted from a client (Maximum Packet Size in CONNACK). A larger one ends the connection with
+        /// reason code 0x95 (packet too large).
+        packet_size_max: ByteSize = ByteSize::from_mib(1), ByteSize::from_bytes(128) => ByteSize::from_bytes(268_435_460);
+        /// Largest first packet, read before the client is known. Has to hold the will message;
+        /// at most `packet_size_max`.
+        packet_size_before_connect: ByteSize = ByteSize::from_kib(64),
+            ByteSize::from_bytes(128) => ByteSize::from_bytes(268_435_460);
+        /// Levels of a topic name or topic filter. Deeper ones are refused with 0x90 (topic name invalid) or 0x8F (topic
+        /// filter invalid).
+        topic_levels_max: u16 = 128, 1 => 65_535;
+        /// Length of a topic name or topic filter in bytes. Longer ones are refused like deeper ones.
+        topic_bytes_max: u16 = 1024, 1 => 65_535;
+        /// Subscriptions one session holds. One more is refused with 0x97 (quota exceeded) in SUBACK.
+        subscriptions_per_client_max: u32 = 1000, 1 => 1_000_000;
+        /// Topic filters in one SUBSCRIBE or UNSUBSCRIBE. More end the connection with 0x97 (quota exceeded).
+        filters_per_packet_max: u32 = 100, 1 => 65_535;
+        /// Messages with QoS 1 and 2 a client may have under way to the broker (Receive Maximum in CONNACK). One more
+        /// ends the connection with 0x93 (receive maximum exceeded).
+        receive_maximum: u16 = 32, 1 => 65_535;
+        /// Messages with QoS 1 and 2 under way to a client that allows more. The rest waits in the queue.
+        in_flight_max: u16 = 1024, 1 => 65_535;
+        /// Topic aliases a client may set up (Topic Alias Maximum in CONNACK), and at most used towards it. 0: none.
+        topic_alias_maximum: u16 = 32, 0 => 65_535;
+        /// User properties in one packet. More end the connection with 0x97 (quota exceeded).
+        user_properties_max: u16 = 64, 0 => 65_535;
+        /// Length of a client identifier in bytes. Longer ones are refused with 0x85 (client identifier not valid).
+        client_id_bytes_max: u16 = 256, 23 => 65_535;
+        /// Longest time a session outlives its connection. Longer wishes are cut to this, as CONNACK says.
+        session_expiry_max: TimeSpan = TimeSpan::from_days(7), TimeSpan::ZERO => TimeSpan::from_secs(4_294_967_294);
+        /// Longest delay of a will message. Longer wishes are cut to this.
+        will_delay_max: TimeSpan = TimeSpan::from_days(1), TimeSpan::ZERO => TimeSpan::from_secs(4_294_967_294);
+        /// Longest keep alive, whole seconds (Server Keep Alive in CONNACK). 0s: what the client asks for, none included.
+        keep_alive_max: TimeSpan = TimeSpan::ZERO, TimeSpan::ZERO => TimeSpan::from_secs(65_535);
+        /// Connections that have not finished CONNECT, at the same time. One more waits unaccepted in the kernel.
+        handshakes_max: u32 = 1000, 1 => 1_000_000;
+    }
+}
+
+section! {
+    /// Messages waiting for their receivers. Bodies beyond the memory of the node are read back from disk.
+    pub struct Queues {
+        /// Messages waiting for one session.
+        messages_max: u32 = 10_000, 1 => 100_000_000;
+        /// Bytes of messages waiting for one session.
+        bytes_max: ByteSize = ByteSize::from_mib(64), ByteSize::from_kib(1) => ByteSize::from_gib(1024);
+        /// Memory for waiting messages of all sessions of this node. What exceeds it stays on disk only.
+        node_bytes_max: ByteSize = ByteSize::from_mib(256), ByteSize::from_mib(1) => ByteSize::from_gib(1024);
+        /// What gives way when a session's queue is full: the oldest waiting message or the new one. Both are counted.
+        when_full: WhenFull = WhenFull::DropOldest;
+        /// Bytes waiting for one connection that are not kept over a restart (QoS 0, and sessions that end with the
+        /// connection). Beyond it QoS 0 messages are dropped and counted.
+        live_bytes_max: ByteSize = ByteSize::from_mib(1), ByteSize::from_kib(1) => ByteSize::from_gib(1);
+    }
+}
+
+section! {
+    /// Features of MQTT, and how the open points of the standard are answered.
+    pub struct Mqtt {
+        /// Highest QoS accepted and granted (Maximum QoS in CONNACK).
+        maximum_qos: u8 = 2, 0 => 2;
+        /// Whether messages may be retained.
+        retain_available: bool = true;
+        /// Whether topic filters may hold `+` and `#`.
+        wildcard_subscription_available: bool = true;
+        /// Whether `$share/...` filters are accepted.
+        shared_subscription_available: bool = true;
+        /// Whether subscriptions may carry an identifier.
+        subscription_identifiers_available: bool = true;
+        /// Whether a payload marked as UTF-8 is checked; when it is not, 0x99 (payload format invalid) answers.
+        validate_payload_format: bool = false;
+        /// Which member of a shared subscription gets the next message. `sticky` stays with one as long as it can;
+        /// `hash-client` and `hash-topic` pick by the publisher or by the topic.
+        shared_strategy: SharedStrategy = SharedStrategy::RoundRobin;
+        /// Whether members of a shared subscription that are connected come before those that are away.
+        shared_prefer_connected: bool = true;
+        /// How often the `$SYS` topics are published. 0s: never.
+        sys_interval: TimeSpan = TimeSpan::from_secs(10), TimeSpan::ZERO => TimeSpan::from_days(1);
+    }
+}
+
+section! {
+    /// What an acknowledgement promises.
+    pub struct Durability {
+        /// When PUBACK and PUBREC leave for messages that sessions keep: synced to the disks of a majority, held by a
+        /// majority, or received by this node.
+        ack: AckLevel = AckLevel::QuorumSynced;
+    }
+}
+
+section! {
+    /// How the replicated state is kept on disk.
+    pub struct Storage {
+        /// Longest time between two checkpoints of a shard that changes. Shorter means less to replay at start.
+        checkpoint_interval: TimeSpan = TimeSpan::from_secs(60), TimeSpan::from_secs(1) => TimeSpan::from_days(1);
+        /// A checkpoint is also taken when the log of a shard has grown by this much.
+        checkpoint_log_bytes: ByteSize = ByteSize::from_mib(64), ByteSize::from_mib(1) => ByteSize::from_gib(64);
+        /// Raft groups that sessions and retained messages are spread over. Decided when the data directory is made.
+        shards: u16 = 16, 1 => 256;
+    }
+}
+
+section! {
+    /// Health (`/livez`, `/readyz`, `/startupz`) and metrics (`/metrics`) over HTTP. They tell no client data, and ask for
+    /// no password: bind beyond loopback only where that is wanted.
+    pub struct Admin {
+        /// Address and port. Port 0: any free one, printed at start.
+        bind: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9100));
+    }
+}
+
+section! {
+    /// What the node writes about itself, to standard error.
+    pub struct Log {
+        /// Lines for people or JSON for machines.
+        format: LogFormat = LogFormat::Text;
+        /// `error`, `warn`, `info`, `debug` or `trace`, also per part: `info,broker=debug`.
+        level: String = String::from("info");
+    }
+}
+
+section! {
+    /// Other nodes. A node without seeds is a cluster of one.
+    pub struct Cluster {
+        /// Address on which other nodes are listened to. Not used by a cluster of one.
+        peer: Option<SocketAddr> = None;
+        /// Address (`host:port`) under which other nodes reach this one. Default: `peer`.
+        advertise: Option<String> = None;
+        /// Addresses (`host:port`) of nodes to join. Clusters of more than one node are not available yet: a node with
+        /// seeds refuses to start.
+        seeds: Vec<String> = Vec::new();
+    }
+}
+
+impl Default for Config {
+    /// A broker for the machine it runs on: MQTT on port 1883 and WebSocket on port 8083 of the loopback address.
+    fn default() -> Self {
+        Self {
+            node: Node::default(),
+            listeners: Listener::defaults(),
+            limits: Limits::default(),
+            queues: Queues::default(),
+            mqtt: Mqtt::default(),
+            durability: Durability::default(),
+            storage: Storage::default(),
+            admin: Admin::default(),
+            log: Log::default(),
+            cluster: Cluster::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Every section with its keys, in the order of the reference.
+    pub fn reference() -> Vec<SectionReference> {
+        vec![
+            Node::reference("node"),
+            Listener::reference("listeners"),
+            Limits::reference("limits"),
+            Queues::reference("queues"),
+            Mqtt::reference("mqtt"),
+            Durability::reference("durability"),
+            Storage::reference("storage"),
+            Admin::reference("admin"),
+            Log::reference("log"),
+            Cluster::reference("cluster"),
+        ]
+    }
+
+    /// Fills in what follows from other keys: names of listeners that have none, limits that others cut.
+    pub fn complete(&mut self) {
+        listener::name_all(&mut self.listeners);
+        let limits = &mut self.limits;
+        limits.packet_size_before_connect = limits.packet_size_before_connect.min(limits.packet_size_max);
+    }
+
+    /// All mistakes that can be seen without touching files or sockets: bounds, contradictions, unsafe listeners.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.node.check_bounds("node", &mut problems);
+        self.limits.check_bounds("limits", &mut problems);
+        self.queues.check_bounds("queues", &mut problems);
+        self.mqtt.check_bounds("mqtt", &mut problems);
+        self.durability.check_bounds("durability", &mut problems);
+        self.storage.check_bounds("storage", &mut problems);
+        self.admin.check_bounds("admin", &mut problems);
+        self.log.check_bounds("log", &mut problems);
+        self.cluster.check_bounds("cluster", &mut problems);
+        listener::check_all(&self.listeners, &mut problems);
+        self.check_relations(&mut problems);
+        problems
+    }
+
+    fn check_relations(&self, problems: &mut Vec<Problem>) {
+        if self.limits.keep_alive_max.get().subsec_nanos() != 0 {
+            problems.push(Problem::new(
+                "limits.keep_alive_max",
+                "has to be whole seconds".to_owned(),
+            ));
+        }
+        if !self.cluster.seeds.is_empty() {
+            problems.push(Problem::new(
+                "cluster.seeds",
+                "clusters of more than one node are not available yet: remove the seeds to run a cluster of one"
+                    .to_owned(),
+            ));
+        }
+        for (index, seed) in self.cluster.seeds.iter().enumerate() {
+            check_host_port(&format!("cluster.seeds[{index}]"), seed, problems);
+        }
+        if let Some(advertise) = &self.cluster.advertise {
+            check_host_port("cluster.advertise", advertise, problems);
+        }
+    }
+}
+
+/// Accepts `host:port`, `1.2.3.4:port` and `[::1]:port`; a host is resolved only when it is dialled.
+fn check_host_port(path: &str, value: &str, problems: &mut Vec<Problem>) {
+    let valid = value.parse::<SocketAddr>().is_ok()
+        || value.rsplit_once(':').is_some_and(|(host, port)| {
+            let host_valid = host
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+            !host.is_empty() && host_valid && port.parse::<u16>().is_ok_and(|port| port != 0)
+        });
+    if !valid {
+        problems.push(Problem::new(
+            path,
+            format!("`{value}` is not an address: host:port is expected"),
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems_of(change: impl FnOnce(&mut Config)) -> Vec<String> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.problems().iter().map(Problem::to_string).collect()
+    }
+
+    #[test]
+    fn defaults_are_without_mistakes() {
+        assert_eq!(Config::default().problems(), []);
+    }
+
+    #[test]
+    fn each_value_out_of_bounds_is_reported() {
+        let problems = problems_of(|config| {
+            config.limits.receive_maximum = 0;
+            config.limits.connect_timeout = TimeSpan::ZERO;
+            config.mqtt.maximum_qos = 3;
+        });
+        assert_eq!(
+            problems,
+            [
+                "limits.connect_timeout: 0s is not within 10ms and 10m",
+                "limits.receive_maximum: 0 is not within 1 and 65535",
+                "mqtt.maximum_qos: 3 is not within 0 and 2",
+            ]
+        );
+    }
+
+    #[test]
+    fn seeds_are_refused_until_they_mean_something() {
+        let problems = problems_of(|config| config.cluster.seeds = vec!["b:1884".into(), "c".into()]);
+        assert!(problems[0].contains("not available yet"), "{problems:?}");
+        assert!(
+            problems[1].starts_with("cluster.seeds[1]: `c` is not an address"),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for (value, valid) in [
+            ("node-1.flotilla:1884", true),
+            ("10.0.0.1:1884", true),
+            ("[::1]:1884", true),
+            ("host", false),
+            (":1884", false),
+            ("host:0", false),
+            ("host:99999", false),
+            ("http://host:1", false),
+        ] {
+            let problems = problems_of(|config| config.cluster.advertise = Some(value.into()));
+            assert_eq!(problems.is_empty(), valid, "{value}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_reference_says_what_it_is_for() {
+        for section in Config::reference() {
+            assert!(!section.documentation.is_empty(), "{}", section.name);
+            for key in section.keys {
+                assert!(key.documentation.len() > 10, "{}.{}", section.name, key.name);
+            }
+        }
+    }
+}

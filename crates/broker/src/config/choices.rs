@@ -1,0 +1,128 @@
+//! Keys whose value is one of a few words.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::section::Value;
+
+/// Declares an enum that is read and shown as words; the first variant is not special.
+macro_rules! choice {
+    (
+        $(#[doc = $choice_doc:literal])*
+        pub enum $choice:ident { $($(#[doc = $doc:literal])* $variant:ident = $word:literal,)* }
+    ) => {
+        $(#[doc = $choice_doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $choice {
+            $($(#[doc = $doc])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl $choice {
+            /// The word that stands for it in a configuration.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+
+        impl fmt::Display for $choice {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl Value for $choice {
+            fn kind() -> String {
+                [$(concat!("`\"", $word, "\"`")),*].join(", ")
+            }
+
+            fn show(&self) -> Option<String> {
+                Some(format!("\"{self}\""))
+            }
+        }
+    };
+}
+
+choice! {
+    /// What a listener speaks below MQTT.
+    pub enum Protocol {
+        /// MQTT over TCP.
+        Tcp = "tcp",
+        /// MQTT over TLS.
+        Tls = "tls",
+        /// MQTT over WebSocket (MQTT 5.0, section 6).
+        Ws = "ws",
+        /// MQTT over WebSocket over TLS.
+        Wss = "wss",
+    }
+}
+
+impl Protocol {
+    /// Whether the bytes on the wire are encrypted.
+    pub const fn is_encrypted(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
+    }
+
+    /// Whether MQTT is carried in WebSocket frames.
+    pub const fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+
+    /// The name of a listener that was given none: what the flag for it is called.
+    pub const fn default_listener_name(self) -> &'static str {
+        match self {
+            Self::Tcp => "mqtt",
+            Self::Tls => "mqtts",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+}
+
+choice! {
+    /// What gives way when a session's queue is full.
+    pub enum WhenFull {
+        /// The message that has waited longest.
+        DropOldest = "drop-oldest",
+        /// The message that has just come.
+        DropNew = "drop-new",
+    }
+}
+
+choice! {
+    /// Which member of a shared subscription gets the next message.
+    pub enum SharedStrategy {
+        /// One after the other.
+        RoundRobin = "round-robin",
+        /// Any.
+        Random = "random",
+        /// The same as before as long as it can take messages.
+        Sticky = "sticky",
+        /// One per publisher.
+        HashClient = "hash-client",
+        /// One per topic.
+        HashTopic = "hash-topic",
+    }
+}
+
+choice! {
+    /// What has happened to a kept message when its acknowledgement leaves.
+    pub enum AckLevel {
+        /// It is on the disks of a majority of its replicas.
+        QuorumSynced = "quorum-synced",
+        /// A majority of its replicas has it, perhaps only in memory.
+        Quorum = "quorum",
+        /// This node has it in memory.
+        Received = "received",
+    }
+}
+
+choice! {
+    /// How log lines look.
+    pub enum LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}

@@ -1,0 +1,266 @@
+//! `[[listeners]]`: where clients connect, and which of these places are safe to open.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::section::{Problem, Section};
+use super::{Protocol, TimeSpan};
+
+section! {
+    /// Where clients connect: one `[[listeners]]` block each. Without any, MQTT is served on `127.0.0.1:1883` and WebSocket
+    /// on `127.0.0.1:8083`.
+    pub struct Listener {
+        /// Its name in logs, metrics and overrides. Default: `mqtt`, `mqtts`, `ws` or `wss` by protocol, the second of a
+        /// kind with `-2` behind it.
+        name: String = String::new();
+        /// What it speaks below MQTT.
+        protocol: Protocol = Protocol::Tcp;
+        /// Address and port, to be given. Port 0: any free one, printed at start.
+        bind: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 1883));
+        /// Certificate chain in PEM, for `tls` and `wss`.
+        cert: Option<PathBuf> = None;
+        /// Private key of the certificate in PEM, for `tls` and `wss`.
+        key: Option<PathBuf> = None;
+        /// Certificates in PEM of those who sign client certificates. When given, a client has to show one.
+        client_ca: Option<PathBuf> = None;
+        /// Path of the WebSocket, for `ws` and `wss`.
+        path: String = String::from("/mqtt");
+        /// Whether clients may come without saying who they are. Default: on loopback addresses only.
+        allow_anonymous: Option<bool> = None;
+        /// Permits anonymous clients and plain text beyond loopback, for trying things out. Logged at each start.
+        insecure: bool = false;
+        /// Time after which an idle TCP connection is probed by the kernel, so that lost peers are found. 0s: never.
+        tcp_keepalive: TimeSpan = TimeSpan::from_secs(60), TimeSpan::ZERO => TimeSpan::from_secs(32_767);
+        /// Time that sent bytes may stay unacknowledged by the peer's kernel before the connection is given up. 0s: the
+        /// system's default.
+        tcp_user_timeout: TimeSpan = TimeSpan::from_secs(60), TimeSpan::ZERO => TimeSpan::from_days(1);
+    }
+}
+
+impl Listener {
+    /// A listener with the usual name of its protocol and everything else as by default.
+    pub fn new(protocol: Protocol, bind: SocketAddr) -> Self {
+        Self {
+            name: protocol.default_listener_name().to_owned(),
+            protocol,
+            bind,
+            ..Self::default()
+        }
+    }
+
+    /// The listeners of a node that was told of none.
+    pub fn defaults() -> Vec<Self> {
+        vec![
+            Self::new(Protocol::Tcp, SocketAddr::from((Ipv4Addr::LOCALHOST, 1883))),
+            Self::new(Protocol::Ws, SocketAddr::from((Ipv4Addr::LOCALHOST, 8083))),
+        ]
+    }
+
+    /// Whether a client without credentials is let in.
+    pub fn permits_anonymous(&self) -> bool {
+        self.allow_anonymous
+            .unwrap_or(self.insecure || self.bind.ip().is_loopback())
+    }
+
+    /// What about this listener deserves a warning at each start.
+    pub fn risks(&self) -> Vec<&'static str> {
+        let mut risks = Vec::new();
+        if self.bind.ip().is_loopback() {
+            return risks;
+        }
+        if !self.protocol.is_encrypted() {
+            risks.push("messages and passwords travel as plain text");
+        }
+        if self.permits_anonymous() && self.client_ca.is_none() {
+            risks.push("clients are let in without saying who they are");
+        }
+        risks
+    }
+
+    fn check(&self, path: &str, problems: &mut Vec<Problem>) {
+        self.check_bounds(path, problems);
+        self.check_certificates(path, problems);
+        self.check_safety(path, problems);
+        if !self.path.starts_with('/') || self.path.contains(['?', '#', ' ']) {
+            let message = format!(
+                "`{}` is not a path: it starts with / and has no ?, # or space",
+                self.path
+            );
+            problems.push(Problem::new(format!("{path}.path"), message));
+        }
+    }
+
+    fn check_certificates(&self, path: &str, problems: &mut Vec<Problem>) {
+        let files = [
+            ("cert", &self.cert),
+            ("key", &self.key),
+            ("client_ca", &self.client_ca),
+        ];
+        for (key, file) in files {
+            let needed = self.protocol.is_encrypted() && key != "client_ca";
+            if needed && file.is_none() {
+                let message = format!(
+                    "`{}` needs a certificate: add `{key} = \"server.{key}.pem\"`",
+                    self.protocol
+                );
+                problems.push(Problem::new(format!("{path}.{key}"), message));
+            }
+            if !self.protocol.is_encrypted() && file.is_some() {
+                let message = format!("has no meaning for `{}`: use \"tls\" or \"wss\"", self.protocol);
+                problems.push(Problem::new(format!("{path}.{key}"), message));
+            }
+        }
+    }
+
+    /// Beyond loopback, plain text and anonymous clients have to be asked for.
+    fn check_safety(&self, path: &str, problems: &mut Vec<Problem>) {
+        if self.bind.ip().is_loopback() || self.insecure {
+            return;
+        }
+        if !self.protocol.is_encrypted() {
+            let message = format!(
+                "plain text on {} can be read by others on the network: use \"tls\" or \"wss\", bind to 127.0.0.1, \
+                 or add `insecure = true` to this listener (flag --insecure)",
+                self.bind
+            );
+            problems.push(Problem::new(format!("{path}.bind"), message));
+        }
+        if self.client_ca.is_none() && self.allow_anonymous != Some(true) {
+            let message = format!(
+                "nothing tells who connects to {}: add `client_ca = \"clients.pem\"` to ask for certificates, or \
+                 `allow_anonymous = true` to this listener to let everyone in (flag --insecure)",
+                self.bind
+            );
+            problems.push(Problem::new(format!("{path}.allow_anonymous"), message));
+        }
+    }
+}
+
+/// Gives a name to each listener that has none.
+pub(super) fn name_all(listeners: &mut [Listener]) {
+    let mut names: HashSet<String> = listeners.iter().map(|listener| listener.name.clone()).collect();
+    for listener in listeners.iter_mut().filter(|listener| listener.name.is_empty()) {
+        let usual = listener.protocol.default_listener_name();
+        let mut name = usual.to_owned();
+        let mut number = 2;
+        while !names.insert(name.clone()) {
+            name = format!("{usual}-{number}");
+            number += 1;
+        }
+        listener.name = name;
+    }
+}
+
+/// Checks each listener, and that no two have the same name or address.
+pub(super) fn check_all(listeners: &[Listener], problems: &mut Vec<Problem>) {
+    if listeners.is_empty() {
+        problems.push(Problem::new("listeners", "is empty: nobody could connect"));
+    }
+    let mut names = HashSet::new();
+    let mut addresses = HashSet::new();
+    for (index, listener) in listeners.iter().enumerate() {
+        let path = format!("listeners[{index}]");
+        listener.check(&path, problems);
+        if !names.insert(&listener.name) {
+            let message = format!("`{}` is the name of another listener, too", listener.name);
+            problems.push(Problem::new(format!("{path}.name"), message));
+        }
+        if listener.bind.port() != 0 && !addresses.insert(listener.bind) {
+            let message = format!("{} is the address of another listener, too", listener.bind);
+            problems.push(Problem::new(format!("{path}.bind"), message));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everywhere(protocol: Protocol) -> Listener {
+        let with_files = protocol.is_encrypted().then(|| PathBuf::from("a.pem"));
+        Listener {
+            cert: with_files.clone(),
+            key: with_files,
+            ..Listener::new(protocol, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 1883)))
+        }
+    }
+
+    fn problem_paths(listeners: &[Listener]) -> Vec<String> {
+        let mut problems = Vec::new();
+        check_all(listeners, &mut problems);
+        problems.into_iter().map(|problem| problem.path).collect()
+    }
+
+    #[test]
+    fn plain_text_beyond_loopback_has_to_be_asked_for() {
+        let mut listener = everywhere(Protocol::Tcp);
+        assert_eq!(
+            problem_paths(&[listener.clone()]),
+            ["listeners[0].bind", "listeners[0].allow_anonymous"]
+        );
+        listener.insecure = true;
+        assert_eq!(problem_paths(&[listener.clone()]), [""; 0]);
+        assert!(listener.permits_anonymous());
+        assert_eq!(listener.risks().len(), 2);
+    }
+
+    #[test]
+    fn anonymous_clients_beyond_loopback_have_to_be_asked_for() {
+        let mut listener = everywhere(Protocol::Tls);
+        assert_eq!(
+            problem_paths(&[listener.clone()]),
+            ["listeners[0].allow_anonymous"]
+        );
+        assert!(!listener.permits_anonymous());
+        listener.allow_anonymous = Some(true);
+        assert_eq!(problem_paths(&[listener.clone()]), [""; 0]);
+        assert_eq!(
+            listener.risks(),
+            ["clients are let in without saying who they are"]
+        );
+    }
+
+    #[test]
+    fn client_certificates_tell_who_connects() {
+        let listener = Listener {
+            client_ca: Some("ca.pem".into()),
+            ..everywhere(Protocol::Wss)
+        };
+        assert_eq!(problem_paths(std::slice::from_ref(&listener)), [""; 0]);
+        assert_eq!(listener.risks(), [""; 0]);
+    }
+
+    #[test]
+    fn encrypted_listeners_need_both_files_and_plain_ones_none() {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        assert_eq!(
+            problem_paths(&[Listener::new(Protocol::Tls, loopback)]),
+            ["listeners[0].cert", "listeners[0].key"]
+        );
+        let plain = Listener {
+            client_ca: Some("ca.pem".into()),
+            ..Listener::new(Protocol::Ws, loopback)
+        };
+        assert_eq!(problem_paths(&[plain]), ["listeners[0].client_ca"]);
+    }
+
+    #[test]
+    fn nameless_listeners_are_named_by_protocol() {
+        let mut listeners = vec![Listener::default(), Listener::default(), Listener::default()];
+        listeners[1].name = "mqtt".to_owned();
+        name_all(&mut listeners);
+        let names: Vec<_> = listeners.iter().map(|listener| listener.name.as_str()).collect();
+        assert_eq!(names, ["mqtt-2", "mqtt", "mqtt-3"]);
+    }
+
+    #[test]
+    fn names_and_addresses_are_used_once() {
+        let listener = Listener::new(Protocol::Tcp, SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)));
+        assert_eq!(
+            problem_paths(&[listener.clone(), listener]),
+            ["listeners[1].name", "listeners[1].bind"]
+        );
+        assert_eq!(problem_paths(&[]), ["listeners"]);
+    }
+}
