@@ -1,0 +1,59 @@
+//! `cargo xtask`: the one helper of the project, for checking, testing, fuzzing and comparing.
+
+mod compare;
+mod crash;
+mod fix;
+mod flags;
+mod fuzz;
+mod step;
+mod test;
+mod tools;
+mod verify;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  verify                 read-only: format, clippy with warnings denied, tests of single crates, docs
+  fix                    rewrites what format and clippy can mend by themselves
+  test                   installs what the tests need, then runs them all: standard, real clients, kill -9, fuzz
+  tools                  only the installing part of `test`
+  crash [--rounds N]     kills a broker under load N times (default 100) and checks every promise
+  fuzz [--seconds N] [--target NAME]
+                         fuzzes all targets for N seconds in total (default 60), or one of them
+  compare [..]           the same load on Flotilla and on other brokers, side by side
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> anyhow::Result<()> {
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    std::env::set_current_dir(step::root())?;
+    match command {
+        "verify" => verify::run(),
+        "fix" => fix::run(),
+        "test" => test::run(),
+        "tools" => tools::install(),
+        "crash" => crash::run(rest),
+        "fuzz" => fuzz::run(rest),
+        "compare" => compare::run(rest),
+        "help" | "-h" | "--help" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        unknown => anyhow::bail!("there is no `{unknown}`\n\n{HELP}"),
+    }
+}

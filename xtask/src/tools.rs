@@ -1,0 +1,166 @@
+//! What the tests with real clients need, each installed by its name: Paho (Python), MQTT.js (Node), Debian's
+//! mosquitto clients, and a C++ compiler for the fuzzer. What may not be installed is named, with what to do.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::step;
+
+/// A program that Debian has, and the packages that bring it.
+struct Program {
+    name: &'static str,
+    probe: &'static str,
+    packages: &'static [&'static str],
+}
+
+const PROGRAMS: [Program; 5] = [
+    Program {
+        name: "mosquitto_pub",
+        probe: "--version",
+        packages: &["mosquitto-clients"],
+    },
+    Program {
+        name: "python3",
+        probe: "--version",
+        packages: &["python3", "python3-venv"],
+    },
+    Program {
+        name: "node",
+        probe: "--version",
+        packages: &["nodejs"],
+    },
+    Program {
+        name: "npm",
+        probe: "--version",
+        packages: &["npm"],
+    },
+    Program {
+        name: "c++",
+        probe: "--version",
+        packages: &["g++"],
+    },
+];
+
+/// Where the Python environment and the Node packages live.
+pub(crate) fn tools_dir() -> PathBuf {
+    step::target_dir().join("tools")
+}
+
+/// Installs whatever is missing; does nothing when all is there.
+pub(crate) fn install() -> Result<()> {
+    std::fs::create_dir_all(tools_dir()).context("target/tools")?;
+    debian_packages()?;
+    python_environment()?;
+    node_packages()
+}
+
+fn debian_packages() -> Result<()> {
+    let missing: Vec<&Program> = PROGRAMS.iter().filter(|program| !found(program)).collect();
+    if missing.is_empty() {
+        println!(
+            "tools: {} are here",
+            PROGRAMS.map(|program| program.name).join(", ")
+        );
+        return Ok(());
+    }
+    let names = missing
+        .iter()
+        .map(|program| program.name)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let packages: Vec<&str> = missing
+        .iter()
+        .flat_map(|program| program.packages)
+        .copied()
+        .collect();
+    let advice = format!(
+        "run as root: apt-get update && apt-get install {}",
+        packages.join(" ")
+    );
+    if !is_root() {
+        bail!("missing: {names}. Installing them needs root and this is not; {advice}");
+    }
+    if !step::exists("apt-get", "--version") {
+        bail!("missing: {names}, and there is no apt-get here; install them with this system's own means");
+    }
+    apt_get(&["update", "-qq"]).with_context(|| advice.clone())?;
+    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    arguments.extend(&packages);
+    apt_get(&arguments).with_context(|| advice.clone())?;
+    match missing.iter().find(|program| !found(program)) {
+        Some(program) => bail!(
+            "{} is still missing after installing {:?}",
+            program.name,
+            program.packages
+        ),
+        None => Ok(()),
+    }
+}
+
+/// mosquitto_pub has no flag that prints something and succeeds, so being startable is enough for it.
+fn found(program: &Program) -> bool {
+    Command::new(program.name)
+        .arg(program.probe)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status()
+        .is_ok()
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    step::run(
+        "apt-get",
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.starts_with(b"0"))
+}
+
+fn python_environment() -> Result<()> {
+    let venv = tools_dir().join("venv");
+    let python = venv.join("bin/python");
+    if python_has_paho(&python) {
+        println!("tools: paho-mqtt is here");
+        return Ok(());
+    }
+    step::run(
+        "python venv",
+        Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv),
+    )
+    .context("Python cannot make a virtual environment: as root, apt-get install python3-venv")?;
+    let pip = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "paho-mqtt>=2,<3",
+    ];
+    step::run("paho-mqtt", Command::new(&python).args(pip))
+        .context("paho-mqtt could not be installed into target/tools/venv; by hand: target/tools/venv/bin/pip install paho-mqtt")
+}
+
+fn python_has_paho(python: &Path) -> bool {
+    python.exists() && step::exists(&python.to_string_lossy(), "-cimport paho.mqtt.client")
+}
+
+fn node_packages() -> Result<()> {
+    let node = tools_dir().join("node");
+    if node.join("node_modules/mqtt/package.json").exists() {
+        println!("tools: MQTT.js is here");
+        return Ok(());
+    }
+    std::fs::create_dir_all(&node)?;
+    std::fs::write(node.join("package.json"), "{\"private\": true}\n")?;
+    let npm = ["install", "--no-audit", "--no-fund", "--loglevel=error", "mqtt@5"];
+    step::run("MQTT.js", Command::new("npm").args(npm).current_dir(&node))
+        .context("MQTT.js could not be installed; by hand: cd target/tools/node && npm install mqtt@5")
+}

@@ -1,0 +1,77 @@
+//! `cargo xtask verify`: everything that can be said about the tree without changing it and without a running broker.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::step::{self, cargo};
+
+/// The test crates that start a broker; `cargo xtask test` runs them.
+pub(crate) const BROKER_TESTS: [&str; 3] = ["conformance", "clients", "crash"];
+
+/// Runs all checks; the first that fails ends it.
+pub(crate) fn run() -> Result<()> {
+    step::run("format", cargo().args(["fmt", "--all", "--check"]))?;
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    step::run("clippy", cargo().args(clippy))?;
+    step::run(
+        "docs",
+        cargo()
+            .args(["doc", "--workspace", "--no-deps", "--locked"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+    build()?;
+    step::run("tests", &mut unit_tests())?;
+    println!("\nverify: all good");
+    Ok(())
+}
+
+/// Builds the broker and every test in one go: always the whole workspace, so that a dependency is built with one set
+/// of features only, whichever of the tests run later.
+pub(crate) fn build() -> Result<()> {
+    step::run(
+        "build",
+        cargo().args(["build", "--workspace", "--bins", "--lib", "--tests", "--locked"]),
+    )
+}
+
+/// Whether the faster test runner is there; without it `cargo test` does the same.
+pub(crate) fn has_nextest() -> bool {
+    step::exists("cargo-nextest", "--version")
+}
+
+fn unit_tests() -> Command {
+    let mut command = cargo();
+    if has_nextest() {
+        let packages = BROKER_TESTS.map(|name| format!("package({name})")).join(" + ");
+        command.args([
+            "nextest",
+            "run",
+            "--workspace",
+            "--locked",
+            "--no-fail-fast",
+            "-E",
+            &format!("not ({packages})"),
+        ]);
+    } else {
+        command.args([
+            "test",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--locked",
+            "--no-fail-fast",
+        ]);
+        command.args(BROKER_TESTS.iter().flat_map(|name| ["--exclude", name]));
+    }
+    command
+}
