@@ -1,0 +1,74 @@
+//! What the broker reads of the replicated state: queues, sessions, totals.
+
+use std::sync::Arc;
+
+use cluster_proto::Publication;
+
+/// One message of a session's queue.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    /// The session's delivery number; the packet id is 1 + sequence mod 65535.
+    pub sequence: u64,
+    /// The message, shared by all sessions that have it.
+    pub publication: Arc<Publication>,
+    /// The lower one of the message's and the subscription's QoS.
+    pub qos: u8,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// The identifiers of the subscriptions that matched.
+    pub subscription_ids: Vec<u32>,
+    /// Its PUBREC is committed: only the PUBREL is to be sent.
+    pub received: bool,
+    /// A shared subscription chose this session.
+    pub from_share: bool,
+}
+
+/// The answer to `Cluster::fetch`.
+#[derive(Clone, Debug)]
+pub enum Fetch {
+    /// What there is, which may be nothing.
+    Ready {
+        /// Oldest first.
+        messages: Vec<Queued>,
+        /// Where the next fetch continues.
+        next_sequence: u64,
+    },
+    /// Bodies are being read from disk; `queue_grew` is called when they are there.
+    Loading,
+    /// The session does not exist, or this epoch does not own it any more.
+    Gone,
+}
+
+/// A session as the operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Whether a connection owns it now.
+    pub connected: bool,
+    /// The number of the latest accepted CONNECT.
+    pub epoch: u64,
+    /// Messages not yet acknowledged.
+    pub queued_messages: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+    /// Its durable subscriptions.
+    pub subscriptions: u64,
+}
+
+/// Sums over all shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Sessions, connected or not.
+    pub sessions: u64,
+    /// Those with a connection.
+    pub connected: u64,
+    /// Messages in all queues.
+    pub queued_messages: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+    /// Retained messages.
+    pub retained_messages: u64,
+    /// Their bytes.
+    pub retained_bytes: u64,
+    /// Durable subscriptions.
+    pub subscriptions: u64,
+}
