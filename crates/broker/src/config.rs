@@ -50,6 +50,10 @@ section! {
         name: String = String::new();
         /// Directory of the node's log and checkpoints; made when missing. One process uses it at a time.
         data_dir: PathBuf = PathBuf::from("./flotilla-data");
+        /// Threads that serve connections. 0: one per core.
+        worker_threads: u16 = 0, 0 => 1024;
+        /// Time a stop on SIGTERM may take. Then the process ends as it is; nothing acknowledged is lost by that.
+        stop_timeout: TimeSpan = TimeSpan::from_secs(15), TimeSpan::from_secs(1) => TimeSpan::from_secs(3600);
     }
 }
 

@@ -1,0 +1,99 @@
+//! What the probes answer: alive, started, ready. Who starts the node tells it; who asks reads it.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+type ReadyCheck = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// The health of this process, from its start to its end.
+#[derive(Default)]
+pub struct Health {
+    ready_check: OnceLock<ReadyCheck>,
+    was_ready: AtomicBool,
+    stopping: AtomicBool,
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.ready())
+    }
+}
+
+/// The answer to a probe: single checks and whether each passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    checks: Vec<(&'static str, bool)>,
+}
+
+impl Health {
+    /// A process that has just begun to start.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The process has started; from now on `check` says whether clients should come. Only the first call counts.
+    pub fn set_ready_check(&self, check: impl Fn() -> bool + Send + Sync + 'static) {
+        drop(self.ready_check.set(Box::new(check)));
+    }
+
+    /// The process is about to end: no longer ready, so that load balancers look elsewhere.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether the process should go on living.
+    pub fn live(&self) -> Probe {
+        Probe {
+            checks: vec![("runtime", true)],
+        }
+    }
+
+    /// Whether the process has been ready once.
+    pub fn started(&self) -> Probe {
+        self.is_ready();
+        Probe {
+            checks: vec![("started", self.was_ready.load(Ordering::Acquire))],
+        }
+    }
+
+    /// Whether clients should come.
+    pub fn ready(&self) -> Probe {
+        let stopping = self.stopping.load(Ordering::Acquire);
+        Probe {
+            checks: vec![
+                ("started", self.ready_check.get().is_some()),
+                ("broker", self.is_ready()),
+                ("not-stopping", !stopping),
+            ],
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let ready = self.ready_check.get().is_some_and(|check| check());
+        if ready {
+            self.was_ready.store(true, Ordering::Release);
+        }
+        ready
+    }
+}
+
+impl Probe {
+    /// Whether every check passed.
+    pub fn passed(&self) -> bool {
+        self.checks.iter().all(|(_, passed)| *passed)
+    }
+}
+
+impl fmt::Display for Probe {
+    /// One line a check and one for the whole, in the form Kubernetes' own probes have.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, passed) in &self.checks {
+            match passed {
+                true => writeln!(f, "[+]{name} ok")?,
+                false => writeln!(f, "[-]{name} failed")?,
+            }
+        }
+        writeln!(f, "check {}", if self.passed() { "passed" } else { "failed" })
+    }
+}

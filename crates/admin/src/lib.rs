@@ -1,0 +1,167 @@
+//! Health and metrics over HTTP: `/livez`, `/readyz`, `/startupz`, `/healthz`, `/metrics`. Knows nothing of MQTT; the
+//! process that starts it says when it is ready.
+
+mod connection;
+mod health;
+mod process;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+pub use health::{Health, Probe};
+
+/// Histograms collect samples until upkeep puts them into buckets: this often, so that they stay small.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Requests under way at a stop get this long.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4";
+
+/// What `flotilla_build_info` says.
+#[derive(Debug, Clone, Copy)]
+pub struct BuildInfo {
+    /// Version of the program.
+    pub version: &'static str,
+    /// The commit it was built from.
+    pub commit: &'static str,
+    /// The compiler that built it.
+    pub rustc: &'static str,
+}
+
+/// A running admin listener.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    server: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    health: Arc<Health>,
+    metrics: PrometheusHandle,
+    build: BuildInfo,
+    started: Instant,
+}
+
+impl Admin {
+    /// Binds the address and answers from now on. Has to be called on a Tokio runtime.
+    pub async fn start(
+        bind: SocketAddr,
+        health: Arc<Health>,
+        metrics: PrometheusHandle,
+        build: BuildInfo,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(bind).await?;
+        let address = listener.local_addr()?;
+        let (stop, mut stopping) = watch::channel(false);
+        let upkeep = tokio::spawn(run_upkeep(metrics.clone()));
+        let router = router(Shared {
+            health,
+            metrics,
+            build,
+            started: Instant::now(),
+        });
+        let server = axum::serve(connection::Guarded::new(listener), router)
+            .with_graceful_shutdown(async move { drop(stopping.wait_for(|stop| *stop).await) });
+        let server = tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "admin listener ended");
+            }
+        });
+        Ok(Self {
+            address,
+            stop,
+            server,
+            upkeep,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets requests under way finish for a moment and stops.
+    pub async fn shutdown(mut self) {
+        self.upkeep.abort();
+        self.stop.send_replace(true);
+        if tokio::time::timeout(STOP_LIMIT, &mut self.server).await.is_err() {
+            self.server.abort();
+        }
+    }
+}
+
+fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/startupz", get(startupz))
+        .route("/healthz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(shared)
+}
+
+async fn run_upkeep(metrics: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+type Parameters = Query<Vec<(String, String)>>;
+
+/// That this answers is the answer: the runtime turns. Never depends on other nodes, or a partition restarts them all.
+async fn livez(State(shared): State<Shared>, parameters: Parameters) -> impl IntoResponse {
+    answer(shared.health.live(), &parameters)
+}
+
+async fn readyz(State(shared): State<Shared>, parameters: Parameters) -> impl IntoResponse {
+    answer(shared.health.ready(), &parameters)
+}
+
+async fn startupz(State(shared): State<Shared>, parameters: Parameters) -> impl IntoResponse {
+    answer(shared.health.started(), &parameters)
+}
+
+async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    let mut text = shared.metrics.render();
+    process::write_build_info(&mut text, &shared.build);
+    process::write_metrics(&mut text, shared.started.elapsed());
+    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text)
+}
+
+fn answer(probe: Probe, parameters: &Parameters) -> impl IntoResponse + use<> {
+    let verbose = parameters
+        .iter()
+        .any(|(name, value)| name == "verbose" && value != "0");
+    let status = if probe.passed() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = if verbose || !probe.passed() {
+        probe.to_string()
+    } else {
+        "ok\n".to_owned()
+    };
+    (status, [(header::CACHE_CONTROL, "no-store")], body)
+}
+
+#[cfg(test)]
+mod tests;
