@@ -1,0 +1,80 @@
+//! The commands and their flags. Values are kept as written: `config` judges them with everything else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "flotilla",
+    version,
+    about = "A clustered MQTT broker",
+    arg_required_else_help = true
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node. Without flags: MQTT on 127.0.0.1:1883, WebSocket on 127.0.0.1:8083, data in ./flotilla-data.
+    Start(ConfigFlags),
+    /// Show the configuration a start with the same flags would use, and where each value comes from.
+    CheckConfig(CheckConfigArguments),
+    /// Load an MQTT broker and measure it.
+    Bench(flotilla_bench::Args),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckConfigArguments {
+    #[command(flatten)]
+    pub(crate) flags: ConfigFlags,
+    /// Print the reference of all keys in Markdown instead.
+    #[arg(long)]
+    pub(crate) reference: bool,
+}
+
+/// Flags go before the environment (FLOTILLA__SECTION__KEY), the environment before the file, the file before defaults.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ConfigFlags {
+    /// Configuration in TOML.
+    #[arg(long, value_name = "FILE", env = "FLOTILLA_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Directory of the node's log and checkpoints.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<String>,
+    /// Listen for MQTT over TCP (repeat for more).
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) mqtt: Vec<String>,
+    /// Listen for MQTT over TLS (repeat for more).
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) mqtts: Vec<String>,
+    /// Listen for MQTT over WebSocket (repeat for more).
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) ws: Vec<String>,
+    /// Listen for MQTT over WebSocket over TLS (repeat for more).
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) wss: Vec<String>,
+    /// Certificate chain in PEM for --mqtts and --wss, and for TLS listeners that have none.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cert: Option<String>,
+    /// Private key in PEM of the certificate.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<String>,
+    /// Serve health and metrics over HTTP here.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) admin: Option<String>,
+    /// Listen for other nodes here.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) peer: Option<String>,
+    /// Address under which other nodes reach this one.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) advertise: Option<String>,
+    /// Nodes to join, separated by commas.
+    #[arg(long, value_name = "ADDR,ADDR,...")]
+    pub(crate) seeds: Option<String>,
+    /// Permit anonymous clients and plain text beyond loopback, for trying things out.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}

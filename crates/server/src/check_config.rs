@@ -1,0 +1,22 @@
+//! `flotilla check-config`: the effective configuration with the origin of each value, or the reference of all keys.
+
+use std::io::{self, Write};
+
+use crate::arguments::CheckConfigArguments;
+use crate::config;
+
+pub(crate) fn run(arguments: &CheckConfigArguments) -> anyhow::Result<()> {
+    let text = if arguments.reference {
+        config::reference()
+    } else {
+        let loaded = config::load(&arguments.flags)?;
+        for listener in &loaded.config.listeners {
+            for risk in listener.risks() {
+                eprintln!("warning: listener {} on {}: {risk}", listener.name, listener.bind);
+            }
+        }
+        loaded.to_string()
+    };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}

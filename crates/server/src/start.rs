@@ -1,0 +1,148 @@
+//! `flotilla start`: configuration, log, admin listener, broker; then wait for a signal and stop in reverse.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use admin::{Admin, BuildInfo, Health};
+use anyhow::Context;
+use broker::Broker;
+use broker::config::Config;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::arguments::ConfigFlags;
+use crate::{build, config, files_limit, log, metrics};
+
+pub(crate) fn run(flags: &ConfigFlags) -> anyhow::Result<()> {
+    let config = config::load(flags)?.config;
+    log::init(&config.log)?;
+    info!(
+        version = build::VERSION,
+        commit = build::COMMIT,
+        "flotilla starts"
+    );
+    files_limit::raise(config.limits.connections_max);
+    warn_of_risks(&config);
+    let runtime = runtime(config.node.worker_threads)?;
+    let outcome = runtime.block_on(serve(config));
+    // Tasks that are still there belong to connections: nothing they hold has to be kept.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn runtime(worker_threads: u16) -> anyhow::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if worker_threads > 0 {
+        builder.worker_threads(usize::from(worker_threads));
+    }
+    builder
+        .thread_name("flotilla")
+        .enable_all()
+        .build()
+        .context("starting the runtime")
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut stop_signals = StopSignals::listen()?;
+    let stop_timeout = config.node.stop_timeout.get();
+    let protocols: Vec<_> = config
+        .listeners
+        .iter()
+        .map(|listener| (listener.name.clone(), listener.protocol))
+        .collect();
+
+    // Before the broker: recovery may take a while, and is watched from outside.
+    let health = Arc::new(Health::new());
+    let build = BuildInfo {
+        version: build::VERSION,
+        commit: build::COMMIT,
+        rustc: build::RUSTC,
+    };
+    let admin = Admin::start(config.admin.bind, Arc::clone(&health), metrics::install()?, build)
+        .await
+        .with_context(|| format!("listening on admin.bind {}", config.admin.bind))?;
+    announce("admin", "http", admin.address());
+
+    let broker = tokio::select! {
+        broker = Broker::start(config) => broker.context("starting the broker")?,
+        name = stop_signals.next() => {
+            info!(signal = name, "stopped before the start was complete");
+            return Ok(());
+        }
+    };
+    for (name, address) in broker.addresses() {
+        let protocol = protocols.iter().find(|(known, _)| known == name);
+        announce(
+            name,
+            protocol.map_or("tcp", |(_, protocol)| protocol.as_str()),
+            *address,
+        );
+    }
+    // Shared with the probes until the stop takes it away.
+    let broker = Arc::new(RwLock::new(Some(broker)));
+    let watched = Arc::clone(&broker);
+    health.set_ready_check(move || {
+        let broker = watched.read().unwrap_or_else(PoisonError::into_inner);
+        broker.as_ref().is_some_and(Broker::is_ready)
+    });
+    info!("ready for clients");
+
+    let name = stop_signals.next().await;
+    info!(signal = name, limit = ?stop_timeout, "stopping");
+    health.set_stopping();
+    let broker = broker.write().unwrap_or_else(PoisonError::into_inner).take();
+    let broker_shutdown = async {
+        if let Some(broker) = broker {
+            broker.shutdown().await;
+        }
+    };
+    tokio::select! {
+        () = broker_shutdown => info!("stopped"),
+        () = tokio::time::sleep(stop_timeout) => warn!("not everything stopped within node.stop_timeout"),
+        name = stop_signals.next() => warn!(signal = name, "asked twice: stopped at once"),
+    }
+    admin.shutdown().await;
+    Ok(())
+}
+
+/// One line a listener on standard output, for people and for programs that started this one on port 0.
+fn announce(name: &str, protocol: &str, address: SocketAddr) {
+    let mut out = io::stdout().lock();
+    // Nobody has to read it: a closed pipe is no reason to stop.
+    let _ = writeln!(out, "listening {name} {protocol} {address}").and_then(|()| out.flush());
+}
+
+fn warn_of_risks(config: &Config) {
+    for listener in &config.listeners {
+        for risk in listener.risks() {
+            warn!(listener = listener.name, address = %listener.bind, "{risk}");
+        }
+    }
+    if !config.admin.bind.ip().is_loopback() {
+        warn!(address = %config.admin.bind, "metrics can be read by everyone who reaches this address");
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
