@@ -1,0 +1,75 @@
+//! Topic aliases of both directions (MQTT 5.0 section 3.3.2.3.4). They live as long as the connection.
+
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+
+use mqtt_codec::{Publish, ReasonCode};
+use mqtt_topic::TopicName;
+
+use crate::ProtocolError;
+
+/// Aliases the client has set.
+#[derive(Debug)]
+pub(crate) struct InboundAliases {
+    maximum: u16,
+    topics: Vec<Option<TopicName>>,
+}
+
+impl InboundAliases {
+    pub(crate) fn new(maximum: u16) -> Self {
+        Self { maximum, topics: Vec::new() }
+    }
+
+    /// Gives the message the topic its alias stands for, or learns the alias. [MQTT-3.3.2-7..12]
+    pub(crate) fn resolve(&mut self, publish: &mut Publish) -> Result<(), ProtocolError> {
+        let unnamed = publish.publication.topic().as_str().is_empty();
+        let Some(alias) = publish.topic_alias else {
+            return if unnamed { Err(ProtocolError::violation("PUBLISH without topic or alias")) } else { Ok(()) };
+        };
+        if alias.get() > self.maximum {
+            return Err(ProtocolError::new(ReasonCode::TopicAliasInvalid, "topic alias above the maximum"));
+        }
+        let slot = usize::from(alias.get()) - 1;
+        if slot >= self.topics.len() {
+            self.topics.resize(slot + 1, None);
+        }
+        if !unnamed {
+            self.topics[slot] = Some(publish.publication.topic().clone());
+            return Ok(());
+        }
+        let Some(topic) = &self.topics[slot] else {
+            return Err(ProtocolError::violation("topic alias was never set"));
+        };
+        publish.publication = publish.publication.clone().with_topic(topic.clone());
+        Ok(())
+    }
+}
+
+/// Aliases the server has set: the first topics it sends get one each, as many as the client accepts.
+#[derive(Debug)]
+pub(crate) struct OutboundAliases {
+    maximum: u16,
+    aliases: HashMap<TopicName, NonZeroU16>,
+}
+
+impl OutboundAliases {
+    pub(crate) fn new(maximum: u16) -> Self {
+        Self { maximum, aliases: HashMap::new() }
+    }
+
+    /// The alias for a topic, and whether the client knows it already.
+    pub(crate) fn alias(&mut self, topic: &TopicName) -> Option<(NonZeroU16, bool)> {
+        if self.maximum == 0 {
+            return None;
+        }
+        if let Some(alias) = self.aliases.get(topic) {
+            return Some((*alias, true));
+        }
+        if self.aliases.len() >= usize::from(self.maximum) {
+            return None;
+        }
+        let alias = NonZeroU16::new(self.aliases.len() as u16 + 1)?;
+        self.aliases.insert(topic.clone(), alias);
+        Some((alias, false))
+    }
+}

@@ -1,0 +1,13 @@
+//! Topic names, topic filters and share names, and the tree that matches a topic with a million filters.
+
+mod error;
+mod share;
+mod topic_filter;
+mod topic_name;
+mod tree;
+
+pub use error::TopicError;
+pub use share::{ShareName, SubscriptionFilter};
+pub use topic_filter::TopicFilter;
+pub use topic_name::TopicName;
+pub use tree::FilterTree;
