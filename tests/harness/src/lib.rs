@@ -2,8 +2,12 @@
 
 mod broker;
 mod certificate;
+mod client;
+mod options;
 mod wait;
 
 pub use broker::{Broker, BrokerOptions};
 pub use certificate::Certificate;
+pub use client::{Client, LIMIT, Transport, encoded, subscription_options};
+pub use options::{ConnectOptions, Message};
 pub use wait::wait_for;
