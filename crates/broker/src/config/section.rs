@@ -182,7 +182,7 @@ macro_rules! section {
                 }
             }
 
-            #[allow(unused_variables)]
+            #[allow(unused_variables, reason = "a section without bounds has nothing to check")]
             fn check_bounds(&self, path: &str, problems: &mut Vec<$crate::config::section::Problem>) {
                 $($(
                     let (min, max): ($type, $type) = ($min, $max);
