@@ -1,0 +1,1 @@
+//! The tests of what the MQTT standards demand of a server live in `tests/`; this crate has no code of its own.

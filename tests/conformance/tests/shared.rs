@@ -1,0 +1,239 @@
+//! Section 4.8.2: shared subscriptions.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use harness::{Client, ConnectOptions, Message};
+use mqtt_codec::{Acknowledgement, Packet, ReasonCode};
+use tokio::time::timeout;
+
+use crate::common::*;
+
+/// A shared subscription begins with `$share/` and a share name of at least one character.
+#[tokio::test]
+async fn mqtt_4_8_2_1_a_share_has_a_name() -> Result<()> {
+    let mut client = client("share").await?;
+    for filter in ["$share//a", "$share", "$share/"] {
+        let reason = client.subscribe(filter, 0).await?;
+        ensure!(reason == ReasonCode::TopicFilterInvalid, "{filter}: {reason:?}");
+    }
+    let reason = client.subscribe("$share/g/a", 0).await?;
+    ensure!(reason == ReasonCode::Success, "{reason:?}");
+    Ok(())
+}
+
+/// The share name has no wildcards and is followed by a filter.
+#[tokio::test]
+async fn mqtt_4_8_2_2_a_share_name_has_no_wildcards_and_a_filter_follows() -> Result<()> {
+    let mut client = client("share").await?;
+    for filter in [
+        "$share/+/a",
+        "$share/#/a",
+        "$share/g+/a",
+        "$share/g",
+        "$share/g/",
+        "$share/g/a#",
+    ] {
+        let reason = client.subscribe(filter, 0).await?;
+        ensure!(reason == ReasonCode::TopicFilterInvalid, "{filter}: {reason:?}");
+    }
+    let topic = unique("t");
+    client.subscribe(&format!("$share/g/{topic}/+/#"), 1).await?;
+    publish(Message::new(&format!("{topic}/x"), "x").qos(1)).await?;
+    expect_text(&mut client, "x").await.map(|_| ())
+}
+
+/// The QoS granted to each member is respected.
+#[tokio::test]
+async fn mqtt_4_8_2_3_the_granted_qos_of_each_member_counts() -> Result<()> {
+    let topic = unique("share");
+    for granted in 0..=2 {
+        let mut member = client("member").await?;
+        member
+            .subscribe(&format!("$share/{granted}/{topic}"), granted)
+            .await?;
+        publish(Message::new(&topic, "x").qos(2)).await?;
+        let received = member.receive().await?;
+        ensure!(received.qos as u8 == granted, "{received:?}");
+    }
+    Ok(())
+}
+
+/// A QoS 2 delivery that was interrupted is completed with the same client when it is back.
+#[tokio::test]
+async fn mqtt_4_8_2_4_an_interrupted_qos_2_delivery_is_completed_with_its_client() -> Result<()> {
+    let (id, topic) = (unique("member"), unique("share"));
+    let mut member = connected(ConnectOptions::v5(&id).persistent()).await?;
+    member.subscribe(&format!("$share/g/{topic}"), 2).await?;
+    publish(Message::new(&topic, "x").qos(2)).await?;
+    let packet_id = member.expect_publish().await?.packet_id.unwrap();
+    member.send_pubrec(packet_id).await?;
+    member.expect_pubrel(packet_id).await?;
+    let mut other = client("other").await?;
+    other.subscribe(&format!("$share/g/{topic}"), 2).await?;
+    drop(member);
+    other.expect_no_publish(MOMENT).await?;
+    let mut member = connected(ConnectOptions::v5(&id).persistent()).await?;
+    member.expect_pubrel(packet_id).await?;
+    member.send_pubcomp(packet_id).await?;
+    member.expect_no_publish(MOMENT).await?;
+    other.expect_no_publish(MOMENT).await
+}
+
+/// When the session of that client ends instead, the message goes to nobody else.
+#[tokio::test]
+async fn mqtt_4_8_2_5_a_qos_2_message_under_way_ends_with_its_session() -> Result<()> {
+    let topic = unique("share");
+    let mut member = client("member").await?;
+    member.subscribe(&format!("$share/g/{topic}"), 2).await?;
+    publish(Message::new(&topic, "x").qos(2)).await?;
+    let packet_id = member.expect_publish().await?.packet_id.unwrap();
+    member.send_pubrec(packet_id).await?;
+    member.expect_pubrel(packet_id).await?;
+    let mut other = client("other").await?;
+    other.subscribe(&format!("$share/g/{topic}"), 2).await?;
+    drop(member);
+    other.expect_no_publish(MOMENT * 2).await
+}
+
+/// A message that a member refuses is discarded; no other member gets it.
+#[tokio::test]
+async fn mqtt_4_8_2_6_a_refused_message_goes_to_nobody_else() -> Result<()> {
+    for qos in [1, 2] {
+        let topic = unique("share");
+        let mut member = client("member").await?;
+        member.subscribe(&format!("$share/g/{topic}"), 2).await?;
+        publish(Message::new(&topic, "x").qos(qos)).await?;
+        let packet_id = member.expect_publish().await?.packet_id.unwrap();
+        let mut other = client("other").await?;
+        other.subscribe(&format!("$share/g/{topic}"), 2).await?;
+        let refusal = Acknowledgement::new(packet_id, ReasonCode::UnspecifiedError);
+        member
+            .send(&if qos == 1 {
+                Packet::PubAck(refusal)
+            } else {
+                Packet::PubRec(refusal)
+            })
+            .await?;
+        member.expect_no_publish(MOMENT).await?;
+        drop(member);
+        other.expect_no_publish(MOMENT).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_message_goes_to_one_member_of_each_group_and_to_every_plain_subscriber() -> Result<()> {
+    let topic = unique("share");
+    let mut plain = subscriber(&topic, 1).await?;
+    let mut groups = Vec::new();
+    for group in ["one", "two"] {
+        let mut members = Vec::new();
+        for _ in 0..3 {
+            let mut member = client("member").await?;
+            member.subscribe(&format!("$share/{group}/{topic}"), 1).await?;
+            members.push(member);
+        }
+        groups.push(members);
+    }
+    let all: BTreeSet<String> = (0..30).map(|number| number.to_string()).collect();
+    for number in 0..30 {
+        publish(Message::new(&topic, number.to_string()).qos(1)).await?;
+    }
+    for number in 0..30 {
+        expect_text(&mut plain, &number.to_string()).await?;
+    }
+    for members in &mut groups {
+        let mut seen = BTreeSet::new();
+        let mut busy = 0;
+        for member in members {
+            let received = everything(member).await?;
+            busy += usize::from(!received.is_empty());
+            for payload in received {
+                ensure!(seen.insert(payload.clone()), "{payload} went to two members");
+            }
+        }
+        ensure!(seen == all, "the group got {seen:?}");
+        ensure!(busy == 3, "only {busy} members had something to do");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn shared_subscriptions_get_no_retained_messages() -> Result<()> {
+    let topic = unique("share");
+    publish(Message::new(&topic, "x").qos(1).retain()).await?;
+    let mut member = client("member").await?;
+    member.subscribe(&format!("$share/g/{topic}"), 1).await?;
+    member.expect_no_publish(MOMENT).await
+}
+
+#[tokio::test]
+async fn a_member_that_unsubscribes_gets_no_more() -> Result<()> {
+    let topic = unique("share");
+    let filter = format!("$share/g/{topic}");
+    let [mut stays, mut leaves] = [client("stays").await?, client("leaves").await?];
+    stays.subscribe(&filter, 1).await?;
+    leaves.subscribe(&filter, 1).await?;
+    let unsuback = leaves.unsubscribe(&[&filter]).await?;
+    ensure!(unsuback.reason_codes[..] == [ReasonCode::Success], "{unsuback:?}");
+    for number in 0..6 {
+        publish(Message::new(&topic, number.to_string()).qos(1)).await?;
+        expect_text(&mut stays, &number.to_string()).await?;
+    }
+    leaves.expect_no_publish(MOMENT).await
+}
+
+#[tokio::test]
+async fn what_a_member_leaves_unacknowledged_goes_to_another() -> Result<()> {
+    let topic = unique("share");
+    let filter = format!("$share/g/{topic}");
+    let mut first = client("first").await?;
+    first.subscribe(&filter, 1).await?;
+    publish(Message::new(&topic, "x").qos(1)).await?;
+    first.expect_publish().await?;
+    let mut second = client("second").await?;
+    second.subscribe(&filter, 1).await?;
+    drop(first);
+    expect_text(&mut second, "x").await.map(|_| ())
+}
+
+#[tokio::test]
+async fn connected_members_come_before_those_that_are_away() -> Result<()> {
+    let topic = unique("share");
+    let filter = format!("$share/g/{topic}");
+    let mut away = connected(ConnectOptions::v5(unique("away")).persistent()).await?;
+    away.subscribe(&filter, 1).await?;
+    away.disconnect().await?;
+    let mut present = client("present").await?;
+    present.subscribe(&filter, 1).await?;
+    for number in 0..6 {
+        publish(Message::new(&topic, number.to_string()).qos(1)).await?;
+        expect_text(&mut present, &number.to_string()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_group_of_which_all_members_are_away_keeps_its_messages() -> Result<()> {
+    let (id, topic) = (unique("away"), unique("share"));
+    let mut away = connected(ConnectOptions::v5(&id).persistent()).await?;
+    away.subscribe(&format!("$share/g/{topic}"), 1).await?;
+    away.disconnect().await?;
+    publish(Message::new(&topic, "kept").qos(1)).await?;
+    expect_text(
+        &mut connected(ConnectOptions::v5(&id).persistent()).await?,
+        "kept",
+    )
+    .await
+    .map(|_| ())
+}
+
+/// What comes until it is quiet for a moment.
+async fn everything(client: &mut Client) -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    while let Ok(publish) = timeout(MOMENT, client.receive()).await {
+        texts.push(text(&publish?));
+    }
+    Ok(texts)
+}

@@ -1,0 +1,196 @@
+//! Section 6: MQTT over WebSocket, spoken here by hand so that frames can be cut where the standard allows.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::common::*;
+
+const BINARY: u8 = 0x2;
+const TEXT: u8 = 0x1;
+const CONTINUATION: u8 = 0x0;
+const CLOSE: u8 = 0x8;
+
+/// MQTT is carried in binary frames; any other data frame ends the connection.
+#[tokio::test]
+async fn mqtt_6_0_0_1_text_frames_end_the_connection() -> Result<()> {
+    let mut socket = WebSocket::connected().await?;
+    socket.send(TEXT, true, &[0xc0, 0]).await?;
+    socket.expect_end().await?;
+    ensure_serving().await
+}
+
+/// Frames and packets begin and end where they like.
+#[tokio::test]
+async fn mqtt_6_0_0_2_packets_and_frames_are_not_aligned() -> Result<()> {
+    let mut socket = WebSocket::connected().await?;
+    let topic = unique("ws");
+    // Several packets in one frame.
+    let subscribe = subscribe_frame(1, &[], topic.as_bytes(), 0);
+    socket
+        .send(BINARY, true, &[&[0xc0, 0][..], &subscribe, &[0xc0, 0]].concat())
+        .await?;
+    let answers = socket.receive_bytes(2 + 6 + 2).await?;
+    ensure!(
+        answers == [&[0xd0, 0][..], &[0x90, 4, 0, 1, 0, 0], &[0xd0, 0]].concat(),
+        "{answers:02x?}"
+    );
+    // One packet in frames of one byte each, and one in a message of several fragments.
+    let publish = publish_frame(0, topic.as_bytes(), None, &[], b"in pieces");
+    for byte in &publish {
+        socket.send(BINARY, true, &[*byte]).await?;
+    }
+    ensure!(socket.receive_bytes(publish.len()).await? == publish);
+    let (first, rest) = publish.split_at(3);
+    socket.send(BINARY, false, first).await?;
+    socket.send(CONTINUATION, false, &[]).await?;
+    socket.send(CONTINUATION, true, rest).await?;
+    ensure!(socket.receive_bytes(publish.len()).await? == publish);
+    Ok(())
+}
+
+/// The subprotocol that the server selects is `mqtt`.
+#[tokio::test]
+async fn mqtt_6_0_0_4_the_selected_subprotocol_is_mqtt() -> Result<()> {
+    for offered in ["mqtt", "other, mqtt", "mqtt, mqttv3.1"] {
+        let (_, head) = WebSocket::upgraded(offered).await?;
+        ensure!(head.starts_with("HTTP/1.1 101"), "{head}");
+        let selected = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("sec-websocket-protocol")
+                .then(|| value.trim().to_owned())
+        });
+        ensure!(selected.as_deref() == Some("mqtt"), "offered {offered:?}: {head}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn half_an_upgrade_and_nonsense_hurt_nobody() -> Result<()> {
+    let mut stream = TcpStream::connect(broker().ws_addr()).await?;
+    stream.write_all(b"GET /mqtt HTTP/1.1\r\nUpgrade: webso").await?;
+    let mut nonsense = TcpStream::connect(broker().ws_addr()).await?;
+    nonsense
+        .write_all(&connect_frame(b"not http", 2, &[], &[]))
+        .await?;
+    nonsense.shutdown().await?;
+    let mut answer = Vec::new();
+    timeout(Duration::from_secs(15), nonsense.read_to_end(&mut answer)).await??;
+    WebSocket::connected().await.map(|_| ())
+}
+
+struct WebSocket {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl WebSocket {
+    /// A WebSocket connection whose CONNECT has been accepted.
+    async fn connected() -> Result<WebSocket> {
+        let (mut socket, head) = WebSocket::upgraded("mqtt").await?;
+        ensure!(head.starts_with("HTTP/1.1 101"), "{head}");
+        socket
+            .send(BINARY, true, &connect_frame(unique("ws").as_bytes(), 2, &[], &[]))
+            .await?;
+        let connack = socket.receive_bytes(2).await?;
+        ensure!(connack[0] == 0x20, "{connack:02x?}");
+        let rest = socket.receive_bytes(connack[1].into()).await?;
+        ensure!(rest[1] == 0, "{rest:02x?}");
+        Ok(socket)
+    }
+
+    /// A connection after its HTTP upgrade, and what the server answered.
+    async fn upgraded(protocols: &str) -> Result<(WebSocket, String)> {
+        let mut stream = TcpStream::connect(broker().ws_addr()).await?;
+        let request = format!(
+            "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: {protocols}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let byte = timeout(harness::LIMIT, stream.read_u8())
+                .await
+                .context("no answer to the upgrade")??;
+            head.push(byte);
+        }
+        Ok((
+            WebSocket {
+                stream,
+                received: Vec::new(),
+            },
+            String::from_utf8(head)?,
+        ))
+    }
+
+    /// Sends one frame, masked as clients have to.
+    async fn send(&mut self, opcode: u8, last: bool, payload: &[u8]) -> Result<()> {
+        let mask = [0x12, 0x34, 0x56, 0x78];
+        ensure!(payload.len() < 126, "a test sends short frames");
+        let mut frame = vec![
+            if last { 0x80 | opcode } else { opcode },
+            0x80 | payload.len() as u8,
+        ];
+        frame.extend_from_slice(&mask);
+        frame.extend(
+            payload
+                .iter()
+                .zip(mask.iter().cycle())
+                .map(|(byte, mask)| byte ^ mask),
+        );
+        Ok(self.stream.write_all(&frame).await?)
+    }
+
+    /// So many bytes of MQTT, from however many binary frames.
+    async fn receive_bytes(&mut self, count: usize) -> Result<Vec<u8>> {
+        while self.received.len() < count {
+            let (opcode, payload) = self.receive_frame().await?.context("the broker closed")?;
+            ensure!(
+                matches!(opcode, BINARY | CONTINUATION),
+                "a frame of type {opcode}"
+            );
+            self.received.extend(payload);
+        }
+        Ok(self.received.drain(..count).collect())
+    }
+
+    /// The connection ends, with a close frame or without; no more data comes.
+    async fn expect_end(&mut self) -> Result<()> {
+        while let Some((opcode, payload)) = self.receive_frame().await? {
+            let disconnect = opcode == BINARY && payload.first() == Some(&0xe0);
+            ensure!(
+                opcode == CLOSE || disconnect,
+                "a frame of type {opcode}: {payload:02x?}"
+            );
+            if opcode == CLOSE {
+                // Answered, as RFC 6455 has it, so that the broker need not wait for it.
+                self.send(CLOSE, true, &payload).await.ok();
+            }
+        }
+        Ok(())
+    }
+
+    async fn receive_frame(&mut self) -> Result<Option<(u8, Vec<u8>)>> {
+        let mut head = [0; 2];
+        match timeout(harness::LIMIT, self.stream.read_exact(&mut head))
+            .await
+            .context("no frame came")?
+        {
+            Ok(_) => {}
+            Err(_) => return Ok(None),
+        }
+        ensure!(head[1] & 0x80 == 0, "the server masks its frames");
+        let length = match head[1] {
+            126 => usize::from(self.stream.read_u16().await?),
+            127 => usize::try_from(self.stream.read_u64().await?)?,
+            short => short.into(),
+        };
+        let mut payload = vec![0; length];
+        self.stream.read_exact(&mut payload).await?;
+        Ok(Some((head[0] & 0x0f, payload)))
+    }
+}
