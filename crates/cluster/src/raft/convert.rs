@@ -1,0 +1,130 @@
+//! openraft's types from and to the messages on our disk, which outlive any version of openraft.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use cluster_proto::raft as proto;
+use openraft::entry::RaftEntry;
+use openraft::impls::{BasicNode, leader_id_std};
+use openraft::vote::RaftLeaderIdExt;
+use openraft::{EntryPayload, RaftTypeConfig};
+
+use super::types::{Entry, LogId, Membership, Payload, StoredMembership, TypeConfig, VoteOf};
+
+type LeaderId = <TypeConfig as RaftTypeConfig>::LeaderId;
+
+pub(crate) fn log_id(id: &proto::LogId) -> LogId {
+    let leader = id.leader.clone().unwrap_or_default();
+    LogId::new(
+        leader_id_std::LeaderId::new_committed(leader.term, leader.node),
+        id.index,
+    )
+}
+
+pub(crate) fn log_id_to_proto(id: &LogId) -> proto::LogId {
+    // A committed leader id of standard Raft is the term alone.
+    proto::LogId {
+        leader: Some(proto::LeaderId {
+            term: id.leader_id.term,
+            node: 0,
+        }),
+        index: id.index,
+    }
+}
+
+pub(crate) fn vote(vote: &proto::Vote) -> VoteOf {
+    let leader = vote.leader.clone().unwrap_or_default();
+    match vote.committed {
+        true => VoteOf::new_committed(leader.term, leader.node),
+        false => VoteOf::new(leader.term, leader.node),
+    }
+}
+
+pub(crate) fn vote_to_proto(vote: &VoteOf) -> proto::Vote {
+    let LeaderId { term, voted_for, .. } = vote.leader_id;
+    proto::Vote {
+        leader: Some(proto::LeaderId {
+            term,
+            node: voted_for,
+        }),
+        committed: vote.committed,
+    }
+}
+
+pub(crate) fn membership(membership: &proto::Membership) -> Membership {
+    let configs: Vec<BTreeSet<u64>> = membership
+        .configs
+        .iter()
+        .map(|voters| voters.ids.iter().copied().collect())
+        .collect();
+    let nodes: BTreeMap<u64, BasicNode> = membership
+        .nodes
+        .iter()
+        .map(|node| (node.id, BasicNode::new(&node.address)))
+        .collect();
+    // Only the membership of a group that was never initialized is not valid: it is empty.
+    Membership::new(configs, nodes).unwrap_or_default()
+}
+
+pub(crate) fn membership_to_proto(membership: &Membership) -> proto::Membership {
+    let configs = membership.get_joint_config().iter();
+    proto::Membership {
+        configs: configs
+            .map(|voters| proto::Voters {
+                ids: voters.iter().copied().collect(),
+            })
+            .collect(),
+        nodes: membership
+            .nodes()
+            .map(|(id, node)| proto::Node {
+                id: *id,
+                address: node.addr.clone(),
+            })
+            .collect(),
+    }
+}
+
+pub(crate) fn stored_membership(stored: &proto::StoredMembership) -> StoredMembership {
+    let members = stored.membership.as_ref().map(membership).unwrap_or_default();
+    StoredMembership::new(stored.log_id.as_ref().map(log_id), members)
+}
+
+pub(crate) fn stored_membership_to_proto(stored: &StoredMembership) -> proto::StoredMembership {
+    proto::StoredMembership {
+        log_id: stored.log_id().as_ref().map(log_id_to_proto),
+        membership: Some(membership_to_proto(stored.membership())),
+    }
+}
+
+pub(crate) fn entry(entry: proto::Entry) -> io::Result<Entry> {
+    let id = entry
+        .log_id
+        .as_ref()
+        .map(log_id)
+        .ok_or_else(|| io::Error::other("an entry without a log id"))?;
+    let payload = match entry.payload {
+        Some(proto::entry::Payload::Normal(bytes)) => EntryPayload::Normal(Payload(bytes)),
+        Some(proto::entry::Payload::Membership(members)) => EntryPayload::Membership(membership(&members)),
+        Some(proto::entry::Payload::Blank(_)) => EntryPayload::Blank,
+        // A kind that this version does not know must stop the group: skipping it would make replicas differ.
+        None => {
+            return Err(io::Error::other(format!(
+                "an entry of an unknown kind at {}",
+                id.index
+            )));
+        }
+    };
+    Ok(Entry::new(id, payload))
+}
+
+pub(crate) fn entry_to_proto(entry: Entry) -> proto::Entry {
+    let payload = match entry.payload {
+        EntryPayload::Blank => proto::entry::Payload::Blank(proto::Blank {}),
+        EntryPayload::Normal(Payload(bytes)) => proto::entry::Payload::Normal(bytes),
+        EntryPayload::Membership(members) => proto::entry::Payload::Membership(membership_to_proto(&members)),
+    };
+    proto::Entry {
+        log_id: Some(log_id_to_proto(&entry.log_id)),
+        payload: Some(payload),
+    }
+}

@@ -1,0 +1,280 @@
+//! One group's part of the log: what it holds as seen by its Raft, before and after it reaches the disk.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use cluster_proto::raft::{Entry, LogId, Vote};
+use parking_lot::Mutex;
+use prost::Message;
+use raft_engine::Engine;
+
+use super::writer::{Kind, Operation, PURGED, TRUNCATED, VOTE, Writer};
+use super::{Flushed, GroupId, payload};
+use crate::StorageError;
+
+/// The ends of a group's log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogState {
+    /// The last entry that was purged.
+    pub purged: Option<LogId>,
+    /// The last entry, or the last purged one when there is none after it.
+    pub last: Option<LogId>,
+}
+
+/// The handle of one group's log. Changes are readable at once and on disk when their callback runs.
+#[derive(Clone)]
+pub struct GroupLog {
+    group: Arc<Group>,
+    engine: Arc<Engine>,
+    writer: Arc<Writer>,
+}
+
+pub(super) struct Group {
+    id: GroupId,
+    cache_bytes_max: usize,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    vote: Option<Vote>,
+    state: LogState,
+    /// The newest entries, without gaps, up to `state.last`.
+    cache: VecDeque<Entry>,
+    cache_bytes: usize,
+    /// The engine has all entries below this index that are still valid.
+    flushed_next: u64,
+    /// Counts truncations: a flush of entries from before one says nothing about those after it.
+    generation: u64,
+    /// The engine holds a mark that entries were truncated.
+    truncated: bool,
+}
+
+impl GroupLog {
+    pub(super) fn new(group: Arc<Group>, engine: Arc<Engine>, writer: Arc<Writer>) -> Self {
+        Self {
+            group,
+            engine,
+            writer,
+        }
+    }
+
+    /// The ends of the log.
+    pub fn state(&self) -> LogState {
+        self.group.memory.lock().state.clone()
+    }
+
+    /// The saved vote.
+    pub fn vote(&self) -> Option<Vote> {
+        self.group.memory.lock().vote.clone()
+    }
+
+    /// Saves the vote.
+    pub fn save_vote(&self, vote: Vote, flushed: Flushed) {
+        let mut memory = self.group.memory.lock();
+        memory.vote = Some(vote.clone());
+        self.push(Kind::SaveVote(vote), flushed);
+    }
+
+    /// Appends entries, which must continue the log.
+    pub fn append(&self, entries: Vec<Entry>, flushed: Flushed) {
+        let mut memory = self.group.memory.lock();
+        let Some(last) = entries.last().and_then(|entry| entry.log_id.clone()) else {
+            drop(memory);
+            return flushed(Ok(()));
+        };
+        memory.state.last = Some(last);
+        for entry in &entries {
+            memory.cache_bytes += entry.encoded_len();
+            memory.cache.push_back(entry.clone());
+        }
+        let overwrites = std::mem::take(&mut memory.truncated);
+        let generation = memory.generation;
+        self.push(
+            Kind::Append {
+                entries,
+                generation,
+                overwrites,
+            },
+            flushed,
+        );
+    }
+
+    /// Removes the entries after `last`; all of them if it is none.
+    pub fn truncate_after(&self, last: Option<LogId>, flushed: Flushed) {
+        let mut memory = self.group.memory.lock();
+        let next_index = last.as_ref().map_or(0, |last| last.index + 1);
+        while memory
+            .cache
+            .back()
+            .is_some_and(|entry| payload::index(entry) >= next_index)
+        {
+            if let Some(entry) = memory.cache.pop_back() {
+                memory.cache_bytes -= entry.encoded_len();
+            }
+        }
+        memory.state.last = last;
+        memory.flushed_next = memory.flushed_next.min(next_index);
+        memory.generation += 1;
+        memory.truncated = true;
+        self.push(Kind::Truncate { next_index }, flushed);
+    }
+
+    /// Removes the entries up to and including `upto`, which may be beyond the last one.
+    pub fn purge(&self, upto: LogId, flushed: Flushed) {
+        let mut memory = self.group.memory.lock();
+        while memory
+            .cache
+            .front()
+            .is_some_and(|entry| payload::index(entry) <= upto.index)
+        {
+            memory.evict_oldest();
+        }
+        if memory
+            .state
+            .last
+            .as_ref()
+            .is_none_or(|last| last.index <= upto.index)
+        {
+            memory.state.last = Some(upto.clone());
+        }
+        memory.state.purged = Some(upto.clone());
+        self.push(Kind::Purge(upto), flushed);
+    }
+
+    /// The entries of a range that are there. May read from disk.
+    pub fn entries(&self, range: Range<u64>) -> Result<Vec<Entry>, StorageError> {
+        let (on_disk, cached) = self.split(range);
+        let mut entries = self.read(on_disk)?;
+        entries.extend(cached);
+        Ok(entries)
+    }
+
+    /// The indexes to read from disk, and the entries after them that are in memory.
+    fn split(&self, range: Range<u64>) -> (Range<u64>, Vec<Entry>) {
+        let memory = self.group.memory.lock();
+        let first = memory.state.purged.as_ref().map_or(0, |purged| purged.index + 1);
+        let next = memory.state.last.as_ref().map_or(0, |last| last.index + 1);
+        let range = range.start.max(first)..range.end.min(next);
+        let cache_first = memory.cache.front().map_or(next, payload::index);
+        let cached = range.start.max(cache_first)..range.end;
+        let entries = match cached.is_empty() {
+            true => Vec::new(),
+            false => {
+                let positions = (cached.start - cache_first) as usize..(cached.end - cache_first) as usize;
+                memory.cache.range(positions).cloned().collect()
+            }
+        };
+        (range.start..range.end.min(cache_first), entries)
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Vec<Entry>, StorageError> {
+        let Some(first) = self.engine.first_index(self.group.id) else {
+            return Ok(Vec::new());
+        };
+        let (start, end) = (range.start.max(first), range.end);
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        self.engine
+            .fetch_entries_to::<payload::Payload>(self.group.id, start, end, None, &mut found)?;
+        found.into_iter().map(payload::decode).collect()
+    }
+
+    fn push(&self, kind: Kind, flushed: Flushed) {
+        self.writer.push(Operation {
+            group: self.group.clone(),
+            kind,
+            flushed,
+        });
+    }
+}
+
+impl Group {
+    /// Reads the ends of the group's log from the engine.
+    pub(super) fn open(engine: &Engine, id: GroupId, cache_bytes_max: usize) -> Result<Self, StorageError> {
+        let vote = engine
+            .get(id, VOTE)
+            .map(|bytes| decode::<Vote>("a vote", &bytes))
+            .transpose()?;
+        let purged = engine
+            .get(id, PURGED)
+            .map(|bytes| decode::<LogId>("a log id", &bytes))
+            .transpose()?;
+        let truncated = match engine.get(id, TRUNCATED) {
+            Some(bytes) => Some(bytes.first_chunk().map_or(0, |index| u64::from_be_bytes(*index))),
+            None => None,
+        };
+        let first = purged.as_ref().map_or(0, |purged| purged.index + 1);
+        // Compactions are not always found again by the engine's recovery.
+        engine.compact_to(id, first);
+        let next = engine
+            .last_index(id)
+            .map_or(0, |last| last + 1)
+            .min(truncated.unwrap_or(u64::MAX));
+        let last = match next > first {
+            true => Some(last_log_id(engine, id, next - 1)?),
+            false => purged.clone(),
+        };
+        let memory = Memory {
+            vote,
+            flushed_next: last.as_ref().map_or(0, |last| last.index + 1),
+            state: LogState { purged, last },
+            truncated: truncated.is_some(),
+            ..Memory::default()
+        };
+        Ok(Self {
+            id,
+            cache_bytes_max,
+            memory: Mutex::new(memory),
+        })
+    }
+
+    pub(super) fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// The writer has handed the entries up to `index` to the engine.
+    pub(super) fn flushed_to(&self, index: u64, generation: u64) {
+        let mut memory = self.memory.lock();
+        if memory.generation == generation {
+            memory.flushed_next = memory.flushed_next.max(index + 1);
+        }
+        while memory.cache_bytes > self.cache_bytes_max
+            && memory
+                .cache
+                .front()
+                .is_some_and(|entry| payload::index(entry) < memory.flushed_next)
+        {
+            memory.evict_oldest();
+        }
+    }
+}
+
+impl Memory {
+    fn evict_oldest(&mut self) {
+        if let Some(entry) = self.cache.pop_front() {
+            self.cache_bytes -= entry.encoded_len();
+        }
+    }
+}
+
+fn last_log_id(engine: &Engine, id: GroupId, index: u64) -> Result<LogId, StorageError> {
+    let entry = engine.get_entry::<payload::Payload>(id, index)?;
+    let entry = entry.map(payload::decode).transpose()?;
+    entry
+        .and_then(|entry| entry.log_id)
+        .ok_or_else(|| StorageError::Damaged {
+            what: "the last entry",
+            detail: format!("group {id} has none at {index}"),
+        })
+}
+
+fn decode<M: Message + Default>(what: &'static str, bytes: &[u8]) -> Result<M, StorageError> {
+    M::decode(bytes).map_err(|error| StorageError::Damaged {
+        what,
+        detail: error.to_string(),
+    })
+}
