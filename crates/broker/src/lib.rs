@@ -1,3 +1,180 @@
-//! broker
+//! Everything between a client's socket and the replicated state: listeners, connections, routing.
 
+pub mod auth;
 pub mod config;
+mod connection;
+mod listener;
+mod mailbox;
+mod message;
+mod metrics;
+mod observer;
+mod outbox;
+mod publisher;
+mod registry;
+mod router;
+mod share;
+mod shared;
+mod sys_topics;
+mod tls;
+mod websocket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::{Clock, Cluster, SystemClock};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::info;
+
+use crate::auth::{Anonymous, Authenticator};
+use crate::config::{AckLevel, Config};
+use crate::mailbox::Close;
+use crate::metrics::Metrics;
+use crate::observer::{NodeObserver, OutboxSignal};
+use crate::registry::Registry;
+use crate::router::Router;
+use crate::shared::Shared;
+
+/// Connections have this long to end when the node stops.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// An address could not be bound.
+    #[error("listener `{listener}`: cannot listen on {address}: {error}")]
+    Bind {
+        /// Its name.
+        listener: String,
+        /// As configured.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// Certificates or keys are not usable.
+    #[error("listener `{listener}`: {reason}")]
+    Tls {
+        /// Its name.
+        listener: String,
+        /// Which file, and what is wrong with it.
+        reason: String,
+    },
+    /// The replicated state could not be opened.
+    #[error(transparent)]
+    Cluster(#[from] cluster::StartError),
+}
+
+/// A running broker.
+pub struct Broker {
+    shared: Arc<Shared>,
+    addresses: Vec<(String, SocketAddr)>,
+    tasks: JoinSet<()>,
+}
+
+impl Broker {
+    /// Opens the data directory, binds every listener and serves. Clients are let in as the listeners permit.
+    ///
+    /// # Errors
+    /// A listener or the data directory cannot be opened; nothing is left running.
+    pub async fn start(config: Config) -> Result<Self, BrokerError> {
+        Self::start_with(config, Arc::new(Anonymous)).await
+    }
+
+    /// As `start`, with somebody who judges logins.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub async fn start_with(
+        config: Config,
+        authenticator: Arc<dyn Authenticator>,
+    ) -> Result<Self, BrokerError> {
+        // Sockets first: a port that is taken is noticed before the log is opened.
+        let mut bound = Vec::with_capacity(config.listeners.len());
+        for listener in &config.listeners {
+            bound.push(listener::bind(listener)?);
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let (router, registry, metrics) = (
+            Arc::new(Router::new()),
+            Arc::new(Registry::default()),
+            Arc::new(Metrics::new()),
+        );
+        let outboxes = Arc::new(OutboxSignal::new(config.storage.shards));
+        let observer = Arc::new(NodeObserver {
+            shards: config.storage.shards,
+            router: Arc::clone(&router),
+            registry: Arc::clone(&registry),
+            metrics: Arc::clone(&metrics),
+            outboxes: Arc::clone(&outboxes),
+        });
+        let cluster = Cluster::start(cluster_config(&config), Arc::clone(&clock), observer).await?;
+        let handshakes = Arc::new(Semaphore::new(config.limits.handshakes_max as usize));
+        let shared = Arc::new(Shared::new(
+            config,
+            cluster,
+            clock,
+            router,
+            registry,
+            metrics,
+            authenticator,
+        ));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(outbox::run(Arc::clone(&shared), outboxes));
+        tasks.spawn(sys_topics::run(Arc::clone(&shared)));
+        tasks.spawn(sys_topics::gauges(Arc::clone(&shared)));
+        let mut addresses = Vec::with_capacity(bound.len());
+        for (bound, listener) in bound.into_iter().zip(&shared.config.listeners) {
+            addresses.push((listener.name.clone(), bound.address));
+            tasks.spawn(listener::run(Arc::clone(&shared), bound, Arc::clone(&handshakes)));
+        }
+        Ok(Self {
+            shared,
+            addresses,
+            tasks,
+        })
+    }
+
+    /// The name and the true address of each listener, in the order of the configuration.
+    pub fn addresses(&self) -> &[(String, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// Whether clients are served: every shard has a leader, and the node is not stopping.
+    pub fn is_ready(&self) -> bool {
+        self.shared.cluster.is_ready() && !self.shared.stopping.is_cancelled()
+    }
+
+    /// Tells every client that the server stops, lets them go for a few seconds, and closes the data directory.
+    pub async fn shutdown(mut self) {
+        self.shared.stopping.cancel();
+        self.shared.registry.close_all(Close::ShuttingDown);
+        let deadline = tokio::time::Instant::now() + STOP_WAIT;
+        while self.shared.registry.len() > 0 && tokio::time::Instant::now() < deadline {
+            self.shared.registry.close_all(Close::ShuttingDown);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let left = self.shared.registry.len();
+        if left > 0 {
+            info!(left, "some connections did not end in time");
+        }
+        while self.tasks.join_next().await.is_some() {}
+        self.shared.cluster.shutdown().await;
+    }
+}
+
+fn cluster_config(config: &Config) -> cluster::Config {
+    cluster::Config {
+        data_dir: config.node.data_dir.clone(),
+        shards: config.storage.shards,
+        queue_memory_bytes: config.queues.node_bytes_max.get(),
+        checkpoint_interval: config.storage.checkpoint_interval.get(),
+        checkpoint_log_bytes: config.storage.checkpoint_log_bytes.get(),
+        ack: match config.durability.ack {
+            AckLevel::QuorumSynced => cluster::AckLevel::QuorumSynced,
+            AckLevel::Quorum => cluster::AckLevel::Quorum,
+            AckLevel::Received => cluster::AckLevel::Received,
+        },
+        ..cluster::Config::default()
+    }
+}

@@ -1,0 +1,143 @@
+//! A connection's hold on its client id and session. Dropping it gives everything back, however the task ends.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use cluster::ShardId;
+use cluster::proto::shard_response::Response;
+use cluster::proto::{
+    Acknowledge, Disconnect, SequenceRange, ShardCommand, ShardResponse, shard_command::Command,
+};
+use foldhash::HashMap;
+use mqtt_codec::ReasonCode;
+use mqtt_topic::SubscriptionFilter;
+use tokio::sync::watch;
+
+use crate::mailbox::{Event, Mailbox};
+use crate::shared::Shared;
+
+pub(crate) struct Attachment {
+    pub(super) shared: Arc<Shared>,
+    pub(super) client: ByteString,
+    pub(super) epoch: u64,
+    pub(super) shard: ShardId,
+    pub(super) durable: bool,
+    pub(super) session_expiry_interval: u32,
+    pub(super) mailbox: Arc<Mailbox>,
+    /// Of this connection in the router, by the name the client used.
+    pub(super) subscriptions: HashMap<ByteString, SubscriptionFilter>,
+    /// Whether the will is published: always, unless the client has taken leave. [MQTT-3.1.2-10]
+    publish_will: bool,
+    new_expiry: Option<u32>,
+    /// Dropped with the rest: whoever waits for the end of this connection sees it.
+    _ended: watch::Sender<()>,
+}
+
+impl Attachment {
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        client: ByteString,
+        epoch: u64,
+        durable: bool,
+        session_expiry_interval: u32,
+        mailbox: Arc<Mailbox>,
+        ended: watch::Sender<()>,
+    ) -> Self {
+        let shard = shared.cluster.shard_of_client(&client);
+        Self {
+            shared,
+            client,
+            epoch,
+            shard,
+            durable,
+            session_expiry_interval,
+            mailbox,
+            subscriptions: HashMap::default(),
+            publish_will: true,
+            new_expiry: None,
+            _ended: ended,
+        }
+    }
+
+    /// The client said goodbye. [MQTT-3.14.4-3]
+    pub(super) fn left(&mut self, packet: &mqtt_codec::Disconnect) {
+        self.publish_will = packet.reason_code != ReasonCode::Success;
+        let maximum = self.shared.limits.session_expiry_max;
+        self.new_expiry = packet
+            .session_expiry_interval
+            .map(|interval| interval.min(maximum));
+    }
+
+    /// Proposes a command for the session; the answer says whether it was stored.
+    pub(super) fn propose(&self, command: Command, answer: impl FnOnce(bool) -> Event + Send + 'static) {
+        let mailbox = Arc::clone(&self.mailbox);
+        let command = ShardCommand {
+            command: Some(command),
+        };
+        let done = Box::new(move |result: Result<ShardResponse, _>| {
+            let stored = result.is_ok_and(|response| !is_rejected(&response));
+            mailbox.answer(answer(stored));
+        });
+        self.shared.cluster.propose(self.shard, command, done);
+    }
+
+    /// Deliveries the client has finished with: the replicated queue may drop them.
+    pub(super) fn acknowledge(&self, ranges: Vec<(u64, u64)>) {
+        let ranges = ranges
+            .into_iter()
+            .map(|(first, last)| SequenceRange { first, last })
+            .collect();
+        let command = Command::Acknowledge(Acknowledge {
+            client: self.client.to_string(),
+            epoch: self.epoch,
+            ranges,
+        });
+        // Lost acknowledgements mean repeated deliveries with DUP, which QoS 1 allows and QoS 2 catches.
+        self.shared.cluster.propose(
+            self.shard,
+            ShardCommand {
+                command: Some(command),
+            },
+            Box::new(drop),
+        );
+    }
+}
+
+/// Whether the state machine refused a command.
+pub(super) fn is_rejected(response: &ShardResponse) -> bool {
+    matches!(response.response, Some(Response::Rejected(_)) | None)
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let router = &self.shared.router;
+        for (name, filter) in &self.subscriptions {
+            match filter.share() {
+                None => drop(router.unsubscribe(filter.filter(), self.mailbox.id)),
+                Some(_) if self.durable => {
+                    super::subscribe::away(&self.shared, name, filter, &self.client, self.shard)
+                }
+                Some(_) => drop(router.leave(name, filter.filter(), &self.client)),
+            }
+        }
+        if self.durable {
+            self.shared.cluster.detach(&self.client, self.epoch);
+        }
+        self.shared.registry.leave(&self.client, self.epoch);
+        let command = Command::Disconnect(Disconnect {
+            client: self.client.to_string(),
+            epoch: self.epoch,
+            publish_will: self.publish_will,
+            session_expiry_s: self.new_expiry,
+        });
+        self.shared.cluster.propose(
+            self.shard,
+            ShardCommand {
+                command: Some(command),
+            },
+            Box::new(drop),
+        );
+        self.shared.metrics.connections.decrement(1.0);
+    }
+}

@@ -1,0 +1,462 @@
+//! From the first byte to the CONNACK: who is it, may it come in, and is the client id its alone.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
+use cluster::proto::{self, Connected, ShardCommand, shard_command::Command, shard_response::Response};
+use mqtt_codec::{
+    Auth, ConnAck, ConnAckProperties, Connect, DecodeLimits, Decoder, Packet, PacketId, ProtocolVersion,
+    ReasonCode, RetainHandling, SubscriptionOptions, WriteQueue, encode,
+};
+use mqtt_session::{Handshake, ProtocolError, Resumed, Session, Subscription};
+use mqtt_topic::SubscriptionFilter;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tracing::{debug, info};
+
+use crate::auth::{Login, Secret, Step};
+use crate::mailbox::{Close, LiveMessage, Mailbox};
+use crate::message::{qos_of, to_stored};
+use crate::registry::Connected as Registered;
+use crate::shared::Shared;
+
+use super::attachment::Attachment;
+use super::{FAREWELL, Stream};
+
+/// How long a new connection waits for the one it takes over from, where that is on this node.
+const TAKEOVER_WAIT: Duration = Duration::from_secs(1);
+
+/// Where a connection comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) peer: SocketAddr,
+    pub(crate) listener: Arc<str>,
+    pub(crate) permits_anonymous: bool,
+}
+
+/// A connection that has its client id, and its CONNACK waiting to be written.
+pub(crate) struct Accepted<S> {
+    pub(super) stream: S,
+    pub(super) session: Session,
+    pub(super) decoder: Decoder,
+    pub(super) input: Bytes,
+    pub(super) out: WriteQueue,
+    pub(super) attachment: Attachment,
+    pub(super) method: Option<ByteString>,
+}
+
+/// Reads and answers the CONNECT. `None`: it was refused, or never came.
+pub(crate) async fn accept<S: Stream>(
+    shared: &Arc<Shared>,
+    stream: S,
+    origin: Origin,
+    within: Duration,
+) -> Option<Box<Accepted<S>>> {
+    let mut arrival = Arrival::new(shared, stream, origin);
+    let judged = match tokio::time::timeout(within, arrival.introduce()).await {
+        Err(_) => Err(Refusal::Silent("no CONNECT within the time allowed")),
+        Ok(judged) => judged,
+    };
+    // From here on nothing may be cancelled half-way: the client id is being claimed.
+    let result = match judged {
+        Ok(introduction) => arrival.claim(*introduction).await,
+        Err(refusal) => Err(refusal),
+    };
+    match result {
+        Ok(accepted) => Some(accepted),
+        Err(refusal) => {
+            arrival.refuse(refusal).await;
+            None
+        }
+    }
+}
+
+/// Why a connection is not accepted.
+enum Refusal {
+    /// Nobody to talk to, or no words for it.
+    Silent(&'static str),
+    /// CONNACK with this reason code, in this version.
+    Answer(ProtocolVersion, ProtocolError),
+}
+
+struct Introduction {
+    connect: Box<Connect>,
+    handshake: Handshake,
+    method: Option<ByteString>,
+    authentication_data: Option<Bytes>,
+}
+
+struct Arrival<'a, S> {
+    shared: &'a Arc<Shared>,
+    stream: Option<S>,
+    origin: Origin,
+    decoder: Decoder,
+    input: Bytes,
+}
+
+impl<'a, S: Stream> Arrival<'a, S> {
+    fn new(shared: &'a Arc<Shared>, stream: S, origin: Origin) -> Self {
+        let limits = &shared.config.limits;
+        let decoder = Decoder::server(DecodeLimits {
+            packet_size_max: limits.packet_size_before_connect.as_u32(),
+            topic_levels_max: limits.topic_levels_max,
+            user_properties_max: limits.user_properties_max,
+        });
+        Self {
+            shared,
+            stream: Some(stream),
+            origin,
+            decoder,
+            input: Bytes::new(),
+        }
+    }
+
+    async fn introduce(&mut self) -> Result<Box<Introduction>, Refusal> {
+        let connect = match self.read_packet().await? {
+            Packet::Connect(connect) => connect,
+            _ => return Err(Refusal::Silent("the first packet was not CONNECT")), // [MQTT-3.1.0-1]
+        };
+        let version = connect.version;
+        let limits = &self.shared.limits;
+        let refuse = |error| Refusal::Answer(version, error);
+        if self.shared.registry.len() >= self.shared.config.limits.connections_max as usize {
+            return Err(refuse(ProtocolError::new(
+                ReasonCode::QuotaExceeded,
+                "connections_max is reached",
+            )));
+        }
+        let fresh = || format!("flotilla-{:016x}", rand::random::<u64>()).into();
+        let handshake = Handshake::new(&connect, limits, fresh).map_err(refuse)?;
+        let mut authentication_data = None;
+        let method = connect.properties.authentication_method.clone();
+        match &method {
+            Some(method) => authentication_data = self.exchange(&connect, method).await?,
+            None => self.login(&connect, &handshake).await?,
+        }
+        Ok(Box::new(Introduction {
+            connect,
+            handshake,
+            method,
+            authentication_data,
+        }))
+    }
+
+    async fn login(&self, connect: &Connect, handshake: &Handshake) -> Result<(), Refusal> {
+        if connect.username.is_none() && !self.origin.permits_anonymous {
+            let error = ProtocolError::new(ReasonCode::NotAuthorized, "this listener wants a user name");
+            return Err(Refusal::Answer(connect.version, error));
+        }
+        let login = Login {
+            address: self.origin.peer,
+            listener: self.origin.listener.to_string(),
+            client_id: handshake.client_id.to_string(),
+            username: connect.username.as_ref().map(ToString::to_string),
+            password: connect.password.clone().map(Secret),
+        };
+        let judgement = self.shared.authenticator.login(login).await;
+        judgement.map_err(|reason| {
+            Refusal::Answer(connect.version, ProtocolError::new(reason, "login was refused"))
+        })
+    }
+
+    /// Enhanced authentication: AUTH packets until the exchange has come to an end.
+    async fn exchange(&mut self, connect: &Connect, method: &ByteString) -> Result<Option<Bytes>, Refusal> {
+        let refuse = |reason, detail| Refusal::Answer(connect.version, ProtocolError::new(reason, detail));
+        let Some(mut exchange) = self.shared.authenticator.exchange(method) else {
+            // [MQTT-4.12.0-1]
+            return Err(refuse(
+                ReasonCode::BadAuthenticationMethod,
+                "authentication method is not known",
+            ));
+        };
+        let mut data = connect.properties.authentication_data.clone();
+        loop {
+            match exchange.step(data.take()) {
+                Step::Success(data) => return Ok(data),
+                Step::Refuse(reason) => return Err(refuse(reason, "authentication failed")),
+                Step::Continue(challenge) => {
+                    let reason_code = ReasonCode::ContinueAuthentication;
+                    let auth = Auth {
+                        reason_code,
+                        method: Some(method.clone()),
+                        data: Some(challenge),
+                        ..Auth::default()
+                    };
+                    self.write(&Packet::Auth(auth), connect.version).await;
+                }
+            }
+            match self.read_packet().await? {
+                Packet::Auth(auth) if auth.method.as_ref() == Some(method) => data = auth.data,
+                Packet::Disconnect(_) => return Err(Refusal::Silent("client left during authentication")),
+                _ => {
+                    return Err(refuse(
+                        ReasonCode::ProtocolError,
+                        "AUTH of the same method was expected",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Takes the client id: the previous connection is closed, the shard has made this one the owner.
+    async fn claim(&mut self, introduction: Introduction) -> Result<Box<Accepted<S>>, Refusal> {
+        let Introduction {
+            connect,
+            handshake,
+            method,
+            authentication_data,
+        } = introduction;
+        let shared = self.shared;
+        let client = handshake.client_id.clone();
+        if let Some(previous) = shared.registry.get(&client) {
+            previous.mailbox.close(Close::TakenOver);
+            let mut ended = previous.ended;
+            // Ends when the sender is dropped: its last acknowledgements are proposed by then.
+            let _ = tokio::time::timeout(TAKEOVER_WAIT, ended.changed()).await;
+        }
+        let connected = self.request(&connect, &handshake).await?;
+        let durable = handshake.session_expiry_interval > 0;
+        let queues = &shared.config.queues;
+        let mailbox = Mailbox::new(
+            shared.next_connection(),
+            queues.live_bytes_max.as_usize(),
+            queues.bytes_max.as_usize(),
+        );
+        let (ended, has_ended) = watch::channel(());
+        let registered = Registered {
+            epoch: connected.epoch,
+            mailbox: Arc::clone(&mailbox),
+            ended: has_ended,
+        };
+        let newest = shared.registry.enter(client.clone(), registered);
+        let expiry = handshake.session_expiry_interval;
+        shared.metrics.connections.increment(1.0);
+        let mut attachment = Attachment::new(
+            Arc::clone(shared),
+            client.clone(),
+            connected.epoch,
+            durable,
+            expiry,
+            Arc::clone(&mailbox),
+            ended,
+        );
+        if !newest {
+            return Err(Refusal::Silent("another connection took the client id meanwhile"));
+        }
+        if durable {
+            attachment.resume(&connected.subscriptions);
+            shared.cluster.attach(&client, connected.epoch, mailbox);
+        }
+        shared.metrics.opened.increment(1);
+        shared
+            .sys
+            .totals
+            .connected_ever
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        debug!(client_id = %client, address = %self.origin.peer, listener = %self.origin.listener,
+            session_present = connected.session_present, "connected");
+        let mut connack = handshake.accept(connected.session_present, &shared.limits);
+        connack.properties.authentication_method = method.clone();
+        connack.properties.authentication_data = authentication_data;
+        let mut out = WriteQueue::new();
+        if encode(&Packet::ConnAck(Box::new(connack)), handshake.version, &mut out).is_err() {
+            return Err(Refusal::Silent("authentication data is too long"));
+        }
+        let mut decoder = std::mem::replace(&mut self.decoder, Decoder::server(DecodeLimits::default()));
+        decoder.set_packet_size_max(shared.config.limits.packet_size_max.as_u32());
+        let session = Session::new(
+            &handshake,
+            Arc::clone(&shared.limits),
+            durable.then(|| resumed(&connected)),
+            shared.clock.now_ms(),
+        );
+        let Some(stream) = self.stream.take() else {
+            return Err(Refusal::Silent("the connection is gone"));
+        };
+        let input = std::mem::take(&mut self.input);
+        Ok(Box::new(Accepted {
+            stream,
+            session,
+            decoder,
+            input,
+            out,
+            attachment,
+            method,
+        }))
+    }
+
+    async fn request(&self, connect: &Connect, handshake: &Handshake) -> Result<Connected, Refusal> {
+        let shared = self.shared;
+        let queues = &shared.limits;
+        let client = &handshake.client_id;
+        let command = Command::Connect(proto::Connect {
+            client: client.to_string(),
+            node: shared.cluster.node_id(),
+            incarnation: shared.cluster.incarnation(),
+            clean_start: handshake.clean_start,
+            session_expiry_s: handshake.session_expiry_interval,
+            will: connect
+                .will
+                .as_ref()
+                .map(|will| to_stored_will(will, client, shared)),
+            user: connect
+                .username
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            queue_messages_max: queues.queue_messages_max as u64,
+            queue_bytes_max: queues.queue_bytes_max as u64,
+            drop_oldest: queues.drop_oldest,
+        });
+        let shard = shared.cluster.shard_of_client(client);
+        let answer = shared
+            .cluster
+            .request(
+                shard,
+                ShardCommand {
+                    command: Some(command),
+                },
+            )
+            .await;
+        match answer.map(|answer| answer.response) {
+            Ok(Some(Response::Connected(connected))) => Ok(connected),
+            Ok(_) => {
+                let error =
+                    ProtocolError::new(ReasonCode::UnspecifiedError, "the session could not be opened");
+                Err(Refusal::Answer(connect.version, error))
+            }
+            Err(error) => {
+                info!(client_id = %client, %error, "connection refused: the session's shard is not available");
+                let error = ProtocolError::new(
+                    ReasonCode::ServerUnavailable,
+                    "the session's shard is not available",
+                );
+                Err(Refusal::Answer(connect.version, error))
+            }
+        }
+    }
+
+    async fn read_packet(&mut self) -> Result<Packet, Refusal> {
+        loop {
+            match self.decoder.decode(&mut self.input) {
+                Ok(Some(packet)) => return Ok(packet),
+                Ok(None) => {}
+                Err(error) => {
+                    let version = match (self.decoder.version(), error.reason_code) {
+                        // A version we do not speak is told so in the form the oldest clients know. [MQTT-3.1.2-2]
+                        (_, ReasonCode::UnsupportedProtocolVersion) => ProtocolVersion::V3_1_1,
+                        (Some(ProtocolVersion::V5), _) => ProtocolVersion::V5,
+                        _ => return Err(Refusal::Silent(error.detail)),
+                    };
+                    return Err(Refusal::Answer(version, error.into()));
+                }
+            }
+            let Some(stream) = &mut self.stream else {
+                return Err(Refusal::Silent("the connection is gone"));
+            };
+            let unfinished = std::mem::take(&mut self.input);
+            let mut buffer = unfinished
+                .try_into_mut()
+                .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+            buffer.reserve(512);
+            match stream.read_buf(&mut buffer).await {
+                Ok(0) | Err(_) => return Err(Refusal::Silent("closed before CONNECT")),
+                Ok(_) => self.input = buffer.freeze(),
+            }
+        }
+    }
+
+    async fn write(&mut self, packet: &Packet, version: ProtocolVersion) {
+        let mut out = WriteQueue::new();
+        let Some(stream) = &mut self.stream else { return };
+        if encode(packet, version, &mut out).is_err() {
+            return;
+        }
+        while !out.is_empty() {
+            if stream.write_buf(&mut out).await.is_err() {
+                return;
+            }
+        }
+        let _ = stream.flush().await;
+    }
+
+    async fn refuse(&mut self, refusal: Refusal) {
+        self.shared.metrics.rejected.increment(1);
+        let farewell = async {
+            match refusal {
+                Refusal::Silent(detail) => debug!(address = %self.origin.peer, detail, "connection refused"),
+                Refusal::Answer(version, error) => {
+                    debug!(address = %self.origin.peer, %error, "connection refused");
+                    let properties = ConnAckProperties {
+                        reason_string: Some(error.detail.into()),
+                        ..ConnAckProperties::default()
+                    };
+                    let connack = ConnAck {
+                        session_present: false,
+                        reason_code: error.reason_code,
+                        properties,
+                    };
+                    self.write(&Packet::ConnAck(Box::new(connack)), version).await;
+                }
+            }
+            if let Some(stream) = &mut self.stream {
+                let _ = stream.shutdown().await;
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+}
+
+fn to_stored_will(will: &mqtt_codec::Will, client: &str, shared: &Shared) -> proto::Will {
+    let message = LiveMessage {
+        publication: will.publication.clone(),
+        qos: will.qos,
+        retain: will.retain,
+        expires_at: None,
+    };
+    proto::Will {
+        publication: Some(to_stored(&message, client)),
+        delay_s: will.delay_interval.min(shared.limits.will_delay_max),
+        message_expiry_s: will.publication.message_expiry_interval().unwrap_or(0),
+    }
+}
+
+fn resumed(connected: &Connected) -> Resumed {
+    let unreleased = connected.inbound_packet_ids.iter();
+    Resumed {
+        first_sequence: connected.first_sequence,
+        sent_before: connected.sent_before,
+        unreleased: unreleased.filter_map(|id| PacketId::new(*id as u16)).collect(),
+    }
+}
+
+impl Attachment {
+    /// Puts the subscriptions a session brings along into this node's router.
+    fn resume(&mut self, subscriptions: &[proto::Subscription]) {
+        for stored in subscriptions {
+            let Ok(filter) = SubscriptionFilter::parse(stored.filter.as_str().into()) else {
+                continue;
+            };
+            let retain_handling = match stored.retain_handling {
+                0 => RetainHandling::SendAtSubscribe,
+                1 => RetainHandling::SendIfNew,
+                _ => RetainHandling::DoNotSend,
+            };
+            let subscription = Subscription {
+                name: stored.filter.as_str().into(),
+                filter,
+                options: SubscriptionOptions {
+                    qos: qos_of(stored.qos),
+                    no_local: stored.no_local,
+                    retain_as_published: stored.retain_as_published,
+                    retain_handling,
+                },
+                subscription_id: stored.subscription_id,
+            };
+            self.enter(&subscription);
+        }
+    }
+}

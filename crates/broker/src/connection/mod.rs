@@ -1,0 +1,598 @@
+//! One connection after its CONNACK: one task that reads, asks, delivers and writes, until one side ends it.
+
+mod attachment;
+mod connect;
+mod deliver;
+mod publish;
+mod read;
+mod subscribe;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cluster::proto::{ShardCommand, ShardResponse, shard_command::Command};
+use cluster::{ProposeError, proto};
+use mqtt_codec::{Decoder, Disconnect, PacketId, ReasonCode, Unsubscribe, WriteQueue};
+use mqtt_session::{Action, Delivery, ProtocolError, Session, SubscribeRequest};
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep};
+use tracing::{debug, info};
+
+use crate::auth::{Exchange, Step};
+use crate::mailbox::{Close, Event};
+use crate::publisher::Publisher;
+use crate::shared::Shared;
+
+use attachment::Attachment;
+pub(crate) use connect::{Accepted, Origin, accept};
+use publish::Held;
+
+/// Bytes waiting for the socket beyond which nothing more is encoded for it, and nothing is read.
+const OUT_MAX: usize = 256 * 1024;
+/// Unacknowledged messages of a client that has no Receive Maximum (before MQTT 5.0): then its socket is left alone.
+const UNACKNOWLEDGED_MAX: usize = 4096;
+/// How long finished deliveries may wait before they are replicated.
+const ACKNOWLEDGE_AFTER_MS: u64 = 200;
+/// How many of them may wait.
+const ACKNOWLEDGE_COUNT: u64 = 1000;
+/// The last packets of a connection have this long to leave.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A byte stream to a client: TCP, TLS or WebSocket.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum End {
+    Left(Disconnect),
+    KeepAlive,
+    Lost,
+    Protocol(ProtocolError),
+    Closed(Close),
+    /// The replicated state did not take a command: this node may be cut off or stopping.
+    Unavailable,
+}
+
+impl End {
+    fn metric(&self) -> &'static str {
+        match self {
+            End::Left(_) => "client_disconnect",
+            End::KeepAlive => "keepalive_timeout",
+            End::Lost => "io_error",
+            End::Protocol(_) => "protocol_error",
+            End::Closed(Close::TakenOver) => "takeover",
+            End::Closed(Close::Administrative) => "administrative",
+            End::Closed(Close::ShuttingDown) => "server_shutdown",
+            End::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// A request to the session's shard that the packets behind it wait for.
+struct Operation {
+    work: Work,
+    answer: Pin<Box<dyn Future<Output = Result<ShardResponse, ProposeError>> + Send>>,
+}
+
+enum Work {
+    Subscribe(SubscribeRequest),
+    Unsubscribe(Unsubscribe),
+}
+
+struct Connection<S> {
+    shared: Arc<Shared>,
+    stream: S,
+    session: Session,
+    decoder: Decoder,
+    /// Read and not decoded yet.
+    input: Bytes,
+    out: WriteQueue,
+    attachment: Attachment,
+    publisher: Publisher<PacketId>,
+    events: Vec<Event>,
+    actions: Vec<Action>,
+    operation: Option<Operation>,
+    /// Publishes that wait for a retained message to be stored, in order.
+    held: VecDeque<Held>,
+    retains: Vec<(cluster::ShardId, ShardCommand)>,
+    retains_under_way: usize,
+    retain_failed: bool,
+    /// Publishes that more than one shard has to commit.
+    parts: Vec<(PacketId, usize, ReasonCode)>,
+    proposals_under_way: usize,
+    congested: bool,
+    /// There may be something in the session's replicated queue.
+    pull: bool,
+    fetch_from: u64,
+    /// Retained messages for new subscriptions.
+    retained: VecDeque<Delivery>,
+    received: SmallVec<[u64; 4]>,
+    acknowledge_at: Option<u64>,
+    method: Option<bytestring::ByteString>,
+    exchange: Option<Box<dyn Exchange>>,
+    timer: Pin<Box<Sleep>>,
+    tally: Tally,
+}
+
+/// Counted here, added to the metrics once per turn.
+#[derive(Default)]
+struct Tally {
+    received: [u64; 3],
+    sent: [u64; 3],
+    packets: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+}
+
+/// Serves an accepted connection until it ends.
+pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, accepted: Box<Accepted<S>>) {
+    let mut connection = Connection::new(shared, *accepted);
+    let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
+    connection.finish(end).await;
+}
+
+impl<S: Stream> Connection<S> {
+    fn new(shared: Arc<Shared>, accepted: Accepted<S>) -> Box<Self> {
+        let Accepted {
+            stream,
+            session,
+            decoder,
+            input,
+            out,
+            attachment,
+            method,
+        } = accepted;
+        let publisher = Publisher::new((&*attachment.client).into(), attachment.mailbox.id);
+        Box::new(Self {
+            fetch_from: session.next_sequence(),
+            pull: session.is_durable(),
+            shared,
+            stream,
+            session,
+            decoder,
+            input,
+            out,
+            attachment,
+            publisher,
+            events: Vec::new(),
+            actions: Vec::new(),
+            operation: None,
+            held: VecDeque::new(),
+            retains: Vec::new(),
+            retains_under_way: 0,
+            retain_failed: false,
+            parts: Vec::new(),
+            proposals_under_way: 0,
+            congested: false,
+            retained: VecDeque::new(),
+            received: SmallVec::new(),
+            acknowledge_at: None,
+            method,
+            exchange: None,
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            tally: Tally::default(),
+        })
+    }
+
+    /// One turn: answers, messages, packets, then what has to leave; again while there was anything.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let now = self.shared.clock.now_ms();
+        let result = self.turns(cx, now);
+        self.count();
+        result
+    }
+
+    fn turns(&mut self, cx: &mut Context<'_>, now: u64) -> Poll<End> {
+        loop {
+            let mut progress = self.poll_operation(cx, now);
+            match self.poll_mailbox(cx, now) {
+                Ok(any) => progress |= any,
+                Err(end) => return Poll::Ready(end),
+            }
+            if let Err(end) = self.pull(now) {
+                return Poll::Ready(end);
+            }
+            self.send_waiting(now);
+            let read = match self.poll_input(cx, now) {
+                Ok(any) => any,
+                Err(end) => {
+                    self.settle(now);
+                    return Poll::Ready(end);
+                }
+            };
+            progress |= read;
+            self.settle(now);
+            match self.poll_write(cx) {
+                Ok(any) => progress |= any,
+                Err(end) => return Poll::Ready(end),
+            }
+            if progress {
+                continue;
+            }
+            return self.poll_timer(cx, now);
+        }
+    }
+
+    fn poll_operation(&mut self, cx: &mut Context<'_>, now: u64) -> bool {
+        let Some(operation) = &mut self.operation else {
+            return false;
+        };
+        let Poll::Ready(result) = operation.answer.as_mut().poll(cx) else {
+            return false;
+        };
+        let Some(Operation { work, .. }) = self.operation.take() else {
+            return false;
+        };
+        match work {
+            Work::Subscribe(request) => self.finish_subscribe(request, result, now),
+            Work::Unsubscribe(packet) => self.finish_unsubscribe(packet, result),
+        }
+        true
+    }
+
+    fn poll_mailbox(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, End> {
+        if self.out.len() >= OUT_MAX {
+            let flags = self.attachment.mailbox.peek(cx.waker());
+            return flags.close.map_or(Ok(false), |close| Err(End::Closed(close)));
+        }
+        let mut events = std::mem::take(&mut self.events);
+        let flags = self.attachment.mailbox.take(&mut events, cx.waker());
+        let any = !events.is_empty();
+        let mut failed = false;
+        for event in events.drain(..) {
+            failed |= self.event(event, now).is_err();
+        }
+        self.events = events;
+        if let Some(close) = flags.close {
+            return Err(End::Closed(close));
+        }
+        if failed {
+            return Err(End::Unavailable);
+        }
+        self.pull |= flags.queue_grew;
+        Ok(any)
+    }
+
+    fn event(&mut self, event: Event, now: u64) -> Result<(), ()> {
+        match event {
+            Event::Deliver { batch, grant } => self.deliver_batch(&batch, &grant, now),
+            Event::DeliverOne(delivery) => self.deliver(*delivery, now),
+            Event::Committed {
+                packet_ids,
+                reason_code,
+            } => {
+                self.proposals_under_way -= 1;
+                for packet_id in packet_ids {
+                    self.committed(packet_id, reason_code)?;
+                }
+            }
+            Event::Retained { count, reason_code } => self.retains_stored(count, reason_code, now)?,
+            Event::ReceivedStored(sequences) => {
+                for sequence in sequences {
+                    self.session.received_stored(sequence, &mut self.out);
+                }
+            }
+            Event::Released(packet_id) => self.session.released(packet_id, &mut self.out),
+            Event::Failed => return Err(()),
+        }
+        Ok(())
+    }
+
+    fn may_read(&self) -> bool {
+        self.operation.is_none()
+            && self.held.is_empty()
+            && self.out.len() < OUT_MAX
+            && self.session.unacknowledged() < UNACKNOWLEDGED_MAX
+            && !(self.congested && self.proposals_under_way > 0)
+    }
+
+    fn act(&mut self, action: Action, now: u64) -> Result<(), End> {
+        match action {
+            Action::Publish {
+                publication,
+                qos,
+                retain,
+                packet_id,
+            } => self.publish(publication, qos, retain, packet_id, now),
+            Action::Release(packet_id) => self.release(packet_id),
+            Action::Receive(sequence) => self.receive(sequence),
+            Action::Subscribe(request) => self.subscribe(request, now)?,
+            Action::Unsubscribe(packet) => self.unsubscribe(packet)?,
+            Action::Authenticate(packet) => self.authenticate(packet)?,
+            Action::Disconnect(packet) => return Err(self.leave(packet)),
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, packet: Disconnect) -> End {
+        let zero_before = self.attachment.session_expiry_interval == 0;
+        if packet
+            .session_expiry_interval
+            .is_some_and(|interval| interval > 0)
+            && zero_before
+        {
+            // [MQTT-3.14.2-2]
+            return End::Protocol(ProtocolError::violation(
+                "session expiry was zero and cannot be set at the end",
+            ));
+        }
+        End::Left(packet)
+    }
+
+    /// A re-authentication with the method of the CONNECT. [MQTT-4.12.1-1]
+    fn authenticate(&mut self, packet: mqtt_codec::Auth) -> Result<(), End> {
+        let Some(method) = self.method.clone() else {
+            return Err(End::Protocol(ProtocolError::violation(
+                "AUTH without an authentication method in CONNECT",
+            )));
+        };
+        if packet.method.as_ref().is_some_and(|named| *named != method) {
+            return Err(End::Protocol(ProtocolError::violation(
+                "AUTH with another method than CONNECT",
+            )));
+        }
+        let exchange = match self.exchange.take() {
+            Some(exchange) => Some(exchange),
+            None => self.shared.authenticator.exchange(&method),
+        };
+        let step = exchange.map(|mut exchange| (exchange.step(packet.data), exchange));
+        let (reason_code, data) = match step {
+            Some((Step::Continue(data), exchange)) => {
+                self.exchange = Some(exchange);
+                (ReasonCode::ContinueAuthentication, Some(data))
+            }
+            Some((Step::Success(data), _)) => (ReasonCode::Success, data),
+            Some((Step::Refuse(reason), _)) => {
+                return Err(End::Protocol(ProtocolError::new(
+                    reason,
+                    "re-authentication failed",
+                )));
+            }
+            None => {
+                return Err(End::Protocol(ProtocolError::new(
+                    ReasonCode::BadAuthenticationMethod,
+                    "unknown method",
+                )));
+            }
+        };
+        let answer = mqtt_codec::Auth {
+            reason_code,
+            method: Some(method),
+            data,
+            ..mqtt_codec::Auth::default()
+        };
+        let version = self.session.version();
+        if mqtt_codec::encode(&mqtt_codec::Packet::Auth(answer), version, &mut self.out).is_err() {
+            return Err(End::Protocol(ProtocolError::new(
+                ReasonCode::UnspecifiedError,
+                "authentication data is too long",
+            )));
+        }
+        Ok(())
+    }
+
+    /// After every read: messages leave for their receivers, commands for their shards.
+    fn settle(&mut self, now: u64) {
+        self.flush_publishes();
+        self.flush_retains();
+        self.flush_received();
+        if !self.session.has_finished() {
+            return;
+        }
+        let at = *self.acknowledge_at.get_or_insert(now + ACKNOWLEDGE_AFTER_MS);
+        if now >= at || self.session.finished_count() >= ACKNOWLEDGE_COUNT {
+            self.acknowledge_at = None;
+            self.attachment.acknowledge(self.session.take_finished());
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut any = false;
+        while !self.out.is_empty() {
+            match tokio_util::io::poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.out) {
+                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Err(End::Lost),
+                Poll::Ready(Ok(written)) => {
+                    self.tally.bytes_sent += written as u64;
+                    any = true;
+                }
+                Poll::Pending => return Ok(any),
+            }
+        }
+        match Pin::new(&mut self.stream).poll_flush(cx) {
+            Poll::Ready(Err(_)) => Err(End::Lost),
+            _ => Ok(any),
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>, now: u64) -> Poll<End> {
+        let keep_alive = self.session.keep_alive_deadline();
+        if keep_alive.is_some_and(|deadline| deadline <= now) {
+            return Poll::Ready(End::KeepAlive);
+        }
+        let Some(deadline) = [keep_alive, self.acknowledge_at].into_iter().flatten().min() else {
+            return Poll::Pending;
+        };
+        // A timer that fires early finds nothing to do and is set anew: cheaper than moving it with every packet.
+        let due = Instant::now() + Duration::from_millis(deadline.saturating_sub(now) + 1);
+        if self.timer.is_elapsed() || self.timer.deadline() > due {
+            self.timer.as_mut().reset(due);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Pending
+    }
+
+    fn count(&mut self) {
+        let tally = std::mem::take(&mut self.tally);
+        let (metrics, totals) = (&self.shared.metrics, &self.shared.sys.totals);
+        if tally.packets > 0 {
+            use std::sync::atomic::Ordering::Relaxed;
+            metrics.packets_received.increment(tally.packets);
+            metrics.bytes_received.increment(tally.bytes_received);
+            totals.bytes_received.fetch_add(tally.bytes_received, Relaxed);
+            for (counter, count) in metrics.received.iter().zip(tally.received) {
+                counter.increment(count);
+            }
+            totals
+                .messages_received
+                .fetch_add(tally.received.iter().sum(), Relaxed);
+        }
+        if tally.bytes_sent > 0 {
+            use std::sync::atomic::Ordering::Relaxed;
+            metrics.bytes_sent.increment(tally.bytes_sent);
+            totals.bytes_sent.fetch_add(tally.bytes_sent, Relaxed);
+        }
+        for (counter, count) in metrics
+            .sent
+            .iter()
+            .zip(tally.sent)
+            .filter(|(_, count)| *count > 0)
+        {
+            counter.increment(count);
+        }
+        let sent: u64 = tally.sent.iter().sum();
+        if sent > 0 {
+            self.shared
+                .sys
+                .totals
+                .messages_sent
+                .fetch_add(sent, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// Says goodbye where the version has words for it, and gives back what the connection held.
+    async fn finish(mut self: Box<Self>, end: End) {
+        self.shared.metrics.closed(end.metric());
+        let client = self.attachment.client.clone();
+        match &end {
+            End::Left(packet) => self.attachment.left(packet),
+            End::Protocol(error) => {
+                info!(client_id = %client, %error, "client broke the protocol");
+                self.session
+                    .refuse(error.reason_code, Some(error.detail), &mut self.out);
+            }
+            End::KeepAlive => {
+                debug!(client_id = %client, "client was silent for too long");
+                self.session
+                    .refuse(ReasonCode::KeepAliveTimeout, None, &mut self.out);
+            }
+            End::Closed(Close::TakenOver) => {
+                self.shared.metrics.takeovers.increment(1);
+                self.session
+                    .refuse(ReasonCode::SessionTakenOver, None, &mut self.out);
+            }
+            End::Closed(Close::Administrative) => {
+                self.session
+                    .refuse(ReasonCode::AdministrativeAction, None, &mut self.out);
+            }
+            End::Closed(Close::ShuttingDown) => {
+                self.session
+                    .refuse(ReasonCode::ServerShuttingDown, None, &mut self.out);
+            }
+            End::Unavailable => self
+                .session
+                .refuse(ReasonCode::ServerUnavailable, None, &mut self.out),
+            End::Lost => {}
+        }
+        let finished = self.session.take_finished();
+        if !finished.is_empty() {
+            self.attachment.acknowledge(finished);
+        }
+        let shared_messages = self.undelivered_shared();
+        let Self {
+            attachment,
+            mut stream,
+            mut out,
+            shared,
+            ..
+        } = *self;
+        // The client id is free, and the session's last commands are under way, before the farewell is.
+        drop(attachment);
+        redeliver(&shared, shared_messages);
+        let farewell = async {
+            while !out.is_empty() {
+                if stream.write_buf(&mut out).await.is_err() {
+                    return;
+                }
+            }
+            let _ = stream.shutdown().await;
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+
+    fn undelivered_shared(&mut self) -> Vec<Delivery> {
+        let mut messages = self.session.take_shared();
+        for event in self.attachment.mailbox.drain() {
+            if let Event::DeliverOne(delivery) = event {
+                messages.push(*delivery);
+            }
+        }
+        messages.retain(|delivery| delivery.share.is_some());
+        messages
+    }
+
+    fn receive(&mut self, sequence: u64) {
+        if self.session.is_durable() {
+            self.received.push(sequence);
+        } else {
+            self.session.received_stored(sequence, &mut self.out);
+        }
+    }
+
+    fn flush_received(&mut self) {
+        if self.received.is_empty() {
+            return;
+        }
+        let sequences = std::mem::take(&mut self.received);
+        let command = Command::Receive(proto::Receive {
+            client: self.attachment.client.to_string(),
+            epoch: self.attachment.epoch,
+            sequences: sequences.to_vec(),
+        });
+        self.attachment.propose(command, move |stored| match stored {
+            true => Event::ReceivedStored(sequences),
+            false => Event::Failed,
+        });
+    }
+
+    fn release(&mut self, packet_id: PacketId) {
+        if !self.session.is_durable() {
+            self.session.released(packet_id, &mut self.out);
+            return;
+        }
+        // What was received before it is proposed before it.
+        self.flush_publishes();
+        let command = Command::Release(proto::Release {
+            client: self.attachment.client.to_string(),
+            epoch: self.attachment.epoch,
+            packet_id: u32::from(packet_id.get()),
+        });
+        self.attachment.propose(command, move |stored| match stored {
+            true => Event::Released(packet_id),
+            false => Event::Failed,
+        });
+    }
+}
+
+/// Shared messages of a member that left go to another one. [MQTT-4.8.2-5]
+fn redeliver(shared: &Shared, messages: Vec<Delivery>) {
+    if messages.is_empty() {
+        return;
+    }
+    for delivery in messages {
+        let group = delivery.share.as_ref().and_then(|name| shared.router.group(name));
+        let sent = group.is_some_and(|group| crate::publisher::redeliver(shared, &group, &delivery));
+        if !sent {
+            shared.metrics.no_subscribers.increment(1);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Messages this connection's client publishes: stored or received by every destination first, then acknowledged.
+
+use std::sync::Arc;
+
+use cluster::ProposeError;
+use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command};
+use mqtt_codec::{PacketId, ProtocolVersion, Publication, QoS, ReasonCode};
+use smallvec::SmallVec;
+
+use crate::mailbox::{Event, LiveMessage};
+use crate::message::{expires_at, to_stored};
+use crate::publisher::Routed;
+
+use super::attachment::is_rejected;
+use super::{Connection, Stream};
+
+/// A publish that waits for retained messages before it.
+pub(super) struct Held {
+    message: LiveMessage,
+    packet_id: Option<PacketId>,
+}
+
+impl<S: Stream> Connection<S> {
+    /// The flow of every PUBLISH: kept in the publisher's own shard (QoS 2 of a durable session), or stored as
+    /// retained and then routed; its acknowledgement follows when all of that is committed.
+    pub(super) fn publish(
+        &mut self,
+        publication: Publication,
+        qos: QoS,
+        retain: bool,
+        packet_id: Option<PacketId>,
+        now: u64,
+    ) {
+        let expires_at = expires_at(&publication, now);
+        let message = LiveMessage {
+            publication,
+            qos,
+            retain,
+            expires_at,
+        };
+        if message.publication.topic().is_dollar() {
+            // Topics that begin with `$` are the server's own.
+            self.acknowledge_publish(packet_id, ReasonCode::NotAuthorized);
+            return;
+        }
+        if let (QoS::ExactlyOnce, true, Some(packet_id)) = (qos, self.session.is_durable(), packet_id) {
+            self.keep(&message, packet_id);
+            return;
+        }
+        if retain {
+            let shard = self
+                .shared
+                .cluster
+                .shard_of_topic(message.publication.topic().as_str());
+            let publication = Some(to_stored(&message, &self.attachment.client));
+            let retain = proto::Retain {
+                publication,
+                ..proto::Retain::default()
+            };
+            self.retains.push((
+                shard,
+                ShardCommand {
+                    command: Some(Command::Retain(retain)),
+                },
+            ));
+        }
+        if retain || !self.held.is_empty() {
+            self.held.push_back(Held { message, packet_id });
+            return;
+        }
+        self.route(message, packet_id);
+    }
+
+    /// Keeps a QoS 2 message in the publisher's shard until its PUBREL: the same shard then sends it on, once.
+    fn keep(&mut self, message: &LiveMessage, packet_id: PacketId) {
+        let command = Command::Inbound(proto::Inbound {
+            client: self.attachment.client.to_string(),
+            epoch: self.attachment.epoch,
+            packet_id: u32::from(packet_id.get()),
+            publication: Some(to_stored(message, &self.attachment.client)),
+        });
+        self.proposals_under_way += 1;
+        self.attachment.propose(command, move |stored| match stored {
+            true => Event::Committed {
+                packet_ids: SmallVec::from_iter([packet_id]),
+                reason_code: ReasonCode::Success,
+            },
+            false => Event::Failed,
+        });
+    }
+
+    fn route(&mut self, message: LiveMessage, packet_id: Option<PacketId>) {
+        let ticket = packet_id.unwrap_or_else(|| PacketId::new(1).expect("one is not zero"));
+        let Routed { shards, matched } = self.publisher.publish(&self.shared, message, ticket, None);
+        if !matched {
+            self.shared.metrics.no_subscribers.increment(1);
+        }
+        let Some(packet_id) = packet_id else { return };
+        match shards {
+            0 if matched => self.acknowledge_publish(Some(packet_id), ReasonCode::Success),
+            0 => self.acknowledge_publish(Some(packet_id), ReasonCode::NoMatchingSubscribers),
+            1 => {}
+            _ => self.parts.push((packet_id, shards, ReasonCode::Success)),
+        }
+    }
+
+    fn acknowledge_publish(&mut self, packet_id: Option<PacketId>, reason_code: ReasonCode) {
+        if let Some(packet_id) = packet_id {
+            self.session.publish_done(packet_id, reason_code, &mut self.out);
+        }
+    }
+
+    /// After a read: the messages leave for their receivers, and the commands for their shards.
+    pub(super) fn flush_publishes(&mut self) {
+        for proposal in self.publisher.flush(&self.shared) {
+            self.proposals_under_way += 1;
+            self.congested = self.shared.cluster.is_congested(proposal.shard);
+            let mailbox = Arc::clone(&self.attachment.mailbox);
+            let tickets = proposal.tickets;
+            let done = move |result: Result<Vec<ShardResponse>, ProposeError>| {
+                let reason_code = outcome(&result);
+                mailbox.answer(Event::Committed {
+                    packet_ids: tickets,
+                    reason_code,
+                });
+            };
+            self.shared
+                .cluster
+                .propose_batch(proposal.shard, proposal.commands, Box::new(done));
+        }
+    }
+
+    /// One destination has a publish, or failed to take it. Err: this version cannot say that it failed.
+    pub(super) fn committed(&mut self, packet_id: PacketId, reason_code: ReasonCode) -> Result<(), ()> {
+        let failed = reason_code as u8 >= 0x80;
+        if failed && self.session.version() != ProtocolVersion::V5 {
+            return Err(());
+        }
+        let mut reason_code = reason_code;
+        if let Some(place) = self.parts.iter().position(|(known, ..)| *known == packet_id) {
+            let (_, missing, worst) = &mut self.parts[place];
+            *missing -= 1;
+            if failed {
+                *worst = reason_code;
+            }
+            if *missing > 0 {
+                return Ok(());
+            }
+            reason_code = self.parts.swap_remove(place).2;
+        }
+        self.acknowledge_publish(Some(packet_id), reason_code);
+        Ok(())
+    }
+
+    /// Retained messages are committed before they are routed: a subscriber that comes in between finds them.
+    pub(super) fn flush_retains(&mut self) {
+        if self.retains.is_empty() || self.retains_under_way > 0 {
+            return;
+        }
+        let mut by_shard: Vec<(cluster::ShardId, Vec<ShardCommand>)> = Vec::new();
+        for (shard, command) in self.retains.drain(..) {
+            match by_shard.iter_mut().find(|(known, _)| *known == shard) {
+                Some((_, commands)) => commands.push(command),
+                None => by_shard.push((shard, vec![command])),
+            }
+        }
+        for (shard, commands) in by_shard {
+            self.retains_under_way += 1;
+            let (mailbox, count) = (Arc::clone(&self.attachment.mailbox), commands.len());
+            let done = move |result: Result<Vec<ShardResponse>, ProposeError>| {
+                mailbox.answer(Event::Retained {
+                    count,
+                    reason_code: outcome(&result),
+                });
+            };
+            self.shared.cluster.propose_batch(shard, commands, Box::new(done));
+        }
+    }
+
+    /// When all of them are stored, everything that waited for them is routed in its order.
+    pub(super) fn retains_stored(
+        &mut self,
+        _count: usize,
+        reason_code: ReasonCode,
+        _now: u64,
+    ) -> Result<(), ()> {
+        self.retains_under_way -= 1;
+        self.retain_failed |= reason_code as u8 >= 0x80;
+        if self.retains_under_way > 0 {
+            return Ok(());
+        }
+        let failed = std::mem::take(&mut self.retain_failed);
+        for Held { message, packet_id } in std::mem::take(&mut self.held) {
+            if !(failed && message.retain) {
+                self.route(message, packet_id);
+                continue;
+            }
+            if self.session.version() != ProtocolVersion::V5 {
+                return Err(());
+            }
+            self.acknowledge_publish(packet_id, ReasonCode::UnspecifiedError);
+        }
+        Ok(())
+    }
+}
+
+/// The reason code for a batch: it is one entry of the log, committed whole or not at all.
+fn outcome(result: &Result<Vec<ShardResponse>, ProposeError>) -> ReasonCode {
+    match result {
+        Ok(responses) if responses.iter().any(is_rejected) => ReasonCode::UnspecifiedError,
+        Ok(_) => ReasonCode::Success,
+        Err(ProposeError::Busy) => ReasonCode::QuotaExceeded,
+        Err(_) => ReasonCode::UnspecifiedError,
+    }
+}

@@ -1,0 +1,217 @@
+//! Sockets that clients connect to, and the way from an accepted socket to a connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol as SocketProtocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use crate::BrokerError;
+use crate::config::{Listener, Protocol};
+use crate::connection::{self, Origin, Stream};
+use crate::shared::Shared;
+use crate::{tls, websocket};
+
+/// Connections the kernel keeps until they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// A listener that is bound and waits to be run.
+pub(crate) struct Bound {
+    listener: Listener,
+    socket: TcpListener,
+    acceptor: Option<TlsAcceptor>,
+    pub(crate) address: SocketAddr,
+}
+
+/// Binds a listener; its certificates are read before.
+pub(crate) fn bind(listener: &Listener) -> Result<Bound, BrokerError> {
+    let acceptor = match listener.protocol.is_encrypted() {
+        true => Some(TlsAcceptor::from(tls::server_config(listener)?)),
+        false => None,
+    };
+    let wrong = |error| BrokerError::Bind {
+        listener: listener.name.clone(),
+        address: listener.bind,
+        error,
+    };
+    let socket = listen(listener.bind).map_err(wrong)?;
+    let address = socket.local_addr().map_err(wrong)?;
+    Ok(Bound {
+        listener: listener.clone(),
+        socket,
+        acceptor,
+        address,
+    })
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(SocketProtocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until the node stops. With too many handshakes under way, the rest waits in the kernel.
+pub(crate) async fn run(shared: Arc<Shared>, bound: Bound, handshakes: Arc<Semaphore>) {
+    let Bound {
+        listener,
+        socket,
+        acceptor,
+        ..
+    } = bound;
+    let listener = Arc::new(listener);
+    let name: Arc<str> = listener.name.as_str().into();
+    loop {
+        let permit = tokio::select! {
+            permit = Arc::clone(&handshakes).acquire_owned() => permit,
+            () = shared.stopping.cancelled() => return,
+        };
+        let Ok(permit) = permit else { return };
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = shared.stopping.cancelled() => return,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, as a rule: those who are connected go on.
+                warn!(listener = %name, %error, "could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        configure(&stream, &listener);
+        let origin = Origin {
+            peer,
+            listener: Arc::clone(&name),
+            permits_anonymous: listener.permits_anonymous(),
+        };
+        let task = Arrival {
+            shared: Arc::clone(&shared),
+            listener: Arc::clone(&listener),
+            acceptor: acceptor.clone(),
+            origin,
+            permit,
+        };
+        tokio::spawn(task.run(stream));
+    }
+}
+
+/// Half-open connections are found by the kernel: idle ones by keepalive, busy ones by the user timeout.
+fn configure(stream: &TcpStream, listener: &Listener) {
+    let socket = SockRef::from(stream);
+    let keepalive = listener.tcp_keepalive.get();
+    let mut result = stream.set_nodelay(true);
+    if !keepalive.is_zero() {
+        let probes = TcpKeepalive::new()
+            .with_time(keepalive)
+            .with_interval(Duration::from_secs(10))
+            .with_retries(3);
+        result = result.and(socket.set_tcp_keepalive(&probes));
+    }
+    if !listener.tcp_user_timeout.is_zero() {
+        result = result.and(socket.set_tcp_user_timeout(Some(listener.tcp_user_timeout.get())));
+    }
+    if let Err(error) = result {
+        debug!(%error, "socket options were refused");
+    }
+}
+
+struct Arrival {
+    shared: Arc<Shared>,
+    listener: Arc<Listener>,
+    acceptor: Option<TlsAcceptor>,
+    origin: Origin,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Arrival {
+    async fn run(self, stream: TcpStream) {
+        let deadline = Instant::now() + self.shared.config.limits.connect_timeout.get();
+        // The handshakes need more room than the connection that follows: they are boxed, and freed before it starts.
+        match (self.listener.protocol, self.acceptor.clone()) {
+            (Protocol::Tcp, _) => self.welcome(stream, deadline).await,
+            (Protocol::Ws, _) => {
+                if let Some(stream) = self.upgrade(stream, deadline).await {
+                    self.welcome(stream, deadline).await;
+                }
+            }
+            (Protocol::Tls, Some(acceptor)) => {
+                if let Some(stream) = secure(&acceptor, stream, deadline).await {
+                    self.welcome(stream, deadline).await;
+                }
+            }
+            (Protocol::Wss, Some(acceptor)) => {
+                let Some(stream) = secure(&acceptor, stream, deadline).await else {
+                    return;
+                };
+                if let Some(stream) = self.upgrade(stream, deadline).await {
+                    self.welcome(stream, deadline).await;
+                }
+            }
+            (Protocol::Tls | Protocol::Wss, None) => {
+                unreachable!("bind made an acceptor for every encrypted listener")
+            }
+        }
+    }
+
+    async fn upgrade<S: Stream>(&self, stream: S, deadline: Instant) -> Option<websocket::ByteStream<S>> {
+        let frame_max = self
+            .shared
+            .config
+            .limits
+            .packet_size_max
+            .as_usize()
+            .max(64 * 1024);
+        let upgrade = Box::pin(websocket::accept(stream, &self.listener.path, frame_max));
+        match tokio::time::timeout_at(deadline, upgrade).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => {
+                debug!(address = %self.origin.peer, %error, "WebSocket handshake failed");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn welcome<S: Stream>(self, stream: S, deadline: Instant) {
+        let Self {
+            shared,
+            origin,
+            permit,
+            ..
+        } = self;
+        let within = deadline.saturating_duration_since(Instant::now());
+        let accepted = Box::pin(connection::accept(&shared, stream, origin, within)).await;
+        drop(permit);
+        if let Some(accepted) = accepted {
+            connection::serve(shared, accepted).await;
+        }
+    }
+}
+
+async fn secure(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    deadline: Instant,
+) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    match tokio::time::timeout_at(deadline, Box::pin(acceptor.accept(stream))).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            debug!(%error, "TLS handshake failed");
+            None
+        }
+        Err(_) => None,
+    }
+}

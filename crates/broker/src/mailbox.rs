@@ -1,0 +1,309 @@
+//! What other tasks leave for a connection. One lock, one waker: a receiver is woken once for a batch.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use mqtt_codec::{PacketId, Publication, QoS, ReasonCode};
+use mqtt_session::Delivery;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+/// A message on its way through this node.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveMessage {
+    pub(crate) publication: Publication,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) expires_at: Option<u64>,
+}
+
+/// Messages of one publisher, one after the other, that go to the same receivers. Shared by all of them.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) messages: SmallVec<[LiveMessage; 1]>,
+    pub(crate) bytes: usize,
+    /// The highest and the lowest among the messages.
+    pub(crate) qos: QoS,
+    pub(crate) qos_min: QoS,
+    /// The publisher's connection, for No Local. Zero: none.
+    pub(crate) publisher: u64,
+}
+
+impl Batch {
+    pub(crate) fn new(messages: SmallVec<[LiveMessage; 1]>, publisher: u64) -> Self {
+        let bytes = messages
+            .iter()
+            .map(|message| message.publication.size() + 64)
+            .sum();
+        let qos = messages
+            .iter()
+            .map(|message| message.qos)
+            .max()
+            .unwrap_or(QoS::AtMostOnce);
+        let qos_min = messages
+            .iter()
+            .map(|message| message.qos)
+            .min()
+            .unwrap_or(QoS::AtMostOnce);
+        Self {
+            messages,
+            bytes,
+            qos,
+            qos_min,
+            publisher,
+        }
+    }
+
+    /// The same messages in buffers of their own, for a receiver that will not take them soon.
+    fn compact(&self) -> Self {
+        let compact = |message: &LiveMessage| LiveMessage {
+            publication: message.publication.compact(),
+            ..message.clone()
+        };
+        Self {
+            messages: self.messages.iter().map(compact).collect(),
+            ..*self
+        }
+    }
+}
+
+/// What a client's matching subscriptions together allow and ask for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Grant {
+    pub(crate) qos: QoS,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    pub(crate) subscription_ids: SmallVec<[u32; 2]>,
+}
+
+/// Why the server ends a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Close {
+    /// Another connection has the client id.
+    TakenOver,
+    /// An operator or a limit ended the session.
+    Administrative,
+    /// The node stops.
+    ShuttingDown,
+}
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Deliver {
+        batch: Arc<Batch>,
+        grant: Arc<Grant>,
+    },
+    /// By a shared subscription that chose this client.
+    DeliverOne(Box<Delivery>),
+    /// Publishes are committed (or failed) in one destination.
+    Committed {
+        packet_ids: SmallVec<[PacketId; 4]>,
+        reason_code: ReasonCode,
+    },
+    /// Retained messages are stored: what was held back may be routed.
+    Retained {
+        count: usize,
+        reason_code: ReasonCode,
+    },
+    /// PUBRECs are durable.
+    ReceivedStored(SmallVec<[u64; 4]>),
+    /// A PUBREL is durable.
+    Released(PacketId),
+    /// The replicated state could not be changed: the connection cannot keep its promises.
+    Failed,
+}
+
+/// What a look into the mailbox finds apart from events.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Flags {
+    pub(crate) queue_grew: bool,
+    pub(crate) close: Option<Close>,
+}
+
+#[derive(Default, Debug)]
+struct Inner {
+    events: Vec<Event>,
+    live_bytes: usize,
+    flags: Flags,
+    waker: Option<Waker>,
+}
+
+/// The mailbox of one connection.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    /// Of the connection; never used twice in a process.
+    pub(crate) id: u64,
+    live_bytes_max: usize,
+    queue_bytes_max: usize,
+    inner: Mutex<Inner>,
+}
+
+/// Beyond this the receiver is slow, and must not pin the publishers' read buffers.
+const PROMPT_BYTES: usize = 64 * 1024;
+
+impl Mailbox {
+    pub(crate) fn new(id: u64, live_bytes_max: usize, queue_bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            live_bytes_max,
+            queue_bytes_max,
+            inner: Mutex::default(),
+        })
+    }
+
+    /// Leaves a batch. False: the receiver is too far behind and the batch was dropped; the caller counts it.
+    pub(crate) fn deliver(&self, batch: &Arc<Batch>, grant: &Arc<Grant>, wakers: &mut Vec<Waker>) -> bool {
+        let mut inner = self.inner.lock();
+        let bound = if batch.qos.min(grant.qos) == QoS::AtMostOnce {
+            self.live_bytes_max
+        } else {
+            self.queue_bytes_max
+        };
+        if inner.live_bytes > 0 && inner.live_bytes + batch.bytes > bound {
+            return false;
+        }
+        let slow = inner.live_bytes > PROMPT_BYTES;
+        inner.live_bytes += batch.bytes;
+        let batch = if slow {
+            Arc::new(batch.compact())
+        } else {
+            Arc::clone(batch)
+        };
+        inner.events.push(Event::Deliver {
+            batch,
+            grant: Arc::clone(grant),
+        });
+        wakers.extend(inner.waker.take());
+        true
+    }
+
+    /// Leaves one message of a shared subscription. Gives it back if the receiver is too far behind.
+    pub(crate) fn deliver_one(
+        &self,
+        delivery: Box<Delivery>,
+        wakers: &mut Vec<Waker>,
+    ) -> Result<(), Box<Delivery>> {
+        let mut inner = self.inner.lock();
+        let bytes = delivery.publication.size() + 64;
+        let bound = if delivery.qos == QoS::AtMostOnce {
+            self.live_bytes_max
+        } else {
+            self.queue_bytes_max
+        };
+        if inner.live_bytes > 0 && inner.live_bytes + bytes > bound {
+            return Err(delivery);
+        }
+        inner.live_bytes += bytes;
+        inner.events.push(Event::DeliverOne(delivery));
+        wakers.extend(inner.waker.take());
+        Ok(())
+    }
+
+    /// Leaves an answer to something the connection asked for; it has bounded that itself.
+    pub(crate) fn answer(&self, event: Event) {
+        self.change(|inner| inner.events.push(event));
+    }
+
+    pub(crate) fn close(&self, reason: Close) {
+        self.change(|inner| {
+            inner.flags.close.get_or_insert(reason);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        let waker = {
+            let mut inner = self.inner.lock();
+            change(&mut inner);
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Takes everything into `events` (empty on entry); with nothing there, `waker` is woken when there is.
+    pub(crate) fn take(&self, events: &mut Vec<Event>, waker: &Waker) -> Flags {
+        let mut inner = self.inner.lock();
+        std::mem::swap(&mut inner.events, events);
+        inner.live_bytes = 0;
+        let flags = Flags {
+            queue_grew: std::mem::take(&mut inner.flags.queue_grew),
+            close: inner.flags.close,
+        };
+        if !inner.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            inner.waker = Some(waker.clone());
+        }
+        flags
+    }
+
+    /// Only the flags, for a connection that cannot take more messages now.
+    pub(crate) fn peek(&self, waker: &Waker) -> Flags {
+        let mut inner = self.inner.lock();
+        if !inner.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            inner.waker = Some(waker.clone());
+        }
+        inner.flags
+    }
+
+    /// What was left when the connection ended.
+    pub(crate) fn drain(&self) -> Vec<Event> {
+        std::mem::take(&mut self.inner.lock().events)
+    }
+}
+
+impl cluster::SessionWaker for Mailbox {
+    fn queue_grew(&self) {
+        self.change(|inner| inner.flags.queue_grew = true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use mqtt_topic::TopicName;
+
+    fn batch(qos: QoS, payload: usize) -> Arc<Batch> {
+        let topic = TopicName::parse("a".into()).unwrap();
+        let publication = Publication::new(topic, Bytes::from(vec![0; payload]));
+        let message = LiveMessage {
+            publication,
+            qos,
+            retain: false,
+            expires_at: None,
+        };
+        Arc::new(Batch::new(SmallVec::from_iter([message]), 0))
+    }
+
+    fn grant() -> Arc<Grant> {
+        let subscription_ids = SmallVec::new();
+        Arc::new(Grant {
+            qos: QoS::ExactlyOnce,
+            no_local: false,
+            retain_as_published: false,
+            subscription_ids,
+        })
+    }
+
+    #[test]
+    fn qos_0_gives_way_before_qos_1_when_a_receiver_is_behind() {
+        let mailbox = Mailbox::new(1, 1_000, 10_000);
+        let mut wakers = Vec::new();
+        assert!(mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
+        assert!(!mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
+        assert!(mailbox.deliver(&batch(QoS::AtLeastOnce, 900), &grant(), &mut wakers));
+        assert!(!mailbox.deliver(&batch(QoS::AtLeastOnce, 9_000), &grant(), &mut wakers));
+    }
+
+    #[test]
+    fn taking_makes_room_again() {
+        let mailbox = Mailbox::new(1, 1_000, 1_000);
+        let (mut wakers, mut events) = (Vec::new(), Vec::new());
+        assert!(mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
+        mailbox.take(&mut events, Waker::noop());
+        assert_eq!(events.len(), 1);
+        assert!(mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
+        assert_eq!(wakers.len(), 1, "the waker that was left is handed out once");
+    }
+}

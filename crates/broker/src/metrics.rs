@@ -1,0 +1,151 @@
+//! What Prometheus sees of the broker. Handles are made once; nothing is looked up per message.
+
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use mqtt_codec::QoS;
+
+/// Why connections end, in the words of the metric.
+pub(crate) const CLOSE_REASONS: [&str; 8] = [
+    "client_disconnect",
+    "keepalive_timeout",
+    "takeover",
+    "protocol_error",
+    "administrative",
+    "server_shutdown",
+    "unavailable",
+    "io_error",
+];
+
+/// Handles of the broker's counters and gauges.
+pub(crate) struct Metrics {
+    pub(crate) connections: Gauge,
+    pub(crate) opened: Counter,
+    closed: [Counter; CLOSE_REASONS.len()],
+    pub(crate) rejected: Counter,
+    pub(crate) received: [Counter; 3],
+    pub(crate) sent: [Counter; 3],
+    pub(crate) bytes_received: Counter,
+    pub(crate) bytes_sent: Counter,
+    pub(crate) packets_received: Counter,
+    pub(crate) no_subscribers: Counter,
+    pub(crate) dropped_congested: Counter,
+    pub(crate) dropped_queue_full: Counter,
+    pub(crate) dropped_expired: Counter,
+    pub(crate) dropped_too_large: Counter,
+    pub(crate) takeovers: Counter,
+    pub(crate) sessions_expired: Counter,
+    pub(crate) sessions: Gauge,
+    pub(crate) subscriptions: Gauge,
+    pub(crate) topic_filters: Gauge,
+    pub(crate) retained_messages: Gauge,
+    pub(crate) retained_bytes: Gauge,
+    pub(crate) queued_messages: Gauge,
+    pub(crate) queued_bytes: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        describe();
+        let dropped = |reason: &'static str| counter!("flotilla_messages_dropped_total", "reason" => reason);
+        let by_qos = |name: &'static str| ["0", "1", "2"].map(|qos| counter!(name, "qos" => qos));
+        Self {
+            connections: gauge!("flotilla_connections"),
+            opened: counter!("flotilla_connections_opened_total"),
+            closed: CLOSE_REASONS
+                .map(|reason| counter!("flotilla_connections_closed_total", "reason" => reason)),
+            rejected: counter!("flotilla_connects_rejected_total"),
+            received: by_qos("flotilla_messages_received_total"),
+            sent: by_qos("flotilla_messages_sent_total"),
+            bytes_received: counter!("flotilla_bytes_received_total"),
+            bytes_sent: counter!("flotilla_bytes_sent_total"),
+            packets_received: counter!("flotilla_packets_received_total"),
+            no_subscribers: dropped("no_subscribers"),
+            dropped_congested: dropped("qos0_congested"),
+            dropped_queue_full: dropped("queue_full"),
+            dropped_expired: dropped("expired"),
+            dropped_too_large: dropped("too_large"),
+            takeovers: counter!("flotilla_session_takeovers_total"),
+            sessions_expired: counter!("flotilla_sessions_expired_total"),
+            sessions: gauge!("flotilla_sessions"),
+            subscriptions: gauge!("flotilla_subscriptions"),
+            topic_filters: gauge!("flotilla_topic_filters"),
+            retained_messages: gauge!("flotilla_retained_messages"),
+            retained_bytes: gauge!("flotilla_retained_bytes"),
+            queued_messages: gauge!("flotilla_queued_messages"),
+            queued_bytes: gauge!("flotilla_queued_bytes"),
+        }
+    }
+
+    /// A connection has ended; the reason is one of `CLOSE_REASONS`.
+    pub(crate) fn closed(&self, reason: &str) {
+        let place = CLOSE_REASONS.iter().position(|known| *known == reason);
+        self.closed[place.unwrap_or(CLOSE_REASONS.len() - 1)].increment(1);
+    }
+
+    /// Messages a receiver was too far behind for.
+    pub(crate) fn dropped(&self, qos: QoS, messages: usize) {
+        let counter = if qos == QoS::AtMostOnce {
+            &self.dropped_congested
+        } else {
+            &self.dropped_queue_full
+        };
+        counter.increment(messages as u64);
+    }
+}
+
+fn describe() {
+    describe_gauge!("flotilla_connections", "Client connections that are open");
+    describe_counter!(
+        "flotilla_connections_opened_total",
+        "Connections whose CONNECT was accepted"
+    );
+    describe_counter!(
+        "flotilla_connections_closed_total",
+        "Accepted connections that have ended, by reason"
+    );
+    describe_counter!(
+        "flotilla_connects_rejected_total",
+        "Connections refused before or with CONNACK"
+    );
+    describe_counter!(
+        "flotilla_messages_received_total",
+        "PUBLISH packets from clients, by QoS"
+    );
+    describe_counter!(
+        "flotilla_messages_sent_total",
+        "PUBLISH packets to clients, by QoS"
+    );
+    describe_counter!(
+        "flotilla_bytes_received_total",
+        "Bytes read from clients, after TLS"
+    );
+    describe_counter!(
+        "flotilla_bytes_sent_total",
+        "Bytes written to clients, before TLS"
+    );
+    describe_counter!("flotilla_packets_received_total", "MQTT packets from clients");
+    describe_counter!(
+        "flotilla_messages_dropped_total",
+        "Messages that did not reach a receiver, by reason"
+    );
+    describe_counter!(
+        "flotilla_session_takeovers_total",
+        "Connections closed because their client id connected again"
+    );
+    describe_counter!(
+        "flotilla_sessions_expired_total",
+        "Sessions that ended because their expiry interval passed"
+    );
+    describe_gauge!("flotilla_sessions", "Sessions, connected or not");
+    describe_gauge!("flotilla_subscriptions", "Subscriptions of durable sessions");
+    describe_gauge!(
+        "flotilla_topic_filters",
+        "Topic filters with a connected subscriber"
+    );
+    describe_gauge!("flotilla_retained_messages", "Retained messages");
+    describe_gauge!("flotilla_retained_bytes", "Bytes of retained messages");
+    describe_gauge!("flotilla_queued_messages", "Messages waiting in durable sessions");
+    describe_gauge!(
+        "flotilla_queued_bytes",
+        "Bytes of messages waiting in durable sessions"
+    );
+}

@@ -1,0 +1,195 @@
+//! Which connections of this node and which shards a topic goes to. Answers are cached by each publisher and stay
+//! valid for as long as the generation does not change.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cluster::{Cluster, ShardId};
+use foldhash::{HashMap, HashMapExt};
+use mqtt_topic::{FilterTree, SubscriptionFilter, TopicFilter};
+use parking_lot::RwLock;
+
+use crate::mailbox::{Grant, Mailbox};
+use crate::share::{Member, ShareGroup};
+
+/// A connected client's subscription.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscriber {
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) grant: Arc<Grant>,
+    /// The session is kept in a shard, which brings it everything above QoS 0; only QoS 0 goes straight to it.
+    pub(crate) durable: bool,
+}
+
+/// Where messages of one topic go.
+#[derive(Default, Debug)]
+pub(crate) struct Route {
+    generation: (u64, u64),
+    pub(crate) subscribers: Vec<Subscriber>,
+    pub(crate) groups: Vec<Arc<ShareGroup>>,
+    pub(crate) shards: Vec<ShardId>,
+}
+
+impl Route {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.subscribers.is_empty() && self.groups.is_empty() && self.shards.is_empty()
+    }
+}
+
+#[derive(Default, Debug)]
+struct Entry {
+    /// Sorted by the connection's id.
+    subscribers: Vec<Subscriber>,
+    groups: Vec<Arc<ShareGroup>>,
+}
+
+/// The table of this node.
+#[derive(Debug)]
+pub(crate) struct Router {
+    table: RwLock<FilterTree<Entry>>,
+    generation: AtomicU64,
+}
+
+impl Router {
+    pub(crate) fn new() -> Self {
+        Self {
+            table: RwLock::new(FilterTree::new()),
+            generation: AtomicU64::new(1),
+        }
+    }
+
+    fn generation(&self, cluster: &Cluster) -> (u64, u64) {
+        (
+            self.generation.load(Ordering::Acquire),
+            cluster.durable_routes_generation(),
+        )
+    }
+
+    /// Whether a route is still the answer.
+    pub(crate) fn is_current(&self, route: &Route, cluster: &Cluster) -> bool {
+        route.generation == self.generation(cluster)
+    }
+
+    /// Looks a topic up.
+    pub(crate) fn route(&self, topic: &str, cluster: &Cluster) -> Route {
+        let generation = self.generation(cluster);
+        let mut route = Route {
+            generation,
+            ..Route::default()
+        };
+        self.table.read().for_each_match(topic, |entry| {
+            route.subscribers.extend_from_slice(&entry.subscribers);
+            route.groups.extend_from_slice(&entry.groups);
+        });
+        merge_overlapping(&mut route.subscribers);
+        cluster.matching_shards(topic, &mut route.shards);
+        route
+    }
+
+    /// Adds or replaces a connection's subscription to a plain filter. True: it is new.
+    pub(crate) fn subscribe(&self, filter: &TopicFilter, subscriber: Subscriber) -> bool {
+        let mut table = self.table.write();
+        let subscribers = &mut table.get_or_insert_with(filter, Entry::default).subscribers;
+        let position = subscribers.binary_search_by_key(&subscriber.mailbox.id, |s| s.mailbox.id);
+        match position {
+            Ok(found) => subscribers[found] = subscriber,
+            Err(place) => subscribers.insert(place, subscriber),
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+        position.is_err()
+    }
+
+    /// Takes a connection's subscription away. True: there was one.
+    pub(crate) fn unsubscribe(&self, filter: &TopicFilter, connection: u64) -> bool {
+        let mut table = self.table.write();
+        let Some(entry) = table.get_mut(filter) else {
+            return false;
+        };
+        let Ok(found) = entry
+            .subscribers
+            .binary_search_by_key(&connection, |s| s.mailbox.id)
+        else {
+            return false;
+        };
+        entry.subscribers.remove(found);
+        if entry.subscribers.is_empty() && entry.groups.is_empty() {
+            table.remove(filter);
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+        true
+    }
+
+    /// Adds or replaces a member of a shared subscription. True: it is new.
+    pub(crate) fn join(&self, name: &str, filter: &TopicFilter, member: Member) -> bool {
+        let mut table = self.table.write();
+        let groups = &mut table.get_or_insert_with(filter, Entry::default).groups;
+        let group = match groups.iter().find(|group| &*group.name == name) {
+            Some(group) => group,
+            None => {
+                groups.push(Arc::new(ShareGroup::new(name)));
+                groups.last().expect("one was pushed a line above")
+            }
+        };
+        let new = group.join(member);
+        self.generation.fetch_add(1, Ordering::Release);
+        new
+    }
+
+    /// Takes a member away from a shared subscription. True: it was one.
+    pub(crate) fn leave(&self, name: &str, filter: &TopicFilter, client: &str) -> bool {
+        let mut table = self.table.write();
+        let Some(entry) = table.get_mut(filter) else {
+            return false;
+        };
+        let Some(place) = entry.groups.iter().position(|group| &*group.name == name) else {
+            return false;
+        };
+        let left = entry.groups[place].leave(client);
+        if entry.groups[place].is_empty() {
+            entry.groups.remove(place);
+        }
+        if entry.subscribers.is_empty() && entry.groups.is_empty() {
+            table.remove(filter);
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+        left
+    }
+
+    /// The group of a shared subscription, if it has members.
+    pub(crate) fn group(&self, name: &str) -> Option<Arc<ShareGroup>> {
+        let filter = SubscriptionFilter::parse(name.into()).ok()?;
+        let table = self.table.read();
+        let entry = table.get(filter.filter())?;
+        entry.groups.iter().find(|group| &*group.name == name).cloned()
+    }
+
+    /// Filters with a connected subscriber or a group.
+    pub(crate) fn filters(&self) -> usize {
+        self.table.read().len()
+    }
+}
+
+/// One copy for a client whose subscriptions overlap, with the highest QoS and every identifier. [MQTT-3.3.4-2]
+fn merge_overlapping(subscribers: &mut Vec<Subscriber>) {
+    if subscribers.len() < 2 {
+        return;
+    }
+    let mut places: HashMap<u64, usize> = HashMap::with_capacity(subscribers.len());
+    let mut merged: Vec<Subscriber> = Vec::with_capacity(subscribers.len());
+    for subscriber in subscribers.drain(..) {
+        let place = *places.entry(subscriber.mailbox.id).or_insert(merged.len());
+        let Some(first) = merged.get_mut(place) else {
+            merged.push(subscriber);
+            continue;
+        };
+        let mut grant = Grant::clone(&first.grant);
+        grant.qos = grant.qos.max(subscriber.grant.qos);
+        grant.no_local &= subscriber.grant.no_local;
+        grant.retain_as_published |= subscriber.grant.retain_as_published;
+        grant
+            .subscription_ids
+            .extend_from_slice(&subscriber.grant.subscription_ids);
+        first.grant = Arc::new(grant);
+    }
+    *subscribers = merged;
+}

@@ -1,0 +1,88 @@
+//! What all connections of a node hold together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cluster::{Clock, Cluster};
+use mqtt_codec::QoS;
+use mqtt_session::ServerLimits;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Authenticator;
+use crate::config::{Config, WhenFull};
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::router::Router;
+use crate::sys_topics::SysTopics;
+
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) limits: Arc<ServerLimits>,
+    pub(crate) cluster: Cluster,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) router: Arc<Router>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) sys: SysTopics,
+    /// Cancelled when the node stops.
+    pub(crate) stopping: CancellationToken,
+    next_connection: AtomicU64,
+}
+
+impl Shared {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn new(
+        config: Config,
+        cluster: Cluster,
+        clock: Arc<dyn Clock>,
+        router: Arc<Router>,
+        registry: Arc<Registry>,
+        metrics: Arc<Metrics>,
+        authenticator: Arc<dyn Authenticator>,
+    ) -> Self {
+        Self {
+            limits: Arc::new(server_limits(&config)),
+            config,
+            cluster,
+            clock,
+            router,
+            registry,
+            metrics,
+            authenticator,
+            sys: SysTopics::default(),
+            stopping: CancellationToken::new(),
+            next_connection: AtomicU64::new(1),
+        }
+    }
+
+    /// A number no other connection of this process has had.
+    pub(crate) fn next_connection(&self) -> u64 {
+        self.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+fn server_limits(config: &Config) -> ServerLimits {
+    let (limits, queues, mqtt) = (&config.limits, &config.queues, &config.mqtt);
+    ServerLimits {
+        receive_maximum: limits.receive_maximum,
+        in_flight_max: limits.in_flight_max,
+        packet_size_max: limits.packet_size_max.as_u32(),
+        topic_alias_maximum: limits.topic_alias_maximum,
+        topic_levels_max: usize::from(limits.topic_levels_max),
+        topic_bytes_max: usize::from(limits.topic_bytes_max),
+        client_id_bytes_max: usize::from(limits.client_id_bytes_max),
+        session_expiry_max: limits.session_expiry_max.as_secs_u32(),
+        will_delay_max: limits.will_delay_max.as_secs_u32(),
+        keep_alive_max: limits.keep_alive_max.as_secs_u32() as u16,
+        maximum_qos: QoS::try_from(mqtt.maximum_qos).unwrap_or(QoS::ExactlyOnce),
+        retain_available: mqtt.retain_available,
+        wildcard_subscription_available: mqtt.wildcard_subscription_available,
+        shared_subscription_available: mqtt.shared_subscription_available,
+        subscription_identifiers_available: mqtt.subscription_identifiers_available,
+        queue_messages_max: queues.messages_max as usize,
+        queue_bytes_max: queues.bytes_max.as_usize(),
+        drop_oldest: queues.when_full == WhenFull::DropOldest,
+        validate_payload_format: mqtt.validate_payload_format,
+    }
+}
