@@ -196,6 +196,10 @@ impl Args {
             !(self.scenario == Scenario::Offline && self.qos == 0),
             "messages wait for absent subscribers with --qos 1 or 2"
         );
+        ensure!(
+            !self.prefix.is_empty() && !self.prefix.contains(['+', '#', '\0']),
+            "--prefix must be a valid topic name"
+        );
         let uses_tls = self.uses_tls();
         ensure!(
             !uses_tls || self.ca.is_some() || self.insecure_tls,

@@ -94,14 +94,14 @@ struct Visitor {
 
 impl Visitor {
     fn new(context: &Context, number: usize) -> Self {
-        let topic = ByteString::from(format!("bench/{}/cycle/{number}", context.run));
+        let topic = ByteString::from(format!("{}/{number}", context.root()));
         Self {
             target: context.target(number),
             identity: Identity {
                 read_size: 1024,
                 ..context.identity('c', number, false)
             },
-            topic: TopicName::parse(topic).expect("letters, digits and slashes make a valid topic"),
+            topic: TopicName::parse(topic).expect("--prefix was checked with the arguments"),
             payload: Bytes::from(vec![b'.'; context.args.payload]),
         }
     }

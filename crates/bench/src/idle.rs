@@ -59,8 +59,8 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Report> {
             ..settled
         };
         report.broker = Some(Context::process_use(holding, after, 0));
-        let per_connection = after.resident_bytes.saturating_sub(before.resident_bytes) / count as u64;
-        context.progress(|| format!("{per_connection} bytes resident per connection"));
+        let grown = after.resident_bytes.saturating_sub(before.resident_bytes);
+        report.resident_bytes_per_connection = Some(grown / count as u64);
     }
     report.generator = Some(Context::process_use(own_before, own_after, 0));
     Ok(report)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use bytes::BytesMut;
 use bytestring::ByteString;
 use mqtt_codec::QoS;
@@ -435,10 +435,8 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Report> {
     )
     .await?;
     let measured = measure(context, &fleet).await?;
-    fleet
-        .stage
-        .send(Stage::Drain)
-        .context("all connections have failed")?;
+    // Nobody listens only when all connections have failed, which their outcomes tell.
+    let _ = fleet.stage.send(Stage::Drain);
     wait_until(context, || fleet.has_all(&context.stats)).await;
     let connections = plan.topics.len() + plan.subscribers.len();
     let verdict = fleet.stop(&plan).await?;

@@ -58,6 +58,8 @@ pub struct Report {
     pub behind_schedule_ms: Option<f64>,
     /// Parts of scenarios that have several.
     pub phases: Vec<Phase>,
+    /// Memory the broker took for each connection that only stays open.
+    pub resident_bytes_per_connection: Option<u64>,
     /// Resources of the broker's process during the measured part.
     pub broker: Option<ProcessUse>,
     /// Resources of the generator itself.
@@ -157,6 +159,7 @@ impl Report {
             failures: Vec::new(),
             behind_schedule_ms: None,
             phases: Vec::new(),
+            resident_bytes_per_connection: None,
             broker: None,
             generator: None,
         }
@@ -235,18 +238,24 @@ impl fmt::Display for Report {
         if let Some(late) = self.behind_schedule_ms {
             row(f, "behind schedule", format_args!("at worst {late:.1} ms"))?;
         }
-        row(f, "lost", self.lost)?;
-        row(f, "duplicated", self.duplicated)?;
-        row(
-            f,
-            "out of order",
-            self.out_of_order
-                .map_or("-".to_owned(), |count| count.to_string()),
-        )?;
+        if self.delivered > 0 || self.lost > 0 {
+            row(f, "lost", self.lost)?;
+            row(f, "duplicated", self.duplicated)?;
+        }
+        if let Some(out_of_order) = self.out_of_order {
+            row(f, "out of order", out_of_order)?;
+        }
         for (name, count) in [("unexpected", self.unexpected), ("given up", self.given_up)] {
             if count > 0 {
                 row(f, name, count)?;
             }
+        }
+        if let Some(bytes) = self.resident_bytes_per_connection {
+            row(
+                f,
+                "memory",
+                format_args!("{bytes} bytes resident in the broker per connection"),
+            )?;
         }
         for (name, process) in [("broker", &self.broker), ("generator", &self.generator)] {
             if let Some(process) = process {
@@ -285,11 +294,10 @@ impl fmt::Display for Latency {
 impl fmt::Display for ProcessUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mebibytes = |bytes: u64| bytes as f64 / 1048576.0;
-        write!(
-            f,
-            "{:.2} s CPU, {:.3} µs each, ",
-            self.cpu_seconds, self.cpu_us_per_message
-        )?;
+        write!(f, "{:.2} s CPU, ", self.cpu_seconds)?;
+        if self.cpu_us_per_message > 0.0 {
+            write!(f, "{:.3} µs each, ", self.cpu_us_per_message)?;
+        }
         write!(
             f,
             "{:.1} MiB resident, then {:.1}",
