@@ -17,17 +17,27 @@ pub(crate) struct InboundAliases {
 
 impl InboundAliases {
     pub(crate) fn new(maximum: u16) -> Self {
-        Self { maximum, topics: Vec::new() }
+        Self {
+            maximum,
+            topics: Vec::new(),
+        }
     }
 
     /// Gives the message the topic its alias stands for, or learns the alias. [MQTT-3.3.2-7..12]
     pub(crate) fn resolve(&mut self, publish: &mut Publish) -> Result<(), ProtocolError> {
         let unnamed = publish.publication.topic().as_str().is_empty();
         let Some(alias) = publish.topic_alias else {
-            return if unnamed { Err(ProtocolError::violation("PUBLISH without topic or alias")) } else { Ok(()) };
+            return if unnamed {
+                Err(ProtocolError::violation("PUBLISH without topic or alias"))
+            } else {
+                Ok(())
+            };
         };
         if alias.get() > self.maximum {
-            return Err(ProtocolError::new(ReasonCode::TopicAliasInvalid, "topic alias above the maximum"));
+            return Err(ProtocolError::new(
+                ReasonCode::TopicAliasInvalid,
+                "topic alias above the maximum",
+            ));
         }
         let slot = usize::from(alias.get()) - 1;
         if slot >= self.topics.len() {
@@ -54,7 +64,10 @@ pub(crate) struct OutboundAliases {
 
 impl OutboundAliases {
     pub(crate) fn new(maximum: u16) -> Self {
-        Self { maximum, aliases: HashMap::new() }
+        Self {
+            maximum,
+            aliases: HashMap::new(),
+        }
     }
 
     /// The alias for a topic, and whether the client knows it already.

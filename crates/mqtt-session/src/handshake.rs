@@ -81,15 +81,25 @@ impl Handshake {
     ///
     /// # Errors
     /// The reason code for the CONNACK that refuses it.
-    pub fn new(connect: &Connect, limits: &ServerLimits, fresh_id: impl FnOnce() -> ByteString) -> Result<Self, ProtocolError> {
+    pub fn new(
+        connect: &Connect,
+        limits: &ServerLimits,
+        fresh_id: impl FnOnce() -> ByteString,
+    ) -> Result<Self, ProtocolError> {
         let v5 = connect.version == ProtocolVersion::V5;
         let assigned = connect.client_id.is_empty();
         if assigned && !connect.clean_start && !v5 {
             // [MQTT-3.1.3-8] of MQTT 3.1.1.
-            return Err(ProtocolError::new(ReasonCode::ClientIdentifierNotValid, "empty client id needs clean session"));
+            return Err(ProtocolError::new(
+                ReasonCode::ClientIdentifierNotValid,
+                "empty client id needs clean session",
+            ));
         }
         if connect.client_id.len() > limits.client_id_bytes_max {
-            return Err(ProtocolError::new(ReasonCode::ClientIdentifierNotValid, "client id is too long"));
+            return Err(ProtocolError::new(
+                ReasonCode::ClientIdentifierNotValid,
+                "client id is too long",
+            ));
         }
         if let Some(will) = &connect.will {
             judge_will(will, limits)?;
@@ -101,19 +111,34 @@ impl Handshake {
             _ => u32::MAX,
         };
         let session_expiry_interval = asked.min(limits.session_expiry_max);
-        let over = limits.keep_alive_max != 0 && (connect.keep_alive == 0 || connect.keep_alive > limits.keep_alive_max);
-        let keep_alive = if v5 && over { limits.keep_alive_max } else { connect.keep_alive };
-        let window = properties.receive_maximum.map_or(u16::MAX, u16::from).min(limits.in_flight_max);
+        let over = limits.keep_alive_max != 0
+            && (connect.keep_alive == 0 || connect.keep_alive > limits.keep_alive_max);
+        let keep_alive = if v5 && over {
+            limits.keep_alive_max
+        } else {
+            connect.keep_alive
+        };
+        let window = properties
+            .receive_maximum
+            .map_or(u16::MAX, u16::from)
+            .min(limits.in_flight_max);
         Ok(Self {
             version: connect.version,
-            client_id: if assigned { fresh_id() } else { connect.client_id.clone() },
+            client_id: if assigned {
+                fresh_id()
+            } else {
+                connect.client_id.clone()
+            },
             assigned,
             clean_start: connect.clean_start,
             session_expiry_interval,
             keep_alive,
             window,
             client_packet_size_max: properties.maximum_packet_size.unwrap_or(u32::MAX),
-            client_topic_alias_maximum: properties.topic_alias_maximum.unwrap_or(0).min(limits.topic_alias_maximum),
+            client_topic_alias_maximum: properties
+                .topic_alias_maximum
+                .unwrap_or(0)
+                .min(limits.topic_alias_maximum),
             problem_information: properties.request_problem_information.unwrap_or(true),
             keep_alive_changed: keep_alive != connect.keep_alive,
             expiry_changed: v5 && session_expiry_interval != asked,
@@ -132,28 +157,48 @@ impl Handshake {
             properties.maximum_packet_size = Some(limits.packet_size_max);
             properties.assigned_client_identifier = self.assigned.then(|| self.client_id.clone());
             properties.topic_alias_maximum = Some(limits.topic_alias_maximum);
-            properties.wildcard_subscription_available = (!limits.wildcard_subscription_available).then_some(false);
-            properties.subscription_identifiers_available = (!limits.subscription_identifiers_available).then_some(false);
-            properties.shared_subscription_available = (!limits.shared_subscription_available).then_some(false);
+            properties.wildcard_subscription_available =
+                (!limits.wildcard_subscription_available).then_some(false);
+            properties.subscription_identifiers_available =
+                (!limits.subscription_identifiers_available).then_some(false);
+            properties.shared_subscription_available =
+                (!limits.shared_subscription_available).then_some(false);
             properties.server_keep_alive = self.keep_alive_changed.then_some(self.keep_alive);
             if self.response_information {
                 properties.response_information = Some(format!("response/{}", self.client_id).into());
             }
         }
-        ConnAck { session_present, reason_code: ReasonCode::Success, properties }
+        ConnAck {
+            session_present,
+            reason_code: ReasonCode::Success,
+            properties,
+        }
     }
 }
 
 fn judge_will(will: &mqtt_codec::Will, limits: &ServerLimits) -> Result<(), ProtocolError> {
     if will.qos > limits.maximum_qos {
-        return Err(ProtocolError::new(ReasonCode::QoSNotSupported, "will QoS above Maximum QoS")); // [MQTT-3.2.2-12]
+        return Err(ProtocolError::new(
+            ReasonCode::QoSNotSupported,
+            "will QoS above Maximum QoS",
+        )); // [MQTT-3.2.2-12]
     }
     if will.retain && !limits.retain_available {
-        return Err(ProtocolError::new(ReasonCode::RetainNotSupported, "retained will, and retain is not available"));
+        return Err(ProtocolError::new(
+            ReasonCode::RetainNotSupported,
+            "retained will, and retain is not available",
+        ));
     }
     let topic = will.publication.topic();
-    if topic.as_str().is_empty() || topic.is_dollar() || topic.levels() > limits.topic_levels_max || topic.as_str().len() > limits.topic_bytes_max {
-        return Err(ProtocolError::new(ReasonCode::TopicNameInvalid, "will topic is not accepted"));
+    if topic.as_str().is_empty()
+        || topic.is_dollar()
+        || topic.levels() > limits.topic_levels_max
+        || topic.as_str().len() > limits.topic_bytes_max
+    {
+        return Err(ProtocolError::new(
+            ReasonCode::TopicNameInvalid,
+            "will topic is not accepted",
+        ));
     }
     Ok(())
 }

@@ -36,7 +36,11 @@ pub(crate) struct Inbound {
 
 impl Inbound {
     pub(crate) fn new(receive_maximum: u16, unreleased: impl IntoIterator<Item = PacketId>) -> Self {
-        Self { receive_maximum, pending: VecDeque::new(), unreleased: unreleased.into_iter().collect() }
+        Self {
+            receive_maximum,
+            pending: VecDeque::new(),
+            unreleased: unreleased.into_iter().collect(),
+        }
     }
 
     pub(crate) fn publish(
@@ -48,19 +52,30 @@ impl Inbound {
         let known = self.unreleased.contains(&packet_id);
         if qos == QoS::ExactlyOnce && known {
             let in_progress = self.pending.iter().any(|pending| pending.packet_id == packet_id);
-            return Ok(if in_progress { Received::InProgress } else { Received::Duplicate });
+            return Ok(if in_progress {
+                Received::InProgress
+            } else {
+                Received::Duplicate
+            });
         }
         if known {
             return Err(ProtocolError::violation("packet identifier is in use"));
         }
         if enforce_quota && self.in_flight() >= usize::from(self.receive_maximum) {
             let reason = ReasonCode::ReceiveMaximumExceeded;
-            return Err(ProtocolError::new(reason, "more PUBLISH packets in flight than Receive Maximum"));
+            return Err(ProtocolError::new(
+                reason,
+                "more PUBLISH packets in flight than Receive Maximum",
+            ));
         }
         if qos == QoS::ExactlyOnce {
             self.unreleased.insert(packet_id);
         }
-        self.pending.push_back(Pending { packet_id, qos, reason_code: None });
+        self.pending.push_back(Pending {
+            packet_id,
+            qos,
+            reason_code: None,
+        });
         Ok(Received::Fresh)
     }
 
@@ -77,10 +92,19 @@ impl Inbound {
         reason_code: ReasonCode,
         mut acknowledge: impl FnMut(PacketId, QoS, ReasonCode),
     ) {
-        if let Some(pending) = self.pending.iter_mut().find(|p| p.packet_id == packet_id && p.reason_code.is_none()) {
+        if let Some(pending) = self
+            .pending
+            .iter_mut()
+            .find(|p| p.packet_id == packet_id && p.reason_code.is_none())
+        {
             pending.reason_code = Some(reason_code);
         }
-        while let Some(Pending { reason_code: Some(reason_code), packet_id, qos }) = self.pending.front() {
+        while let Some(Pending {
+            reason_code: Some(reason_code),
+            packet_id,
+            qos,
+        }) = self.pending.front()
+        {
             let (packet_id, qos, reason_code) = (*packet_id, *qos, *reason_code);
             // A PUBREC with an error ends the exchange: the packet id is free again. [MQTT-4.3.3-9]
             if reason_code as u8 >= 0x80 {
@@ -116,11 +140,16 @@ mod tests {
     fn acknowledgements_leave_in_the_order_of_arrival() {
         let mut inbound = Inbound::new(10, []);
         for value in 1..=3 {
-            assert_eq!(inbound.publish(id(value), QoS::AtLeastOnce, true), Ok(Received::Fresh));
+            assert_eq!(
+                inbound.publish(id(value), QoS::AtLeastOnce, true),
+                Ok(Received::Fresh)
+            );
         }
         let mut order = Vec::new();
         for value in [2, 3, 1] {
-            inbound.complete(id(value), ReasonCode::Success, |packet_id, _, _| order.push(packet_id.get()));
+            inbound.complete(id(value), ReasonCode::Success, |packet_id, _, _| {
+                order.push(packet_id.get())
+            });
         }
         assert_eq!(order, [1, 2, 3]);
     }
@@ -128,12 +157,24 @@ mod tests {
     #[test]
     fn a_repeated_qos_2_publish_is_taken_once() {
         let mut inbound = Inbound::new(10, []);
-        assert_eq!(inbound.publish(id(7), QoS::ExactlyOnce, true), Ok(Received::Fresh));
-        assert_eq!(inbound.publish(id(7), QoS::ExactlyOnce, true), Ok(Received::InProgress));
+        assert_eq!(
+            inbound.publish(id(7), QoS::ExactlyOnce, true),
+            Ok(Received::Fresh)
+        );
+        assert_eq!(
+            inbound.publish(id(7), QoS::ExactlyOnce, true),
+            Ok(Received::InProgress)
+        );
         inbound.complete(id(7), ReasonCode::Success, |_, _, _| {});
-        assert_eq!(inbound.publish(id(7), QoS::ExactlyOnce, true), Ok(Received::Duplicate));
+        assert_eq!(
+            inbound.publish(id(7), QoS::ExactlyOnce, true),
+            Ok(Received::Duplicate)
+        );
         assert!(inbound.release(id(7)));
-        assert_eq!(inbound.publish(id(7), QoS::ExactlyOnce, true), Ok(Received::Fresh));
+        assert_eq!(
+            inbound.publish(id(7), QoS::ExactlyOnce, true),
+            Ok(Received::Fresh)
+        );
     }
 
     #[test]

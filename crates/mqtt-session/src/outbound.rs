@@ -147,7 +147,10 @@ impl Outbound {
 
     /// Moves a delivery on. `Stage::Done` frees its place in the window.
     pub(crate) fn advance_to(&mut self, sequence: u64, stage: Stage) {
-        let Some(slot) = sequence.checked_sub(self.base).and_then(|o| self.stages.get_mut(o as usize)) else {
+        let Some(slot) = sequence
+            .checked_sub(self.base)
+            .and_then(|o| self.stages.get_mut(o as usize))
+        else {
             return;
         };
         if *slot == Stage::Done {
@@ -235,7 +238,10 @@ mod tests {
             outbound.begin(sequence, Stage::AwaitsPubAck);
         }
         for sequence in 65_530..65_540 {
-            assert_eq!(outbound.find(packet_id_of(sequence)), Some((sequence, Stage::AwaitsPubAck)));
+            assert_eq!(
+                outbound.find(packet_id_of(sequence)),
+                Some((sequence, Stage::AwaitsPubAck))
+            );
         }
         assert_eq!(outbound.find(packet_id_of(65_540)), None);
     }

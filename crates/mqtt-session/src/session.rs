@@ -1,16 +1,16 @@
 //! One client's protocol after the CONNACK: a packet comes in, packets and actions go out.
 
 use mqtt_codec::{
-    Acknowledgement, Auth, Disconnect, Packet, PacketId, ProtocolVersion, Publication, PublishHead, QoS, ReasonCode,
-    SubAck, Unsubscribe, UnsubAck, WriteQueue, encode, encode_publish, publish_len,
+    Acknowledgement, Auth, Disconnect, Packet, PacketId, ProtocolVersion, Publication, PublishHead, QoS,
+    ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode, encode_publish, publish_len,
 };
 
+use crate::ProtocolError;
 use crate::aliases::{InboundAliases, OutboundAliases};
 use crate::handshake::{Handshake, ServerLimits};
 use crate::inbound::{Inbound, Received};
 use crate::outbound::{Delivery, Outbound, Outcome, Stage, packet_id_of};
 use crate::subscribe::{self, SubscribeRequest};
-use crate::ProtocolError;
 
 /// What the broker has to do for the client.
 #[derive(Debug)]
@@ -71,7 +71,12 @@ pub struct Resumed {
 impl Session {
     /// A session as agreed in the handshake. `resumed` is present for a session that is kept durably:
     /// its messages are handed in with `send`, others with `deliver`.
-    pub fn new(handshake: &Handshake, limits: std::sync::Arc<ServerLimits>, resumed: Option<Resumed>, now_ms: u64) -> Self {
+    pub fn new(
+        handshake: &Handshake,
+        limits: std::sync::Arc<ServerLimits>,
+        resumed: Option<Resumed>,
+        now_ms: u64,
+    ) -> Self {
         let durable = resumed.is_some();
         let resumed = resumed.unwrap_or_default();
         Self {
@@ -123,7 +128,9 @@ impl Session {
             Packet::PubRec(ack) => self.pubrec(&ack, out, actions),
             Packet::PubRel(ack) => self.pubrel(ack.packet_id, out, actions),
             Packet::PubComp(ack) => self.acknowledged(ack.packet_id, Stage::AwaitsPubComp),
-            Packet::Subscribe(packet) => actions.push(Action::Subscribe(subscribe::judge(packet, &self.limits)?)),
+            Packet::Subscribe(packet) => {
+                actions.push(Action::Subscribe(subscribe::judge(packet, &self.limits)?))
+            }
             Packet::Unsubscribe(packet) => actions.push(Action::Unsubscribe(packet)),
             Packet::PingReq => self.send(&Packet::PingResp, out),
             Packet::Disconnect(packet) => actions.push(Action::Disconnect(packet)),
@@ -148,11 +155,17 @@ impl Session {
         self.judge_publish(&publish)?;
         let (qos, retain, packet_id) = (publish.qos, publish.retain, publish.packet_id);
         if let Some(packet_id) = packet_id {
-            match self.inbound.publish(packet_id, qos, self.version == ProtocolVersion::V5)? {
+            match self
+                .inbound
+                .publish(packet_id, qos, self.version == ProtocolVersion::V5)?
+            {
                 Received::Fresh => {}
                 Received::InProgress => return Ok(()),
                 Received::Duplicate => {
-                    self.send(&Packet::PubRec(Acknowledgement::new(packet_id, ReasonCode::Success)), out);
+                    self.send(
+                        &Packet::PubRec(Acknowledgement::new(packet_id, ReasonCode::Success)),
+                        out,
+                    );
                     return Ok(());
                 }
             }
@@ -161,24 +174,40 @@ impl Session {
                 return Ok(());
             }
         }
-        actions.push(Action::Publish { publication: publish.publication, qos, retain, packet_id });
+        actions.push(Action::Publish {
+            publication: publish.publication,
+            qos,
+            retain,
+            packet_id,
+        });
         Ok(())
     }
 
     fn judge_publish(&self, publish: &mqtt_codec::Publish) -> Result<(), ProtocolError> {
         if publish.qos > self.limits.maximum_qos {
-            return Err(ProtocolError::new(ReasonCode::QoSNotSupported, "QoS above Maximum QoS")); // [MQTT-3.2.2-11]
+            return Err(ProtocolError::new(
+                ReasonCode::QoSNotSupported,
+                "QoS above Maximum QoS",
+            )); // [MQTT-3.2.2-11]
         }
         if publish.retain && !self.limits.retain_available {
-            return Err(ProtocolError::new(ReasonCode::RetainNotSupported, "retain is not available")); // [MQTT-3.2.2-14]
+            return Err(ProtocolError::new(
+                ReasonCode::RetainNotSupported,
+                "retain is not available",
+            )); // [MQTT-3.2.2-14]
         }
         let topic = publish.publication.topic().as_str();
         if topic.len() > self.limits.topic_bytes_max {
-            return Err(ProtocolError::new(ReasonCode::TopicNameInvalid, "topic is too long"));
+            return Err(ProtocolError::new(
+                ReasonCode::TopicNameInvalid,
+                "topic is too long",
+            ));
         }
         if !publish.subscription_ids.is_empty() {
             // [MQTT-3.3.4-6]
-            return Err(ProtocolError::violation("subscription identifier in a PUBLISH from a client"));
+            return Err(ProtocolError::violation(
+                "subscription identifier in a PUBLISH from a client",
+            ));
         }
         Ok(())
     }
@@ -186,14 +215,15 @@ impl Session {
     /// A routed message is safe, or was refused: answers PUBACK or PUBREC, in the order of arrival.
     pub fn publish_done(&mut self, packet_id: PacketId, reason_code: ReasonCode, out: &mut WriteQueue) {
         let version = self.version;
-        self.inbound.complete(packet_id, reason_code, |packet_id, qos, reason_code| {
-            let acknowledgement = Acknowledgement::new(packet_id, reason_code);
-            let packet = match qos {
-                QoS::ExactlyOnce => Packet::PubRec(acknowledgement),
-                _ => Packet::PubAck(acknowledgement),
-            };
-            write(&packet, version, out);
-        });
+        self.inbound
+            .complete(packet_id, reason_code, |packet_id, qos, reason_code| {
+                let acknowledgement = Acknowledgement::new(packet_id, reason_code);
+                let packet = match qos {
+                    QoS::ExactlyOnce => Packet::PubRec(acknowledgement),
+                    _ => Packet::PubAck(acknowledgement),
+                };
+                write(&packet, version, out);
+            });
     }
 
     /// Messages whose acknowledgement is outstanding. The broker stops reading at its own bound.
@@ -213,7 +243,10 @@ impl Session {
     /// The packet id of a QoS 2 message is free again: answers PUBCOMP.
     pub fn released(&mut self, packet_id: PacketId, out: &mut WriteQueue) {
         self.inbound.release(packet_id);
-        self.send(&Packet::PubComp(Acknowledgement::new(packet_id, ReasonCode::Success)), out);
+        self.send(
+            &Packet::PubComp(Acknowledgement::new(packet_id, ReasonCode::Success)),
+            out,
+        );
     }
 
     fn acknowledged(&mut self, packet_id: PacketId, expected: Stage) {
@@ -255,13 +288,23 @@ impl Session {
 
     /// Answers a SUBSCRIBE.
     pub fn subscribed(&mut self, packet_id: PacketId, reason_codes: Vec<ReasonCode>, out: &mut WriteQueue) {
-        let packet = SubAck { packet_id, reason_codes, reason_string: None, user_properties: Vec::new() };
+        let packet = SubAck {
+            packet_id,
+            reason_codes,
+            reason_string: None,
+            user_properties: Vec::new(),
+        };
         self.send(&Packet::SubAck(packet), out);
     }
 
     /// Answers an UNSUBSCRIBE.
     pub fn unsubscribed(&mut self, packet_id: PacketId, reason_codes: Vec<ReasonCode>, out: &mut WriteQueue) {
-        let packet = UnsubAck { packet_id, reason_codes, reason_string: None, user_properties: Vec::new() };
+        let packet = UnsubAck {
+            packet_id,
+            reason_codes,
+            reason_string: None,
+            user_properties: Vec::new(),
+        };
         self.send(&Packet::UnsubAck(packet), out);
     }
 
@@ -281,7 +324,13 @@ impl Session {
     }
 
     /// Sends a delivery of a durable session. The caller has asked `room` before.
-    pub fn send_durable(&mut self, sequence: u64, delivery: &Delivery, now_ms: u64, out: &mut WriteQueue) -> Outcome {
+    pub fn send_durable(
+        &mut self,
+        sequence: u64,
+        delivery: &Delivery,
+        now_ms: u64,
+        out: &mut WriteQueue,
+    ) -> Outcome {
         let outcome = self.transmit(sequence, delivery, now_ms, out);
         if outcome != Outcome::Sent {
             self.outbound.begin(sequence, Stage::Done);
@@ -311,14 +360,19 @@ impl Session {
         }
         // Waiting may take long: the message must not pin the buffer it was read into.
         let publication = delivery.publication.compact();
-        self.outbound.enqueue(Delivery { publication, ..delivery });
+        self.outbound.enqueue(Delivery {
+            publication,
+            ..delivery
+        });
         if full { Outcome::QueueFull } else { Outcome::Queued }
     }
 
     /// Sends what waits in memory while the window has room. Calls `lost` for what could not be sent.
     pub fn send_queued(&mut self, now_ms: u64, out: &mut WriteQueue, mut lost: impl FnMut(Outcome)) {
         while self.outbound.room() > 0 {
-            let Some(delivery) = self.outbound.dequeue() else { return };
+            let Some(delivery) = self.outbound.dequeue() else {
+                return;
+            };
             let outcome = self.deliver_now(delivery, now_ms, out);
             if outcome != Outcome::Sent {
                 lost(outcome);
@@ -402,7 +456,11 @@ impl Session {
             return;
         }
         let reason_string = detail.filter(|_| self.problem_information).map(Into::into);
-        let packet = Disconnect { reason_code, reason_string, ..Disconnect::default() };
+        let packet = Disconnect {
+            reason_code,
+            reason_string,
+            ..Disconnect::default()
+        };
         self.send(&Packet::Disconnect(packet), out);
     }
 
@@ -414,7 +472,10 @@ impl Session {
 fn write(packet: &Packet, version: ProtocolVersion, out: &mut WriteQueue) {
     // The only packets that may not be encodable are those with oversized strings, and ours have none.
     let result = encode(packet, version, out);
-    debug_assert!(result.is_ok(), "a packet of the server's own making was not encodable");
+    debug_assert!(
+        result.is_ok(),
+        "a packet of the server's own making was not encodable"
+    );
 }
 
 fn payload_is_as_said(publication: &Publication) -> bool {

@@ -31,7 +31,10 @@ pub struct SubscribeRequest {
 pub(crate) fn judge(packet: Subscribe, limits: &ServerLimits) -> Result<SubscribeRequest, ProtocolError> {
     if packet.subscription_id.is_some() && !limits.subscription_identifiers_available {
         let reason = ReasonCode::SubscriptionIdentifiersNotSupported;
-        return Err(ProtocolError::new(reason, "subscription identifiers are not available"));
+        return Err(ProtocolError::new(
+            reason,
+            "subscription identifiers are not available",
+        ));
     }
     let subscription_id = packet.subscription_id.unwrap_or(0);
     let mut entries = Vec::with_capacity(packet.filters.len());
@@ -53,10 +56,18 @@ pub(crate) fn judge(packet: Subscribe, limits: &ServerLimits) -> Result<Subscrib
                 } else {
                     let mut options = entry.options;
                     options.qos = options.qos.min(limits.maximum_qos);
-                    Ok(Subscription { name: entry.filter, filter, options, subscription_id })
+                    Ok(Subscription {
+                        name: entry.filter,
+                        filter,
+                        options,
+                        subscription_id,
+                    })
                 }
             }
         });
     }
-    Ok(SubscribeRequest { packet_id: packet.packet_id, entries })
+    Ok(SubscribeRequest {
+        packet_id: packet.packet_id,
+        entries,
+    })
 }

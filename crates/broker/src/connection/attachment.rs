@@ -34,7 +34,6 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         shared: Arc<Shared>,
         client: ByteString,

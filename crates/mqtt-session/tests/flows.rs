@@ -1,0 +1,323 @@
+//! The flows of section 4.3 from the server's side: packets are fed, what is answered and asked of the broker is compared.
+
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use mqtt_codec::{
+    Acknowledgement, Connect, DecodeLimits, Decoder, Packet, PacketId, ProtocolVersion, Publication, Publish,
+    QoS, ReasonCode, WriteQueue,
+};
+use mqtt_session::{Action, Delivery, Handshake, Outcome, ProtocolError, Resumed, ServerLimits, Session};
+use mqtt_topic::TopicName;
+use smallvec::SmallVec;
+
+fn limits() -> Arc<ServerLimits> {
+    Arc::new(ServerLimits {
+        receive_maximum: 4,
+        in_flight_max: 2,
+        packet_size_max: 1 << 20,
+        topic_alias_maximum: 2,
+        topic_levels_max: 8,
+        topic_bytes_max: 64,
+        client_id_bytes_max: 32,
+        session_expiry_max: 3600,
+        will_delay_max: 60,
+        keep_alive_max: 0,
+        maximum_qos: QoS::ExactlyOnce,
+        retain_available: true,
+        wildcard_subscription_available: true,
+        shared_subscription_available: true,
+        subscription_identifiers_available: true,
+        queue_messages_max: 2,
+        queue_bytes_max: 10_000,
+        drop_oldest: true,
+        validate_payload_format: true,
+    })
+}
+
+struct Server {
+    session: Session,
+    out: WriteQueue,
+    actions: Vec<Action>,
+    reader: Decoder,
+    now: u64,
+}
+
+impl Server {
+    fn new(change: impl FnOnce(&mut Connect), resumed: Option<Resumed>) -> Self {
+        let mut connect = Connect::new(ProtocolVersion::V5, "client".into());
+        change(&mut connect);
+        let handshake = Handshake::new(&connect, &limits(), || "fresh".into()).unwrap();
+        Self {
+            session: Session::new(&handshake, limits(), resumed, 0),
+            out: WriteQueue::new(),
+            actions: Vec::new(),
+            reader: Decoder::client(connect.version, DecodeLimits::default()),
+            now: 1_000,
+        }
+    }
+
+    fn take(&mut self, packet: Packet) -> Result<(), ProtocolError> {
+        self.session
+            .handle(packet, self.now, &mut self.out, &mut self.actions)
+    }
+
+    fn sent(&mut self) -> Vec<Packet> {
+        let mut bytes = self.out.copy_to_bytes(self.out.remaining());
+        let mut packets = Vec::new();
+        while let Some(packet) = self.reader.decode(&mut bytes).unwrap() {
+            packets.push(packet);
+        }
+        assert!(bytes.is_empty());
+        packets
+    }
+
+    fn deliver(&mut self, qos: QoS) -> Outcome {
+        self.session.deliver(delivery(qos), self.now, &mut self.out)
+    }
+}
+
+fn id(value: u16) -> PacketId {
+    PacketId::new(value).unwrap()
+}
+
+fn publication() -> Publication {
+    Publication::new(
+        TopicName::parse("a/b".into()).unwrap(),
+        Bytes::from_static(b"payload"),
+    )
+}
+
+fn delivery(qos: QoS) -> Delivery {
+    Delivery {
+        publication: publication(),
+        qos,
+        retain: false,
+        subscription_ids: SmallVec::new(),
+        expires_at: None,
+        share: None,
+    }
+}
+
+fn publish(qos: QoS, packet_id: Option<u16>) -> Packet {
+    Packet::Publish(Publish {
+        dup: false,
+        qos,
+        retain: false,
+        packet_id: packet_id.map(id),
+        topic_alias: None,
+        subscription_ids: Default::default(),
+        publication: publication(),
+    })
+}
+
+fn ack(packet_id: PacketId) -> Acknowledgement {
+    Acknowledgement::new(packet_id, ReasonCode::Success)
+}
+
+#[test]
+fn a_qos_1_publish_is_acknowledged_when_the_broker_says_it_is_safe() {
+    let mut server = Server::new(|_| {}, None);
+    server.take(publish(QoS::AtLeastOnce, Some(7))).unwrap();
+    assert!(matches!(
+        server.actions[..],
+        [Action::Publish {
+            packet_id: Some(_),
+            ..
+        }]
+    ));
+    assert_eq!(server.sent(), []);
+    server
+        .session
+        .publish_done(id(7), ReasonCode::Success, &mut server.out);
+    assert_eq!(server.sent(), [Packet::PubAck(ack(id(7)))]);
+}
+
+#[test]
+fn mqtt_4_3_3_10_a_repeated_qos_2_publish_is_answered_and_not_routed_again() {
+    let mut server = Server::new(|_| {}, None);
+    server.take(publish(QoS::ExactlyOnce, Some(7))).unwrap();
+    server
+        .session
+        .publish_done(id(7), ReasonCode::Success, &mut server.out);
+    server.take(publish(QoS::ExactlyOnce, Some(7))).unwrap();
+    assert_eq!(
+        server.sent(),
+        [Packet::PubRec(ack(id(7))), Packet::PubRec(ack(id(7)))]
+    );
+    assert_eq!(server.actions.len(), 1);
+    server.take(Packet::PubRel(ack(id(7)))).unwrap();
+    assert!(matches!(server.actions[1], Action::Release(packet_id) if packet_id == id(7)));
+    server.session.released(id(7), &mut server.out);
+    assert_eq!(server.sent(), [Packet::PubComp(ack(id(7)))]);
+}
+
+#[test]
+fn a_pubrel_for_an_unknown_packet_id_is_answered_with_0x92() {
+    let mut server = Server::new(|_| {}, None);
+    server.take(Packet::PubRel(ack(id(9)))).unwrap();
+    let expected = Acknowledgement::new(id(9), ReasonCode::PacketIdentifierNotFound);
+    assert_eq!(server.sent(), [Packet::PubComp(expected)]);
+}
+
+#[test]
+fn a_qos_2_delivery_sends_pubrel_only_when_the_pubrec_is_durable() {
+    let mut server = Server::new(|_| {}, None);
+    assert_eq!(server.deliver(QoS::ExactlyOnce), Outcome::Sent);
+    server.sent();
+    server.take(Packet::PubRec(ack(id(1)))).unwrap();
+    assert_eq!(server.sent(), []);
+    assert!(matches!(server.actions[..], [Action::Receive(0)]));
+    server.session.received_stored(0, &mut server.out);
+    assert_eq!(server.sent(), [Packet::PubRel(ack(id(1)))]);
+    assert_eq!(server.session.in_flight(), 1, "PUBREC does not free the slot");
+    server.take(Packet::PubComp(ack(id(1)))).unwrap();
+    assert_eq!(server.session.in_flight(), 0);
+}
+
+#[test]
+fn a_refused_pubrec_ends_the_delivery() {
+    let mut server = Server::new(|_| {}, None);
+    server.deliver(QoS::ExactlyOnce);
+    server
+        .take(Packet::PubRec(Acknowledgement::new(
+            id(1),
+            ReasonCode::QuotaExceeded,
+        )))
+        .unwrap();
+    assert!(server.actions.is_empty());
+    assert_eq!(server.session.in_flight(), 0);
+}
+
+#[test]
+fn the_window_holds_back_what_the_client_did_not_ask_for() {
+    let mut server = Server::new(|_| {}, None);
+    let outcomes: Vec<_> = (0..5).map(|_| server.deliver(QoS::AtLeastOnce)).collect();
+    // Two in flight, two queued, and the oldest of the queue gives way to the fifth.
+    let expected = [
+        Outcome::Sent,
+        Outcome::Sent,
+        Outcome::Queued,
+        Outcome::Queued,
+        Outcome::QueueFull,
+    ];
+    assert_eq!(outcomes, expected);
+    assert_eq!(
+        server.deliver(QoS::AtMostOnce),
+        Outcome::Sent,
+        "QoS 0 has no window"
+    );
+    assert_eq!(server.sent().len(), 3);
+    server.take(Packet::PubAck(ack(id(1)))).unwrap();
+    server
+        .session
+        .send_queued(server.now, &mut server.out, |_| panic!("nothing is lost"));
+    assert_eq!(server.sent().len(), 1);
+}
+
+#[test]
+fn the_remaining_expiry_is_passed_on_and_an_expired_message_is_not_sent() {
+    let mut server = Server::new(|_| {}, None);
+    let expiring = Delivery {
+        expires_at: Some(11_000),
+        ..delivery(QoS::AtMostOnce)
+    };
+    server.session.deliver(expiring.clone(), 4_500, &mut server.out);
+    let Packet::Publish(sent) = server.sent().remove(0) else {
+        panic!("a PUBLISH was expected")
+    };
+    assert_eq!(sent.publication.message_expiry_interval(), Some(7));
+    assert_eq!(
+        server.session.deliver(expiring, 11_000, &mut server.out),
+        Outcome::Expired
+    );
+}
+
+#[test]
+fn a_packet_above_the_clients_maximum_is_not_sent() {
+    let mut server = Server::new(|connect| connect.properties.maximum_packet_size = Some(16), None);
+    assert_eq!(server.deliver(QoS::AtLeastOnce), Outcome::TooLarge);
+    assert_eq!(server.sent(), []);
+    assert_eq!(server.session.room(), 2);
+}
+
+#[test]
+fn a_resumed_session_repeats_with_dup_under_the_packet_ids_it_had() {
+    let resumed = Resumed {
+        first_sequence: 65_534,
+        sent_before: 65_535,
+        unreleased: vec![id(3)],
+    };
+    let mut server = Server::new(|_| {}, Some(resumed));
+    for sequence in [65_534, 65_535] {
+        server
+            .session
+            .send_durable(sequence, &delivery(QoS::AtLeastOnce), 0, &mut server.out);
+    }
+    let sent = server.sent();
+    let head = |packet: &Packet| match packet {
+        Packet::Publish(publish) => (publish.packet_id, publish.dup),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(head(&sent[0]), (Some(id(65_535)), true));
+    assert_eq!(head(&sent[1]), (Some(id(1)), false));
+    server.take(publish(QoS::ExactlyOnce, Some(3))).unwrap();
+    assert_eq!(
+        server.sent(),
+        [Packet::PubRec(ack(id(3)))],
+        "kept before the connection was lost"
+    );
+    server.take(Packet::PubAck(ack(id(65_535)))).unwrap();
+    server.take(Packet::PubAck(ack(id(1)))).unwrap();
+    assert_eq!(server.session.take_finished(), [(65_534, 65_535)]);
+}
+
+#[test]
+fn aliases_are_resolved_and_their_bounds_kept() {
+    let mut server = Server::new(|_| {}, None);
+    let aliased = |alias: u16, named: bool| {
+        let Packet::Publish(mut packet) = publish(QoS::AtMostOnce, None) else {
+            unreachable!()
+        };
+        packet.topic_alias = std::num::NonZeroU16::new(alias);
+        if !named {
+            packet.publication = packet.publication.with_topic(TopicName::empty());
+        }
+        Packet::Publish(packet)
+    };
+    server.take(aliased(1, true)).unwrap();
+    server.take(aliased(1, false)).unwrap();
+    for action in &server.actions {
+        let Action::Publish { publication, .. } = action else {
+            panic!("{action:?}")
+        };
+        assert_eq!(publication.topic().as_str(), "a/b");
+    }
+    assert_eq!(
+        server.take(aliased(2, false)).unwrap_err().reason_code,
+        ReasonCode::ProtocolError
+    );
+    assert_eq!(
+        server.take(aliased(3, true)).unwrap_err().reason_code,
+        ReasonCode::TopicAliasInvalid
+    );
+}
+
+#[test]
+fn keep_alive_is_one_and_a_half_times_what_was_agreed() {
+    let mut server = Server::new(|connect| connect.keep_alive = 10, None);
+    assert_eq!(server.session.keep_alive_deadline(), Some(15_000));
+    server.take(Packet::PingReq).unwrap();
+    assert_eq!(server.sent(), [Packet::PingResp]);
+    assert_eq!(server.session.keep_alive_deadline(), Some(16_000));
+}
+
+#[test]
+fn a_second_connect_ends_the_connection() {
+    let mut server = Server::new(|_| {}, None);
+    let connect = Packet::Connect(Box::new(Connect::new(ProtocolVersion::V5, "again".into())));
+    assert_eq!(
+        server.take(connect).unwrap_err().reason_code,
+        ReasonCode::ProtocolError
+    );
+}
