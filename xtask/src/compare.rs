@@ -60,6 +60,10 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         println!("docs/benchmarks.md stays as it is: this was one case only.");
         return Ok(());
     }
+    ensure!(
+        results.has_flotilla(),
+        "Flotilla was not measured at all; docs/benchmarks.md stays as it is"
+    );
     report::write(Path::new("docs/benchmarks.md"), &text)
 }
 
@@ -83,13 +87,17 @@ fn options(args: &[String]) -> Result<Options> {
         cases,
         is_complete: only.is_none(),
         flotilla: flotilla(flags::value(args, &FLAGS, "--flotilla")?)?,
-        line: ["cargo xtask compare".to_owned()]
-            .iter()
-            .chain(args)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(" "),
+        line: line(args),
     })
+}
+
+/// The command as others would repeat it: where a binary of this machine lies is of no use to them.
+fn line(args: &[String]) -> String {
+    let mut words = vec!["cargo xtask compare"];
+    for pair in args.chunks(2).filter(|pair| pair[0] != "--flotilla") {
+        words.extend(pair.iter().map(String::as_str));
+    }
+    words.join(" ")
 }
 
 /// The program that is both the broker to measure and the load generator: a given one, or a fresh release build.

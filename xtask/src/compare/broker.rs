@@ -285,8 +285,6 @@ fn install_rumqttd() -> Result<()> {
     let root = step::target_dir().join("tools/rumqttd");
     step::run(
         "rumqttd",
-        step::cargo()
-            .args(["install", "--locked", "rumqttd", "--root"])
-            .arg(root),
+        step::cargo().args(["install", "rumqttd", "--root"]).arg(root),
     )
 }

@@ -45,11 +45,7 @@ impl Figure {
             Self::PerSecond => number("/delivered_per_second"),
             Self::P50 => number("/latency_us/p50"),
             Self::P99 => number("/latency_us/p99"),
-            Self::BytesPerConnection => {
-                let grown =
-                    number("/broker/resident_bytes_after")? - number("/broker/resident_bytes_before")?;
-                Some(grown / number("/connections")?)
-            }
+            Self::BytesPerConnection => number("/resident_bytes_per_connection"),
             Self::Lost => number("/lost"),
             Self::GeneratorCpuPerMessage => number("/generator/cpu_us_per_message"),
         }
@@ -83,6 +79,11 @@ impl Results {
     /// Takes note of a run that gave no figures.
     pub(crate) fn add_failure(&mut self, case: &Case, kind: Kind, error: &anyhow::Error) {
         self.failures.insert((case.name, kind), format!("{error:#}"));
+    }
+
+    /// Whether Flotilla itself was measured at all.
+    pub(crate) fn has_flotilla(&self) -> bool {
+        self.figures.keys().any(|(_, kind, _)| *kind == Kind::Flotilla)
     }
 
     fn last(&self, case: &Case, kind: Kind) -> String {
@@ -198,7 +199,7 @@ fn yardstick_row(case: &Case, yardstick: Yardstick, results: &Results) -> String
             let kibibytes = |bytes: f64| bytes / 1024.0;
             (
                 format!("≤ {} KiB", kibibytes(most)),
-                format!("{} KiB", shown(reached.map(kibibytes), 1)),
+                with_unit(reached.map(kibibytes), "KiB"),
                 reached.map(|value| value <= most),
             )
         }
@@ -285,6 +286,10 @@ fn shown(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
+fn with_unit(value: Option<f64>, unit: &str) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.1} {unit}"))
+}
+
 fn times(ratio: Option<f64>) -> String {
     ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2} ×"))
 }
@@ -340,7 +345,7 @@ mod tests {
 
     fn report(cpu: f64) -> Value {
         serde_json::json!({
-            "broker": {"cpu_us_per_message": cpu, "resident_bytes_before": 1000, "resident_bytes_after": 5000},
+            "broker": {"cpu_us_per_message": cpu},
             "delivered_per_second": 1000.0, "latency_us": {"p50": 10.0, "p99": 20.0}, "lost": 0, "connections": 2,
             "generator": {"cpu_us_per_message": 0.5}, "failures": [],
         })
