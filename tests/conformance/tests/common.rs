@@ -15,7 +15,14 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(250);
 /// The broker that all tests share which need no settings of their own.
 pub(crate) fn broker() -> &'static Broker {
     static BROKER: OnceLock<Broker> = OnceLock::new();
-    BROKER.get_or_init(|| Broker::start(BrokerOptions::default()).expect("the shared broker starts"))
+    BROKER.get_or_init(|| {
+        let config = Some("[mqtt]\nsys_interval = \"1s\"\n".to_owned());
+        Broker::start(BrokerOptions {
+            config,
+            ..BrokerOptions::default()
+        })
+        .expect("the shared broker starts")
+    })
 }
 
 /// Where the shared broker speaks MQTT.

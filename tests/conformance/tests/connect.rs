@@ -530,3 +530,24 @@ async fn what_follows_connect_at_once_is_served() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_topic_alias_does_not_make_a_packet_too_large() -> Result<()> {
+    let topic = unique("size");
+    let options = ConnectOptions::v5(unique("size"))
+        .maximum_packet_size(100)
+        .topic_alias_maximum(1);
+    let mut client = connected(options).await?;
+    client.subscribe(&topic, 0).await?;
+    // Exactly 100 bytes with the topic and without an alias: an alias in addition would not fit.
+    publish(Message::new(&topic, "x".repeat(100 - 5 - topic.len()))).await?;
+    publish(Message::new(&topic, "small")).await?;
+    for _ in 0..2 {
+        let frame = client.receive_frame().await?.expect("a PUBLISH");
+        ensure!(frame.len() <= 100, "{} bytes", frame.len());
+        if frame.ends_with(b"small") {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the small message did not come")
+}

@@ -388,9 +388,9 @@ async fn send_numbers(topic: &str, qos: u8, count: usize) -> Result<()> {
     publisher.ping().await
 }
 
-/// A client that has received `count` messages and acknowledged none.
+/// A client that has received `count` messages and acknowledged none, with room for more.
 async fn unacknowledged(qos: u8, count: usize) -> Result<(Client, Vec<Publish>)> {
-    window(count as u16, qos, count).await
+    window(100, qos, count).await
 }
 
 /// A client with receive maximum `window`, sent `count` messages, of which it has received what fits.
