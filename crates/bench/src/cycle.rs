@@ -11,7 +11,7 @@ use mqtt_codec::{Acknowledgement, Packet, Publication, QoS, ReasonCode};
 use mqtt_topic::TopicName;
 
 use crate::client::{Client, Identity, first_packet_id};
-use crate::load::Context;
+use crate::context::Context;
 use crate::process;
 use crate::report::{Latency, Report};
 use crate::stats::{Stats, new_histogram};

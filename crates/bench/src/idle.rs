@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::driver::{Driver, Stage, Subscriber};
-use crate::load::{Context, connect_all};
+use crate::context::Context;
+use crate::driver::{Driver, Stage};
+use crate::fleet::connect_all;
 use crate::process;
 use crate::report::{Phase, Report};
+use crate::subscriber::Subscriber;
 
 /// Memory settles: buffers of the handshake are given back.
 const SETTLE: Duration = Duration::from_secs(2);

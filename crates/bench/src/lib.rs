@@ -1,14 +1,16 @@
 //! The load generator behind `flotilla bench`, for any MQTT broker; it measures and judges, the brokers' own work is elsewhere.
 //!
-//! A run is a [`Scenario`](args::Scenario) driven over plain or TLS connections. Each connection is one task that reads
+//! A run is a [`Scenario`] driven over plain or TLS connections. Each connection is one task that reads
 //! many packets at once and writes them in batches; connections are spread over a few single-threaded runtimes, so that the generator stays
 //! cheap next to the broker it measures. Every payload starts with a sequence number and the time of sending, from which
 //! the receiving side counts what was lost, duplicated or out of order and how long each message took.
 
 mod args;
 mod client;
+mod context;
 mod cycle;
 mod driver;
+mod fleet;
 mod flow;
 mod idle;
 mod load;
@@ -17,10 +19,12 @@ mod oracle;
 mod payload;
 mod plan;
 mod process;
+mod publisher;
 mod report;
 mod retained;
 mod stats;
 mod stream;
+mod subscriber;
 mod workers;
 
 use std::time::Duration;
@@ -50,7 +54,7 @@ pub fn measure(args: Args) -> anyhow::Result<Report> {
         .build()?;
     let workers = workers::Workers::start(args.threads)?;
     let scenario = args.scenario;
-    let context = load::Context::new(args, workers)?;
+    let context = context::Context::new(args, workers)?;
     let outcome = runtime.block_on(async {
         match scenario {
             Scenario::Pairs | Scenario::FanIn | Scenario::FanOut | Scenario::Wildcards => {

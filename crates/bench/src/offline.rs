@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
-use crate::load::{Context, Fleet, PublishOptions, connect_all, wait_until};
+use crate::context::Context;
+use crate::fleet::{Fleet, PublishOptions, connect_all};
+use crate::load::wait_until;
 use crate::plan::Plan;
 use crate::process;
 use crate::report::{Phase, Report};

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::args::Args;
-use crate::load::Verdict;
+use crate::fleet::Verdict;
 
 /// What was asked for and what was measured.
 #[derive(Clone, Debug, Serialize)]

@@ -9,7 +9,9 @@ use mqtt_codec::{Publication, QoS};
 use mqtt_topic::TopicName;
 
 use crate::client::first_packet_id;
-use crate::load::{Context, Fleet, PublishOptions, connect_all, wait_until};
+use crate::context::Context;
+use crate::fleet::{Fleet, PublishOptions, connect_all};
+use crate::load::wait_until;
 use crate::plan::{Plan, SubscriberPlan};
 use crate::process;
 use crate::report::{Phase, Report};
