@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use crate::flags;
 use crate::step::{self, cargo};
 
-/// The targets, each with the file of words that its format knows, if it has one.
-const TARGETS: [&str; 4] = ["codec", "client_codec", "filters", "session"];
+/// The targets; each is a file in `fuzz/targets` with seeds in `fuzz/seeds`.
+const TARGETS: [&str; 4] = ["codec", "split", "filters", "session"];
 
 /// What cargo-fuzz passes too, without the address sanitizer: our crates have no unsafe code for it to watch.
 const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
