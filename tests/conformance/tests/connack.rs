@@ -177,11 +177,11 @@ async fn mqtt_3_2_2_15_what_exceeds_the_servers_maximum_packet_size_is_refused()
         .properties
         .maximum_packet_size
         .expect("the broker has a limit and says so");
-    // Only the header of a packet that would be one byte too long: the broker need not wait for the rest.
-    let mut remaining = maximum - 4;
+    // Only the header of a packet that would be too long: the broker need not wait for the rest.
+    let mut remaining = maximum;
     let mut header = vec![0x30];
-    for shift in (0..4).rev() {
-        header.push((remaining & 0x7f) as u8 | if shift > 0 { 0x80 } else { 0 });
+    while remaining > 0 {
+        header.push((remaining & 0x7f) as u8 | if remaining > 0x7f { 0x80 } else { 0 });
         remaining >>= 7;
     }
     client.send_raw(&header).await?;

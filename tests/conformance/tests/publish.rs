@@ -147,7 +147,7 @@ async fn mqtt_3_3_4_4_one_copy_carries_all_subscription_identifiers() -> Result<
             .subscribe_with(&format!("{topic}/#"), subscription_options(qos), Some(70_000))
             .await?;
         client
-            .subscribe_with("+/a/#", subscription_options(qos), None)
+            .subscribe_with(&format!("{topic}/a/#"), subscription_options(qos), None)
             .await?;
         client
             .subscribe_with(&format!("{topic}/b"), subscription_options(qos), Some(9))

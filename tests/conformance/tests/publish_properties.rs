@@ -282,7 +282,7 @@ async fn mqtt_3_3_2_14_the_response_topic_has_no_wildcards() -> Result<()> {
         let property = [&[0x08][..], &string(topic)].concat();
         expect_fatal(
             &publish_frame(0, b"a", None, &property, b"x"),
-            ReasonCode::TopicNameInvalid,
+            ReasonCode::ProtocolError,
         )
         .await?;
     }
