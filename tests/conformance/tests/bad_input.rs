@@ -307,6 +307,27 @@ async fn random_bytes_end_the_connection_and_nothing_else() -> Result<()> {
     ensure_serving().await
 }
 
+#[tokio::test]
+async fn plain_bytes_and_silence_on_a_tls_listener_hurt_nobody() -> Result<()> {
+    let broker = Broker::start(BrokerOptions {
+        tls: true,
+        ..BrokerOptions::default()
+    })?;
+    let _silent = Client::open(broker.mqtts_addr()).await?;
+    for address in [broker.mqtts_addr(), broker.wss_addr()] {
+        let mut client = tokio::net::TcpStream::connect(address).await?;
+        tokio::io::AsyncWriteExt::write_all(&mut client, &connect_frame(b"plain", 2, &[], &[])).await?;
+        let mut answer = Vec::new();
+        let read = tokio::io::AsyncReadExt::read_to_end(&mut client, &mut answer);
+        // A TLS alert may come, or a reset; a CONNACK may not.
+        let _ = tokio::time::timeout(harness::LIMIT, read).await?;
+        ensure!(answer.first() != Some(&0x20), "{answer:02x?}");
+    }
+    Client::connect(broker.mqtt_addr(), ConnectOptions::v5("plain"))
+        .await
+        .map(|_| ())
+}
+
 /// A broker of its own with other limits.
 fn with_limits(limits: &str) -> Result<Broker> {
     Broker::start(BrokerOptions {
