@@ -81,7 +81,7 @@ pub fn mqttjs(version: &str, reach: Reach) -> Result<()> {
     stories(&mut command, version, reach)
 }
 
-/// One of the mosquitto programs.
+/// One of the mosquitto programs, with its output unbuffered: else it keeps lines to itself when nobody looks.
 pub fn mosquitto(name: &str) -> Result<Command> {
     let here = Command::new(name)
         .arg("--version")
@@ -89,7 +89,9 @@ pub fn mosquitto(name: &str) -> Result<Command> {
         .stderr(Stdio::null())
         .status();
     ensure!(here.is_ok(), "{name} is not here: run cargo xtask test");
-    Ok(Command::new(name))
+    let mut command = Command::new("stdbuf");
+    command.args(["-oL", name]);
+    Ok(command)
 }
 
 fn stories(command: &mut Command, version: &str, reach: Reach) -> Result<()> {

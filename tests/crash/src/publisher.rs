@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use harness::{Client, Message};
 use mqtt_codec::{Packet, PacketId, ProtocolVersion, ReasonCode};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{Identity, Run, payload};
 
 /// Messages under way at once; below every receive maximum.
 const WINDOW: usize = 8;
-/// Keeps the load below what a queue holds while its reader is away.
-const PAUSE: Duration = Duration::from_millis(4);
+/// Between two new messages: keeps the load below what a queue holds while its reader is away.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// One publisher of one topic.
 pub struct Publisher {
@@ -22,6 +22,7 @@ pub struct Publisher {
     topic: String,
     qos: u8,
     next_number: u64,
+    next_send: Instant,
     last_packet_id: u16,
     /// In the order of sending; kept over lost connections as a client has to. [MQTT-4.4.0-1]
     under_way: VecDeque<UnderWay>,
@@ -45,6 +46,7 @@ impl Publisher {
             topic: topic.to_owned(),
             qos,
             next_number: 0,
+            next_send: Instant::now(),
             last_packet_id: 0,
             under_way,
         }
@@ -64,11 +66,13 @@ impl Publisher {
             if self.run.is_over() && self.under_way.is_empty() {
                 return client.disconnect().await;
             }
-            if !self.run.is_over() && self.under_way.len() < WINDOW {
+            let now = Instant::now();
+            if !self.run.is_over() && self.under_way.len() < WINDOW && now >= self.next_send {
+                self.next_send = now + PAUSE;
                 self.send_next(&mut client).await?;
             }
             // Dropping the read half way loses nothing of the stream.
-            if let Ok(packet) = timeout(PAUSE, client.receive_packet()).await {
+            if let Ok(packet) = timeout_at(now + PAUSE, client.receive_packet()).await {
                 self.handle(&mut client, packet?).await?;
             }
         }
