@@ -321,7 +321,7 @@ impl Process {
         let guard = Command::new("sh")
             .args([
                 "-c",
-                "cat >/dev/null; kill -9 \"$1\" 2>/dev/null; rm -rf \"$2\"",
+                "cat >/dev/null; kill -9 \"$1\" 2>/dev/null; sleep 0.3; rm -rf \"$2\"",
                 "sh",
             ])
             .arg(child.id().to_string())
