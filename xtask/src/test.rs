@@ -14,7 +14,10 @@ const FUZZ_SECONDS: u64 = 60;
 pub(crate) fn run() -> Result<()> {
     tools::install()?;
     verify::build()?;
-    step::run("conformance and clients", &mut tests(&["conformance", "clients"]))?;
+    step::run(
+        "broker tests",
+        &mut tests(&["conformance", "clients", "mutation"]),
+    )?;
     step::run("crash", &mut tests(&["crash"]))?;
     fuzz::all(FUZZ_SECONDS)?;
     println!("\ntest: all good");

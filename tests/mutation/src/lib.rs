@@ -1,0 +1,1 @@
+//! Damaged configuration files for `flotilla check-config`; see the test of this crate.
