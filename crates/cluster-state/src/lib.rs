@@ -1,0 +1,15 @@
+//! The facts all nodes agree on: `shard` for sessions and retained messages, `meta` for members and routes. Commands and
+//! time come from the log, so every replica computes the same; where bodies, files and sockets are is not known here.
+
+mod encoding;
+pub mod meta;
+pub mod placement;
+pub mod shard;
+
+pub use encoding::RestoreError;
+pub use meta::{MetaEffect, MetaState};
+pub use placement::shard_of;
+pub use shard::{
+    ApplyContext, DropReason, Effect, EndReason, MessageId, OutboxBody, OutboxItem, QueueItem, SessionView,
+    ShardState, Totals,
+};

@@ -1,0 +1,220 @@
+//! Reading a shard's state: queues for delivery, the rest for start-up, metrics and operators.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use cluster_proto::{Owner, Publication};
+
+use super::{ApplyContext, MessageId, ShardState, messages, subscribe};
+
+/// One delivery that is not finished.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QueueItem {
+    /// The session's delivery number; the packet id is 1 + sequence mod 65535.
+    pub sequence: u64,
+    /// The message.
+    pub message: MessageId,
+    /// The effective QoS: 1 or 2.
+    pub qos: u8,
+    /// The RETAIN flag to send.
+    pub retain: bool,
+    /// The identifiers of the subscriptions that matched.
+    pub subscription_ids: Vec<u32>,
+    /// Its PUBREC was committed: only the PUBREL is to be sent.
+    pub received: bool,
+    /// A shared subscription chose this session.
+    pub from_share: bool,
+    /// After this it is not to be sent for the first time. 0: never.
+    pub expires_at_ms: u64,
+}
+
+/// A session as others see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SessionView {
+    /// Who owns it, or owned it last.
+    pub owner: Owner,
+    /// Whether the owner is connected.
+    pub connected: bool,
+    /// The user name it authenticated with.
+    pub user: String,
+    /// Deliveries that are not finished.
+    pub queued_messages: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+    /// Its subscriptions.
+    pub subscriptions: u64,
+    /// When it expires, while disconnected.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// Sums over a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Totals {
+    /// Sessions, connected or not.
+    pub sessions: u64,
+    /// Those with a connection.
+    pub connected: u64,
+    /// Deliveries in all queues.
+    pub queued_messages: u64,
+    /// Their bytes, a message counted once per session.
+    pub queued_bytes: u64,
+    /// Retained messages.
+    pub retained_messages: u64,
+    /// Their bytes.
+    pub retained_bytes: u64,
+    /// Subscriptions.
+    pub subscriptions: u64,
+}
+
+impl ShardState {
+    /// The session's deliveries from a sequence on, and where to continue. At least one if there is one, whatever its
+    /// size. Nothing for an unknown client.
+    pub fn queue_from(
+        &self,
+        client: &str,
+        from_sequence: u64,
+        messages_max: usize,
+        bytes_max: usize,
+    ) -> (Vec<QueueItem>, u64) {
+        let session = self.sessions.find(client).and_then(|id| self.sessions.get(id));
+        let Some(session) = session else {
+            return (Vec::new(), from_sequence);
+        };
+        let mut items = Vec::new();
+        let mut bytes = 0usize;
+        for (sequence, delivery) in session.queue.from(from_sequence) {
+            let Some(stored) = self.messages.get(delivery.message()) else {
+                continue;
+            };
+            bytes = bytes.saturating_add(stored.size as usize);
+            if items.len() >= messages_max || (bytes > bytes_max && !items.is_empty()) {
+                return (items, sequence);
+            }
+            items.push(QueueItem {
+                sequence,
+                message: delivery.message(),
+                qos: delivery.qos(),
+                retain: delivery.retain(),
+                subscription_ids: session.queue.subscription_ids(delivery),
+                received: delivery.received(),
+                from_share: delivery.from_share(),
+                expires_at_ms: stored.expires_at_ms,
+            });
+        }
+        (items, session.queue.next_sequence().max(from_sequence))
+    }
+
+    /// Whether a connection with this epoch owns the session.
+    pub fn is_owner(&self, client: &str, epoch: u64) -> bool {
+        self.owned(client, epoch).is_ok()
+    }
+
+    /// A session.
+    pub fn session(&self, client: &str) -> Option<SessionView> {
+        let session = self.sessions.get(self.sessions.find(client)?)?;
+        Some(SessionView {
+            owner: session.owner,
+            connected: session.connected,
+            user: session.user.clone(),
+            queued_messages: session.queue.len(),
+            queued_bytes: session.queue.bytes(),
+            subscriptions: session.subscriptions.len() as u64,
+            expires_at_ms: session.expires_at_ms,
+        })
+    }
+
+    /// The client ids of all sessions, in their order.
+    pub fn clients(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.sessions.iter().map(|(client, ..)| client)
+    }
+
+    /// The lives of nodes that own connections, each once: `(node, incarnation)`.
+    pub fn owners(&self) -> Vec<(u64, u64)> {
+        let owner = |(_, client): &(u64, Arc<str>)| {
+            let session = self.sessions.get(self.sessions.find(client)?)?;
+            Some((session.owner.node, session.owner.incarnation))
+        };
+        let mut owners: Vec<_> = self.owners.iter().filter_map(owner).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    }
+
+    /// Whether a message of this topic has a plain subscription here whose QoS is above 0.
+    pub fn has_route_for(&self, topic: &str) -> bool {
+        let mut found = false;
+        self.filters.for_each_match(topic, |subscribers| found |= subscribers.is_route());
+        found
+    }
+
+    /// The filters for which this shard wants messages: what `Effect::RoutesChanged` has told so far.
+    pub fn routes(&self) -> impl Iterator<Item = String> {
+        self.filters
+            .iter()
+            .filter(|(_, subscribers)| subscribers.is_route())
+            .map(|(filter, _)| filter)
+    }
+
+    /// The members of shares, `(client, filter, qos)`: what `Effect::SharedMember` has told so far.
+    pub fn shared_members(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, u8)> {
+        self.sessions.iter().flat_map(|(client, _, session)| {
+            let shared = session
+                .subscriptions
+                .iter()
+                .filter(|(filter, _)| filter.starts_with("$share/"));
+            shared.map(move |(filter, options)| (client, filter, options.qos))
+        })
+    }
+
+    /// Visits the retained messages that a filter matches and that are not expired, until `visit` breaks. Nothing for
+    /// a filter that is not a plain topic filter.
+    pub fn retained_matching(
+        &self,
+        filter: &str,
+        now_ms: u64,
+        visit: &mut dyn FnMut(&Publication) -> ControlFlow<()>,
+    ) {
+        if let Some(filter) = subscribe::parse_plain(filter) {
+            self.retained.matching(&filter, now_ms, visit);
+        }
+    }
+
+    /// The messages that something refers to, of entries up to this index: what is to be saved before the log is cut.
+    pub fn live_messages_up_to(&self, index: u64) -> impl Iterator<Item = MessageId> {
+        self.messages.up_to(index)
+    }
+
+    /// Whether something refers to this message.
+    pub fn is_live(&self, message: MessageId) -> bool {
+        self.messages.get(message).is_some()
+    }
+
+    /// When the next `Tick` has something to do.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.timers.next_ms()
+    }
+
+    /// The index and position of the last command applied.
+    pub fn applied(&self) -> MessageId {
+        self.applied
+    }
+
+    /// Sums for metrics.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            retained_messages: self.retained.len() as u64,
+            retained_bytes: self.retained.bytes(),
+            ..self.totals
+        }
+    }
+}
+
+impl ApplyContext {
+    /// The name under which the body of the command's message is to be kept.
+    pub fn message_id(&self) -> MessageId {
+        messages::MessageId {
+            index: self.index,
+            command: self.command,
+        }
+    }
+}
