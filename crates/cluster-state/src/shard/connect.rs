@@ -278,7 +278,7 @@ impl ShardState {
         if publication.publisher.is_empty() {
             publication.publisher = client.to_owned();
         }
-        self.to_outbox(OutboxBody::Publication(publication), effects);
+        self.put_in_outbox(OutboxBody::Publication(publication), effects);
     }
 
     /// The session, if this connection owns it. [replication: one owner]

@@ -52,11 +52,11 @@ impl ShardState {
         };
         self.sessions.queue_changed(id);
         // The reference moves along with the message.
-        self.to_outbox(OutboxBody::Message(message), effects);
+        self.put_in_outbox(OutboxBody::Message(message), effects);
         answer::existed(vec![true])
     }
 
-    pub(super) fn to_outbox(&mut self, body: OutboxBody, effects: &mut Vec<Effect>) {
+    pub(super) fn put_in_outbox(&mut self, body: OutboxBody, effects: &mut Vec<Effect>) {
         self.outbox.push(body);
         if effects.last() != Some(&Effect::OutboxReady) {
             effects.push(Effect::OutboxReady);

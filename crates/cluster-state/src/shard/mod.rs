@@ -57,7 +57,7 @@ pub struct ApplyContext {
 
 impl ApplyContext {
     /// The name of the message that the command carries.
-    fn message(&self) -> MessageId {
+    pub fn message(&self) -> MessageId {
         MessageId {
             index: self.index,
             command: self.command,

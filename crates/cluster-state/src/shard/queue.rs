@@ -50,7 +50,7 @@ impl Delivery {
         self.command_and_flags & RECEIVED != 0
     }
 
-    pub(crate) fn from_share(self) -> bool {
+    pub(crate) fn is_from_share(self) -> bool {
         self.command_and_flags & FROM_SHARE != 0
     }
 }
@@ -119,10 +119,6 @@ impl Queue {
         self.sent_before = self.next_sequence;
     }
 
-    pub(crate) fn get(&self, sequence: u64) -> Option<Delivery> {
-        self.deliveries.get(&sequence).copied()
-    }
-
     pub(crate) fn from(&self, sequence: u64) -> impl Iterator<Item = (u64, Delivery)> {
         self.deliveries
             .range(sequence..)
@@ -160,7 +156,7 @@ impl Queue {
         }
     }
 
-    /// Takes one delivery out. `size_of` knows the messages' sizes.
+    /// Takes one delivery out; its message has this size.
     pub(crate) fn remove(&mut self, sequence: u64, size: u64) -> Option<Delivery> {
         let delivery = self.deliveries.remove(&sequence)?;
         self.changed(sequence);
@@ -335,10 +331,10 @@ impl Queue {
                 ids: record.subscription_ids[place],
             };
             let size = size_of(delivery.message()).ok_or("a delivery of an unknown message")?;
-            let new = self.deliveries.insert(sequence, delivery).is_none();
-            if u64::from(*offset) >= CHUNK || sequence >= self.next_sequence || !new {
-                return Err("a delivery has a sequence that cannot be");
+            if u64::from(*offset) >= CHUNK || sequence >= self.next_sequence {
+                return Err("a delivery has a sequence that was not given yet");
             }
+            self.deliveries.insert(sequence, delivery);
             self.bytes += size;
         }
         Ok(())

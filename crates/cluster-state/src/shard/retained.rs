@@ -183,14 +183,16 @@ impl Retained {
                 break;
             };
             let Some(end) = below.find('/') else {
-                if !(prefix.is_empty() && topic.starts_with('$')) && (rest.is_empty() || rest == ["#"]) {
+                let hidden = prefix.is_empty() && topic.starts_with('$');
+                if !hidden && (rest.is_empty() || rest == ["#"]) {
                     visit(publication)?;
                 }
                 from = Bound::Excluded(topic.to_string());
                 continue;
             };
             let group = &topic[..prefix.len() + end];
-            if !(prefix.is_empty() && group.starts_with('$')) && !rest.is_empty() {
+            let hidden = prefix.is_empty() && group.starts_with('$');
+            if !hidden && !rest.is_empty() {
                 let length = prefix.len();
                 prefix.push_str(&below[..=end]);
                 let result = self.walk(prefix, rest, visit);

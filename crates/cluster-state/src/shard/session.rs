@@ -200,10 +200,6 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn len(&self) -> usize {
-        self.names.len()
-    }
-
     pub(crate) fn find(&self, client: &str) -> Option<SessionId> {
         self.names.get(client).copied()
     }

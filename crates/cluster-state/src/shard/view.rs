@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cluster_proto::{Owner, Publication};
 
-use super::{ApplyContext, MessageId, ShardState, messages, subscribe};
+use super::{MessageId, ShardState, subscribe};
 
 /// One delivery that is not finished.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,7 +97,7 @@ impl ShardState {
                 retain: delivery.retain(),
                 subscription_ids: session.queue.subscription_ids(delivery),
                 received: delivery.received(),
-                from_share: delivery.from_share(),
+                from_share: delivery.is_from_share(),
                 expires_at_ms: stored.expires_at_ms,
             });
         }
@@ -143,7 +143,8 @@ impl ShardState {
     /// Whether a message of this topic has a plain subscription here whose QoS is above 0.
     pub fn has_route_for(&self, topic: &str) -> bool {
         let mut found = false;
-        self.filters.for_each_match(topic, |subscribers| found |= subscribers.is_route());
+        self.filters
+            .for_each_match(topic, |subscribers| found |= subscribers.is_route());
         found
     }
 
@@ -205,16 +206,6 @@ impl ShardState {
             retained_messages: self.retained.len() as u64,
             retained_bytes: self.retained.bytes(),
             ..self.totals
-        }
-    }
-}
-
-impl ApplyContext {
-    /// The name under which the body of the command's message is to be kept.
-    pub fn message_id(&self) -> MessageId {
-        messages::MessageId {
-            index: self.index,
-            command: self.command,
         }
     }
 }
