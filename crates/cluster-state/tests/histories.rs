@@ -43,7 +43,7 @@ fn publication() -> impl Strategy<Value = Publication> {
         "[a-z]{0,6}",
         0..4u32,
         any::<bool>(),
-        select(vec![0u64, 0, 1_002_000, 1_020_000]),
+        select(vec![0u64, 0, 1500, 20_000]),
         client(),
     )
         .prop_map(
@@ -205,6 +205,22 @@ fn with_latest_epoch(command: &mut Command, epochs: &BTreeMap<String, u64>, drif
     }
 }
 
+/// Messages are generated with how long they live.
+fn with_expiry(command: &mut Command, now_ms: u64) {
+    let publication = match command {
+        Command::Append(command) => &mut command.publication,
+        Command::Inbound(command) => &mut command.publication,
+        Command::Retain(command) => &mut command.publication,
+        _ => return,
+    };
+    if let Some(publication) = publication
+        .as_mut()
+        .filter(|publication| publication.expires_at_ms != 0)
+    {
+        publication.expires_at_ms += now_ms;
+    }
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let pause = prop_oneof![6 => Just(0u64), 2 => 0..3000u64, 1 => 0..100_000u64];
     prop::collection::vec((command(), pause, prop::bool::weighted(0.1)), 1..120)
@@ -251,6 +267,7 @@ fn run(steps: &[Step], restarts: bool) -> Shard {
         shard.now_ms += pause_ms;
         let mut command = command.clone();
         with_latest_epoch(&mut command, &epochs, number % 7 == 0);
+        with_expiry(&mut command, shard.now_ms);
         let client = match &command {
             Command::Connect(connect) => Some(connect.client.clone()),
             _ => None,
@@ -274,7 +291,7 @@ fn run(steps: &[Step], restarts: bool) -> Shard {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_keeps_the_rules_and_restarts_change_nothing(steps in steps()) {
