@@ -46,6 +46,10 @@ pub(crate) enum PropertyId {
 }
 
 /// A property with its value, borrowed from the frame.
+#[allow(
+    clippy::enum_variant_names,
+    reason = "UserProperty is the name of the specification"
+)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Property<'a> {
     PayloadFormatIndicator(bool),
