@@ -117,13 +117,11 @@ impl Decoder {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let result = self.decode_next(buffer);
-        if let Err(error) = &result {
-            self.failed = Some(*error);
-        }
-        result
+        self.decode_next(buffer)
+            .inspect_err(|error| self.failed = Some(*error))
     }
 
+    #[inline]
     fn decode_next(&mut self, buffer: &mut Bytes) -> Result<Option<Packet>, DecodeError> {
         let Some(header) = self.read_header(buffer)? else {
             return Ok(None);
@@ -196,6 +194,7 @@ impl Decoder {
         }
     }
 
+    #[inline]
     fn judge_type(&self, packet_type: PacketType) -> Result<(), DecodeError> {
         use PacketType::*;
         let is_v5 = self.version == Some(ProtocolVersion::V5);

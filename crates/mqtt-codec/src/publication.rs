@@ -51,6 +51,7 @@ impl Publication {
     }
 
     /// A message from its stored parts. `properties` is what [`properties_wire`](Self::properties_wire) gave.
+    #[inline]
     pub fn with_properties(
         topic: TopicName,
         properties: Bytes,

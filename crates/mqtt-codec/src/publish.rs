@@ -133,6 +133,7 @@ pub(crate) fn encoded_len(publish: &Publish, version: ProtocolVersion) -> Result
 }
 
 /// Decodes the body of a PUBLISH whose first byte was `first_byte`.
+#[inline]
 pub(crate) fn decode(first_byte: u8, mut body: Bytes, context: &Context) -> Result<Publish, DecodeError> {
     let dup = first_byte & 0b1000 != 0;
     let retain = first_byte & 0b0001 != 0;
@@ -176,6 +177,7 @@ pub(crate) fn decode(first_byte: u8, mut body: Bytes, context: &Context) -> Resu
     })
 }
 
+#[inline]
 fn publication(topic: TopicName, forwarded: Bytes, expiry: Option<u32>, payload: Bytes) -> Publication {
     // An empty slice would still keep the read buffer.
     let payload = if payload.is_empty() { Bytes::new() } else { payload };
