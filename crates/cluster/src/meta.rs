@@ -34,6 +34,13 @@ impl Meta {
             kv,
         })
     }
+
+    /// The log up to the last checkpoint is not needed any more.
+    pub(crate) fn purgeable(&self) -> u64 {
+        self.checkpointed()
+            .and_then(|applied| applied.log_id)
+            .map_or(0, |id| id.index)
+    }
 }
 
 impl Machine for Meta {

@@ -1,6 +1,7 @@
 //! Topic names, topic filters and share names, and the tree that matches a topic with a million filters.
 
 mod error;
+mod levels;
 mod share;
 mod topic_filter;
 mod topic_name;

@@ -76,6 +76,10 @@ impl TopicFilter {
         if other.0.starts_with('$') && self.0.starts_with(['+', '#']) {
             return false;
         }
+        // Every topic has a first level, so the two mean the same.
+        if &*other.0 == "#" && &*self.0 == "+/#" {
+            return true;
+        }
         let mut narrow = other.0.split('/');
         for wide in self.0.split('/') {
             match (wide, narrow.next()) {
@@ -117,12 +121,21 @@ mod tests {
                 "{invalid}"
             );
         }
-        assert_eq!(TopicFilter::parse("".into()), Err(TopicError::Empty));
-        assert_eq!(TopicFilter::parse("a\0".into()), Err(TopicError::NulCharacter));
     }
 
     #[test]
-    fn the_examples_of_the_standard_match() {
+    fn mqtt_4_7_3_filters_have_1_to_65_535_bytes_and_no_nul() {
+        assert_eq!(TopicFilter::parse("".into()), Err(TopicError::Empty));
+        assert_eq!(TopicFilter::parse("a\0".into()), Err(TopicError::NulCharacter));
+        assert!(TopicFilter::parse("x".repeat(65_535).into()).is_ok());
+        assert_eq!(
+            TopicFilter::parse("x".repeat(65_536).into()),
+            Err(TopicError::TooLong)
+        );
+    }
+
+    #[test]
+    fn mqtt_4_7_1_and_4_7_2_1_the_examples_of_the_standard_match() {
         for (text, topic, expected) in [
             ("sport/tennis/player1/#", "sport/tennis/player1", true),
             (
@@ -152,6 +165,12 @@ mod tests {
         for (wide, narrow, expected) in [
             ("#", "a/b", true),
             ("#", "+/#", true),
+            ("+/#", "#", true),
+            ("+/+/#", "#", false),
+            ("+", "$SYS", false),
+            ("$SYS/#", "$SYS/+", true),
+            ("a/#", "a/#", true),
+            ("a/+/#", "a/#", false),
             ("#", "$SYS/#", false),
             ("a/+", "a/b", true),
             ("a/+", "a/#", false),
@@ -166,6 +185,55 @@ mod tests {
                 expected,
                 "{wide} covers {narrow}"
             );
+        }
+    }
+
+    fn filters_of_two_letters() -> Vec<TopicFilter> {
+        let mut paths = vec![String::new()];
+        let mut filters = vec![filter("#")];
+        for depth in 0..3 {
+            let separator = if depth == 0 { "" } else { "/" };
+            paths = paths
+                .iter()
+                .flat_map(|path| ["a", "$b", "+"].map(|level| format!("{path}{separator}{level}")))
+                .collect();
+            for path in &paths {
+                filters.extend([filter(path), filter(&format!("{path}/#"))]);
+            }
+        }
+        filters
+    }
+
+    // One letter that no filter has and one level more than any has tell every two of them apart.
+    fn topics_that_tell_them_apart() -> Vec<TopicName> {
+        let mut paths = vec![String::new()];
+        let mut topics = Vec::new();
+        for depth in 0..4 {
+            let separator = if depth == 0 { "" } else { "/" };
+            paths = paths
+                .iter()
+                .flat_map(|path| ["a", "$b", "z"].map(|level| format!("{path}{separator}{level}")))
+                .collect();
+            topics.extend(
+                paths
+                    .iter()
+                    .map(|path| TopicName::parse(path.as_str().into()).unwrap()),
+            );
+        }
+        topics
+    }
+
+    #[test]
+    fn covering_agrees_with_matching_for_every_two_small_filters() {
+        let topics = topics_that_tell_them_apart();
+        let filters = filters_of_two_letters();
+        for wide in &filters {
+            for narrow in &filters {
+                let expected = topics
+                    .iter()
+                    .all(|topic| wide.matches(topic) || !narrow.matches(topic));
+                assert_eq!(wide.covers(narrow), expected, "{wide} covers {narrow}");
+            }
         }
     }
 }

@@ -7,9 +7,10 @@ use foldhash::HashMap;
 use smallvec::SmallVec;
 
 use crate::TopicFilter;
+use crate::levels::Levels;
 
 const ROOT: u32 = 0;
-/// No node, or a level that no filter has.
+/// No node, or no literal level.
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Debug)]
@@ -40,45 +41,6 @@ impl<V> Node<V> {
 
     fn is_unused(&self) -> bool {
         self.children == 0 && self.plus == NONE && self.value.is_none() && self.multi.is_none()
-    }
-}
-
-#[derive(Clone, Default, Debug)]
-struct Levels {
-    ids: HashMap<Box<str>, u32>,
-    /// The text and how many edges use it.
-    known: Vec<(Box<str>, u32)>,
-    free: Vec<u32>,
-}
-
-impl Levels {
-    fn find(&self, level: &str) -> u32 {
-        self.ids.get(level).copied().unwrap_or(NONE)
-    }
-
-    fn acquire(&mut self, level: &str) -> u32 {
-        if let Some(id) = self.ids.get(level) {
-            self.known[*id as usize].1 += 1;
-            return *id;
-        }
-        let id = self.free.pop().unwrap_or(self.known.len() as u32);
-        let entry = (Box::from(level), 1);
-        match self.known.get_mut(id as usize) {
-            Some(slot) => *slot = entry,
-            None => self.known.push(entry),
-        }
-        self.ids.insert(Box::from(level), id);
-        id
-    }
-
-    fn release(&mut self, id: u32) {
-        let (text, uses) = &mut self.known[id as usize];
-        *uses -= 1;
-        if *uses == 0 {
-            self.ids.remove(text);
-            *text = Box::from("");
-            self.free.push(id);
-        }
     }
 }
 
@@ -174,7 +136,10 @@ impl<V> FilterTree<V> {
     /// Calls `visit` with the value of every filter that matches the topic. Filters with a leading wildcard do not
     /// match a topic that begins with `$`. [MQTT-4.7.2-1]
     pub fn for_each_match<'a>(&'a self, topic: &str, mut visit: impl FnMut(&'a V)) {
-        let levels: SmallVec<[u32; 16]> = topic.split('/').map(|level| self.levels.find(level)).collect();
+        let levels: SmallVec<[u32; 16]> = topic
+            .split('/')
+            .map(|level| self.levels.find(level).unwrap_or(NONE))
+            .collect();
         let dollar = topic.starts_with('$');
         let mut open: SmallVec<[(u32, u32); 32]> = SmallVec::new();
         open.push((ROOT, 0));
@@ -222,7 +187,7 @@ impl<V> FilterTree<V> {
             levels.push(if node.level == NONE {
                 "+"
             } else {
-                &*self.levels.known[node.level as usize].0
+                self.levels.text(node.level)
             });
             place = node.parent;
         }
@@ -236,11 +201,7 @@ impl<V> FilterTree<V> {
         for level in path {
             node = match level {
                 "+" => self.nodes[node as usize].plus,
-                level => self
-                    .edges
-                    .get(&(node, self.levels.find(level)))
-                    .copied()
-                    .unwrap_or(NONE),
+                level => *self.edges.get(&(node, self.levels.find(level)?))?,
             };
             if node == NONE {
                 return None;
@@ -259,7 +220,8 @@ impl<V> FilterTree<V> {
             self.nodes[from as usize].plus = new;
             return new;
         }
-        if let Some(known) = self.edges.get(&(from, self.levels.find(level))) {
+        let level_known = self.levels.find(level);
+        if let Some(known) = level_known.and_then(|level| self.edges.get(&(from, level))) {
             return *known;
         }
         let level = self.levels.acquire(level);

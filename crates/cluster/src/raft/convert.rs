@@ -89,13 +89,6 @@ pub(crate) fn stored_membership(stored: &proto::StoredMembership) -> StoredMembe
     StoredMembership::new(stored.log_id.as_ref().map(log_id), members)
 }
 
-pub(crate) fn stored_membership_to_proto(stored: &StoredMembership) -> proto::StoredMembership {
-    proto::StoredMembership {
-        log_id: stored.log_id().as_ref().map(log_id_to_proto),
-        membership: Some(membership_to_proto(stored.membership())),
-    }
-}
-
 pub(crate) fn entry(entry: proto::Entry) -> io::Result<Entry> {
     let id = entry
         .log_id

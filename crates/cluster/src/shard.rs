@@ -1,0 +1,325 @@
+//! One shard's replicated state on this node: entries are applied to it, and what that asks of this node is done
+//! after the lock is released. Checkpoints are in `checkpoint`, reading queues in `fetch`.
+
+mod bodies;
+mod checkpoint;
+mod fetch;
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use ::bytes::Bytes;
+use cluster_proto::raft as proto;
+use cluster_proto::{Publication, ShardCommand, ShardEntry, shard_command};
+use cluster_state::{ApplyContext, Effect, ShardState};
+use foldhash::{HashMap, HashSet};
+use parking_lot::Mutex;
+use prost::Message;
+use storage::{GroupId, GroupLog, SledKv, StateStore, StorageError};
+
+use crate::bodies::{Bodies, compact};
+use crate::raft::{Applied, Machine, Responses};
+use crate::{Observer, SessionInfo, SessionWaker, ShardId, Totals};
+
+use bodies::BodyReader;
+use checkpoint::Disk;
+use fetch::Loading;
+
+/// What all shards of a node share.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) node_id: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) bodies: Arc<Bodies>,
+    pub(crate) observer: Arc<dyn Observer>,
+    /// Counts changes of durable routes.
+    pub(crate) routes_generation: Arc<AtomicU64>,
+    pub(crate) kv: Arc<SledKv>,
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+/// A shard's machine.
+pub(crate) struct Shard {
+    id: ShardId,
+    node: Node,
+    memory: Mutex<Memory>,
+    disk: Mutex<Disk>,
+    checkpointed: Mutex<Option<proto::Applied>>,
+    bodies: Arc<BodyReader>,
+    wakers: Mutex<HashMap<Arc<str>, (u64, Arc<dyn SessionWaker>)>>,
+    loading: Mutex<HashMap<Arc<str>, Loading>>,
+    /// Bytes of entries applied since the last checkpoint.
+    log_bytes: AtomicU64,
+    /// Set once the log is replayed: only then the node hears of what happens.
+    live: AtomicBool,
+}
+
+struct Memory {
+    state: ShardState,
+    applied: proto::Applied,
+}
+
+impl Shard {
+    /// Restores the last checkpoint; what the log has after it is applied by openraft.
+    pub(crate) fn open(id: ShardId, group: GroupId, node: Node, log: GroupLog) -> Result<Self, StorageError> {
+        let store = StateStore::open(node.kv.clone(), group)?;
+        let bodies = Arc::new(BodyReader::new(store.reader(), log));
+        let checkpointed = crate::meta::read_applied(&store)?;
+        let (state, disk) = Disk::restore(store)?;
+        let memory = Memory {
+            state,
+            applied: checkpointed.clone().unwrap_or_default(),
+        };
+        Ok(Self {
+            id,
+            node,
+            memory: Mutex::new(memory),
+            disk: Mutex::new(disk),
+            checkpointed: Mutex::new(checkpointed),
+            bodies,
+            wakers: Mutex::default(),
+            loading: Mutex::default(),
+            log_bytes: AtomicU64::new(0),
+            live: AtomicBool::new(false),
+        })
+    }
+
+    /// Looks at the state. Short: applying waits.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&ShardState) -> T) -> T {
+        look(&self.memory.lock().state)
+    }
+
+    /// Bytes of entries applied since the last checkpoint.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The log is replayed: from here on the node hears of what happens, and first of what there is.
+    pub(crate) fn go_live(&self) {
+        self.live.store(true, Ordering::Release);
+        let (members, outbox) = self.read(|state| (shared_members(state), state.outbox().next().is_some()));
+        for (client, filter, qos) in members {
+            self.node.observer.shared_member(&client, &filter, qos, true);
+        }
+        if outbox {
+            self.node.observer.outbox_ready(self.id);
+        }
+        self.node.routes_generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn attach(&self, client: &str, epoch: u64, waker: Arc<dyn SessionWaker>) {
+        self.wakers.lock().insert(client.into(), (epoch, waker));
+    }
+
+    pub(crate) fn detach(&self, client: &str, epoch: u64) {
+        let mut wakers = self.wakers.lock();
+        if wakers.get(client).is_some_and(|(attached, _)| *attached == epoch) {
+            wakers.remove(client);
+            self.loading.lock().remove(client);
+        }
+    }
+
+    /// See `Cluster::retained`; counts `left` down.
+    pub(crate) fn retained(
+        &self,
+        filter: &str,
+        now_ms: u64,
+        left: &mut usize,
+        visit: &mut dyn FnMut(&Publication),
+    ) {
+        let memory = self.memory.lock();
+        memory
+            .state
+            .retained_matching(filter, now_ms, &mut |publication| {
+                if *left == 0 {
+                    return ControlFlow::Break(());
+                }
+                *left -= 1;
+                visit(publication);
+                ControlFlow::Continue(())
+            });
+    }
+
+    pub(crate) fn session_info(&self, client: &str) -> Option<SessionInfo> {
+        let session = self.read(|state| state.session(client))?;
+        Some(SessionInfo {
+            connected: session.connected,
+            epoch: session.owner.epoch,
+            queued_messages: session.queued_messages,
+            queued_bytes: session.queued_bytes,
+            subscriptions: session.subscriptions,
+        })
+    }
+
+    pub(crate) fn add_totals(&self, sums: &mut Totals) {
+        let totals = self.read(ShardState::totals);
+        sums.sessions += totals.sessions;
+        sums.connected += totals.connected;
+        sums.queued_messages += totals.queued_messages;
+        sums.queued_bytes += totals.queued_bytes;
+        sums.retained_messages += totals.retained_messages;
+        sums.retained_bytes += totals.retained_bytes;
+        sums.subscriptions += totals.subscriptions;
+    }
+
+    fn waker(&self, client: &str) -> Option<Arc<dyn SessionWaker>> {
+        self.wakers.lock().get(client).map(|(_, waker)| waker.clone())
+    }
+
+    fn keep_bodies(&self, effects: &mut [Effect], entry_bytes: usize) {
+        let stored: Vec<_> = effects
+            .iter_mut()
+            .filter_map(|effect| {
+                let Effect::MessageStored { id, publication } = effect else {
+                    return None;
+                };
+                let mut publication = std::mem::take(publication);
+                compact(&mut publication, entry_bytes);
+                Some((*id, Arc::new(publication)))
+            })
+            .collect();
+        if !stored.is_empty() {
+            self.node.bodies.insert(self.id, stored);
+        }
+    }
+
+    /// Does what applying an entry asks of this node. No lock is held by the caller.
+    fn deliver(&self, effects: Vec<Effect>) {
+        let live = self.live.load(Ordering::Acquire);
+        let mut released = Vec::new();
+        let mut grown = HashSet::default();
+        let mut notices = Vec::new();
+        let mut outbox = false;
+        for effect in effects {
+            match effect {
+                Effect::MessageReleased { id } => released.push(id),
+                Effect::QueueGrew { client, .. } => drop(grown.insert(client)),
+                Effect::OutboxReady => outbox = true,
+                Effect::RoutesChanged { .. } => {
+                    self.node.routes_generation.fetch_add(1, Ordering::AcqRel);
+                }
+                Effect::MessageStored { .. } => {}
+                notice => notices.push(notice),
+            }
+        }
+        if !released.is_empty() {
+            self.node.bodies.release(self.id, released);
+        }
+        if !live {
+            return;
+        }
+        for notice in notices {
+            self.notify(notice);
+        }
+        for client in grown {
+            if let Some(waker) = self.waker(&client) {
+                waker.queue_grew();
+            }
+        }
+        if outbox {
+            self.node.observer.outbox_ready(self.id);
+        }
+    }
+
+    fn notify(&self, notice: Effect) {
+        let observer = &self.node.observer;
+        match notice {
+            Effect::OwnerLost {
+                client,
+                node,
+                incarnation,
+                epoch,
+            } => {
+                if (node, incarnation) == (self.node.node_id, self.node.incarnation) {
+                    observer.owner_lost(&client, epoch);
+                }
+            }
+            Effect::SessionEnded { client, reason } => observer.session_ended(&client, reason.as_str()),
+            Effect::SharedMember {
+                client,
+                filter,
+                qos,
+                added,
+            } => {
+                observer.shared_member(&client, &filter, qos, added);
+            }
+            Effect::Dropped { reason, count } => observer.dropped(reason.as_str(), count),
+            _ => {}
+        }
+    }
+}
+
+impl Machine for Shard {
+    fn apply(&self, entry: Applied, payload: Option<Bytes>) -> io::Result<Responses> {
+        let Some(payload) = payload else {
+            entry.note(&mut self.memory.lock().applied);
+            return Ok(Responses::default());
+        };
+        let bytes = payload.len();
+        let ShardEntry { now_ms, commands } = ShardEntry::decode(payload).map_err(io::Error::other)?;
+        let index = entry.log_id.index;
+        let mut effects = Vec::new();
+        let mut responses = Vec::with_capacity(commands.len());
+        let mut memory = self.memory.lock();
+        for (position, mut command) in commands.into_iter().enumerate() {
+            detach_from_entry(&mut command, bytes);
+            let context = ApplyContext {
+                index,
+                command: position as u32,
+                now_ms,
+                shard: self.id,
+            };
+            responses.push(memory.state.apply(&context, command, &mut effects));
+        }
+        entry.note(&mut memory.applied);
+        // Before anyone can see the queues that refer to them.
+        self.keep_bodies(&mut effects, bytes);
+        drop(memory);
+        self.log_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.deliver(effects);
+        Ok(Responses(responses))
+    }
+
+    fn applied(&self) -> proto::Applied {
+        self.memory.lock().applied.clone()
+    }
+
+    fn checkpoint(&self) -> Result<proto::Applied, StorageError> {
+        self.write_checkpoint()
+    }
+
+    fn checkpointed(&self) -> Option<proto::Applied> {
+        self.checkpointed.lock().clone()
+    }
+
+    fn records(&self) -> Result<proto::Snapshot, StorageError> {
+        self.read_snapshot()
+    }
+
+    fn install(&self, snapshot: proto::Snapshot) -> Result<(), StorageError> {
+        self.install_snapshot(snapshot)
+    }
+}
+
+/// What the state itself keeps for long must not keep the whole entry in memory.
+fn detach_from_entry(command: &mut ShardCommand, entry_bytes: usize) {
+    let publication = match &mut command.command {
+        Some(shard_command::Command::Retain(retain)) => retain.publication.as_mut(),
+        Some(shard_command::Command::Connect(connect)) => {
+            connect.will.as_mut().and_then(|will| will.publication.as_mut())
+        }
+        _ => None,
+    };
+    if let Some(publication) = publication {
+        compact(publication, entry_bytes);
+    }
+}
+
+fn shared_members(state: &ShardState) -> Vec<(Arc<str>, Arc<str>, u8)> {
+    state
+        .shared_members()
+        .map(|(client, filter, qos)| (client.clone(), filter.clone(), qos))
+        .collect()
+}
