@@ -98,6 +98,7 @@ impl Observer for NodeObserver {
     fn dropped(&self, reason: &'static str, count: u64) {
         let counter = match reason {
             "expired" => &self.metrics.dropped_expired,
+            "session_ended" => &self.metrics.dropped_session_ended,
             _ => &self.metrics.dropped_queue_full,
         };
         counter.increment(count);

@@ -25,7 +25,10 @@ pub(crate) struct ByteStream<S> {
 }
 
 /// Performs the handshake: the path and the subprotocol `mqtt` are demanded. [MQTT-6.0.0-3] [MQTT-6.0.0-4]
-#[allow(clippy::result_large_err, reason = "the refusal is the HTTP response that the callback has to return")]
+#[allow(
+    clippy::result_large_err,
+    reason = "the refusal is the HTTP response that the callback has to return"
+)]
 pub(crate) async fn accept<S: Stream>(
     stream: S,
     path: &str,

@@ -152,9 +152,14 @@ fn command() -> impl Strategy<Value = Command> {
     let ranges = prop::collection::vec((numbers(), numbers()), 0..3);
     prop_oneof![
         4 => connect(),
-        2 => (owner(), any::<bool>(), prop::option::of(select(vec![0, 5, NEVER_S]))).prop_map(
-            |((client, epoch), publish_will, session_expiry_s)| Command::Disconnect(Disconnect {
-                client, epoch, publish_will, session_expiry_s
+        2 => (
+            owner(),
+            any::<bool>(),
+            prop::option::of(select(vec![0, 5, NEVER_S])),
+            prop::option::of(numbers()),
+        ).prop_map(
+            |((client, epoch), publish_will, session_expiry_s, sent_before)| Command::Disconnect(Disconnect {
+                client, epoch, publish_will, session_expiry_s, sent_before
             })
         ),
         4 => (owner(), prop::collection::vec(subscription(), 0..3)).prop_map(

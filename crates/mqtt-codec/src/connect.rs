@@ -181,6 +181,24 @@ fn decode_version(reader: &mut Reader<'_>) -> Result<ProtocolVersion, DecodeErro
     })
 }
 
+/// The version of a CONNECT, or for one of an unknown version the nearest that has words to refuse it.
+pub(crate) fn version_for_answer(body: &Bytes) -> Option<ProtocolVersion> {
+    match decode_version(&mut Reader::new(body)) {
+        Ok(version) => Some(version),
+        Err(error) if error.reason_code == ReasonCode::UnsupportedProtocolVersion => {
+            let mut reader = Reader::new(body);
+            reader.binary().ok()?;
+            let newer = reader.u8().ok()? > ProtocolVersion::V5.level();
+            Some(if newer {
+                ProtocolVersion::V5
+            } else {
+                ProtocolVersion::V3_1_1
+            })
+        }
+        Err(_) => None,
+    }
+}
+
 fn check_client_id(client_id: &str, version: ProtocolVersion, clean_start: bool) -> Result<(), DecodeError> {
     let may_be_empty = match version {
         ProtocolVersion::V3_1 => false,

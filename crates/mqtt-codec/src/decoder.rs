@@ -5,7 +5,7 @@ use bytes::{Buf, Bytes};
 use crate::PACKET_SIZE_MAX;
 use crate::auth::Auth;
 use crate::connack::ConnAck;
-use crate::connect::Connect;
+use crate::connect::{self, Connect};
 use crate::disconnect::Disconnect;
 use crate::error::DecodeError;
 use crate::packet::{Packet, PacketType};
@@ -89,7 +89,7 @@ impl Decoder {
         }
     }
 
-    /// The version spoken, once it is known.
+    /// The version spoken, once it is known. After a CONNECT of a version that is not: the one to refuse it in.
     pub fn version(&self) -> Option<ProtocolVersion> {
         self.version
     }
@@ -247,8 +247,9 @@ impl Decoder {
     }
 
     fn decode_connect(&mut self, header: &Header, body: &Bytes) -> Result<Packet, DecodeError> {
+        // Also when the rest cannot be read: the refusal has to be in words the client knows.
+        self.version = connect::version_for_answer(body);
         let connect = Connect::decode(&copy(body), self.limits, header.minimal)?;
-        self.version = Some(connect.version);
         Ok(Packet::Connect(Box::new(connect)))
     }
 }

@@ -135,7 +135,13 @@ impl<'a> PropertyReader<'a> {
 
     fn admit(&mut self, id: PropertyId) -> Result<(), DecodeError> {
         if !id.may_be_in(self.place, self.from_server) {
-            return Err(DecodeError::protocol("property that this packet cannot carry"));
+            return Err(match (self.place, id) {
+                // [MQTT-3.3.4-6]
+                (Place::Packet(PacketType::Publish), PropertyId::SubscriptionIdentifier) => {
+                    DecodeError::protocol("subscription identifier from a client")
+                }
+                _ => Self::unexpected(),
+            });
         }
         match id {
             PropertyId::UserProperty => match self.user_properties_left.checked_sub(1) {
@@ -160,9 +166,9 @@ impl<'a> PropertyReader<'a> {
         Ok(())
     }
 
-    /// The error for a property that `may_be_in` lets through but no arm of the packet's decoder takes.
+    /// A property in a packet it does not belong to is malformed. (2.2.2.2)
     pub(crate) fn unexpected() -> DecodeError {
-        DecodeError::protocol("property that this packet cannot carry")
+        DecodeError::malformed("property that this packet cannot carry")
     }
 
     /// A string of the frame that outlives the reader.

@@ -71,7 +71,7 @@ impl OutboundAliases {
     }
 
     /// The alias for a topic, and whether the client knows it already.
-    pub(crate) fn alias(&mut self, topic: &TopicName) -> Option<(NonZeroU16, bool)> {
+    pub(crate) fn alias(&self, topic: &TopicName) -> Option<(NonZeroU16, bool)> {
         if self.maximum == 0 {
             return None;
         }
@@ -81,8 +81,11 @@ impl OutboundAliases {
         if self.aliases.len() >= usize::from(self.maximum) {
             return None;
         }
-        let alias = NonZeroU16::new(self.aliases.len() as u16 + 1)?;
+        Some((NonZeroU16::new(self.aliases.len() as u16 + 1)?, false))
+    }
+
+    /// The client is told of the alias with the packet that goes out now.
+    pub(crate) fn learn(&mut self, topic: &TopicName, alias: NonZeroU16) {
         self.aliases.insert(topic.clone(), alias);
-        Some((alias, false))
     }
 }

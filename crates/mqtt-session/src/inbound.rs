@@ -119,6 +119,11 @@ impl Inbound {
         self.unreleased.contains(&packet_id)
     }
 
+    /// Whether the message is on its way to its destinations, and neither PUBACK nor PUBREC was sent.
+    pub(crate) fn is_pending(&self, packet_id: PacketId) -> bool {
+        self.pending.iter().any(|pending| pending.packet_id == packet_id)
+    }
+
     pub(crate) fn release(&mut self, packet_id: PacketId) -> bool {
         self.unreleased.remove(&packet_id)
     }

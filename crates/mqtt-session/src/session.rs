@@ -2,7 +2,7 @@
 
 use mqtt_codec::{
     Acknowledgement, Auth, Disconnect, Packet, PacketId, ProtocolVersion, Publication, PublishHead, QoS,
-    ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode, encode_publish, publish_len,
+    ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode, encode_publish, encoded_len, publish_len,
 };
 
 use crate::ProtocolError;
@@ -126,7 +126,7 @@ impl Session {
             Packet::Publish(publish) => self.publish(publish, out, actions)?,
             Packet::PubAck(ack) => self.acknowledged(ack.packet_id, Stage::AwaitsPubAck),
             Packet::PubRec(ack) => self.pubrec(&ack, out, actions),
-            Packet::PubRel(ack) => self.pubrel(ack.packet_id, out, actions),
+            Packet::PubRel(ack) => self.pubrel(ack.packet_id, out, actions)?,
             Packet::PubComp(ack) => self.acknowledged(ack.packet_id, Stage::AwaitsPubComp),
             Packet::Subscribe(packet) => {
                 actions.push(Action::Subscribe(subscribe::judge(packet, &self.limits)?))
@@ -169,10 +169,15 @@ impl Session {
                     return Ok(());
                 }
             }
-            if self.limits.validate_payload_format && !payload_is_as_said(&publish.publication) {
-                self.publish_done(packet_id, ReasonCode::PayloadFormatInvalid, out);
-                return Ok(());
-            }
+        }
+        if self.limits.validate_payload_format && !payload_is_as_said(&publish.publication) {
+            let reason = ReasonCode::PayloadFormatInvalid;
+            // QoS 0 has no acknowledgement to say it with.
+            let Some(packet_id) = packet_id else {
+                return Err(ProtocolError::new(reason, "payload is not UTF-8"));
+            };
+            self.publish_done(packet_id, reason, out);
+            return Ok(());
         }
         actions.push(Action::Publish {
             publication: publish.publication,
@@ -231,13 +236,22 @@ impl Session {
         self.inbound.pending()
     }
 
-    fn pubrel(&mut self, packet_id: PacketId, out: &mut WriteQueue, actions: &mut Vec<Action>) {
+    fn pubrel(
+        &mut self,
+        packet_id: PacketId,
+        out: &mut WriteQueue,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), ProtocolError> {
+        if self.inbound.is_pending(packet_id) {
+            return Err(ProtocolError::violation("PUBREL before the PUBREC was sent"));
+        }
         if self.inbound.is_unreleased(packet_id) {
             actions.push(Action::Release(packet_id));
         } else {
             let reason = ReasonCode::PacketIdentifierNotFound;
             self.send(&Packet::PubComp(Acknowledgement::new(packet_id, reason)), out);
         }
+        Ok(())
     }
 
     /// The packet id of a QoS 2 message is free again: answers PUBCOMP.
@@ -383,22 +397,24 @@ impl Session {
     fn deliver_now(&mut self, delivery: Delivery, now_ms: u64, out: &mut WriteQueue) -> Outcome {
         let sequence = self.outbound.next_sequence();
         let outcome = self.transmit(sequence, &delivery, now_ms, out);
-        if outcome == Outcome::Sent && delivery.qos > QoS::AtMostOnce && delivery.share.is_some() {
+        if outcome == Outcome::Sent && delivery.qos == QoS::AtLeastOnce && delivery.share.is_some() {
             self.outbound.remember_shared(sequence, delivery);
         }
         outcome
     }
 
     fn transmit(&mut self, sequence: u64, delivery: &Delivery, now_ms: u64, out: &mut WriteQueue) -> Outcome {
+        let packet_id = (delivery.qos > QoS::AtMostOnce).then(|| packet_id_of(sequence));
+        let repeated = packet_id.is_some() && self.durable && sequence < self.sent_before;
         let remaining = match delivery.expires_at {
-            Some(expires_at) if expires_at <= now_ms => return Outcome::Expired,
+            // What was sent once is sent again, expired or not. [MQTT-4.3.3-7]
+            Some(expires_at) if expires_at <= now_ms && !repeated => return Outcome::Expired,
             // The client gets what is left of the interval. [MQTT-3.3.2-6]
-            Some(expires_at) => Some((expires_at - now_ms).div_ceil(1000) as u32),
+            Some(expires_at) => Some(expires_at.saturating_sub(now_ms).div_ceil(1000) as u32),
             None => None,
         };
-        let packet_id = (delivery.qos > QoS::AtMostOnce).then(|| packet_id_of(sequence));
         let mut head = PublishHead {
-            dup: packet_id.is_some() && self.durable && sequence < self.sent_before,
+            dup: repeated,
             qos: delivery.qos,
             retain: delivery.retain,
             packet_id,
@@ -407,14 +423,17 @@ impl Session {
             omit_topic: false,
             message_expiry_interval: remaining,
         };
+        let topic = delivery.publication.topic();
+        let alias = self.outbound_aliases.alias(topic);
+        head.topic_alias = alias.map(|(alias, _)| alias);
+        head.omit_topic = alias.is_some_and(|(_, known)| known);
         if self.client_packet_size_max != u32::MAX
             && publish_len(&delivery.publication, self.version, &head) > self.client_packet_size_max as usize
         {
             return Outcome::TooLarge;
         }
-        if let Some((alias, known)) = self.outbound_aliases.alias(delivery.publication.topic()) {
-            head.topic_alias = Some(alias);
-            head.omit_topic = known;
+        if let Some((alias, false)) = alias {
+            self.outbound_aliases.learn(topic, alias);
         }
         encode_publish(&delivery.publication, self.version, &head, out);
         match delivery.qos {
@@ -456,12 +475,18 @@ impl Session {
             return;
         }
         let reason_string = detail.filter(|_| self.problem_information).map(Into::into);
-        let packet = Disconnect {
+        let mut packet = Packet::Disconnect(Disconnect {
             reason_code,
             reason_string,
             ..Disconnect::default()
-        };
-        self.send(&Packet::Disconnect(packet), out);
+        });
+        // No reason string makes it larger than the client takes. [MQTT-3.14.2-3]
+        let fits =
+            encoded_len(&packet, self.version).is_ok_and(|len| len <= self.client_packet_size_max as usize);
+        if !fits {
+            packet = Packet::Disconnect(Disconnect::new(reason_code));
+        }
+        self.send(&packet, out);
     }
 
     fn send(&mut self, packet: &Packet, out: &mut WriteQueue) {

@@ -29,6 +29,8 @@ pub(crate) struct Attachment {
     /// Whether the will is published: always, unless the client has taken leave. [MQTT-3.1.2-10]
     publish_will: bool,
     new_expiry: Option<u32>,
+    /// The first delivery of a durable session that was not sent; unknown if the task did not end by itself.
+    pub(super) sent_before: Option<u64>,
     /// Dropped with the rest: whoever waits for the end of this connection sees it.
     _ended: watch::Sender<()>,
 }
@@ -55,6 +57,7 @@ impl Attachment {
             subscriptions: HashMap::default(),
             publish_will: true,
             new_expiry: None,
+            sent_before: None,
             _ended: ended,
         }
     }
@@ -129,6 +132,7 @@ impl Drop for Attachment {
             epoch: self.epoch,
             publish_will: self.publish_will,
             session_expiry_s: self.new_expiry,
+            sent_before: self.sent_before,
         });
         self.shared.cluster.propose(
             self.shard,

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use cluster::proto::{self, Connected, ShardCommand, shard_command::Command, shard_response::Response};
 use mqtt_codec::{
-    Auth, ConnAck, ConnAckProperties, Connect, DecodeLimits, Decoder, Packet, PacketId, ProtocolVersion,
-    ReasonCode, RetainHandling, SubscriptionOptions, WriteQueue, encode,
+    Auth, ConnAck, Connect, DecodeLimits, Decoder, Packet, PacketId, ProtocolVersion, ReasonCode,
+    RetainHandling, SubscriptionOptions, WriteQueue, encode, encoded_len,
 };
 use mqtt_session::{Handshake, ProtocolError, Resumed, Session, Subscription};
 use mqtt_topic::SubscriptionFilter;
@@ -95,6 +95,8 @@ struct Arrival<'a, S> {
     origin: Origin,
     decoder: Decoder,
     input: Bytes,
+    /// The client's Maximum Packet Size, once it has named one.
+    packet_size_max: u32,
 }
 
 impl<'a, S: Stream> Arrival<'a, S> {
@@ -111,6 +113,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             origin,
             decoder,
             input: Bytes::new(),
+            packet_size_max: u32::MAX,
         }
     }
 
@@ -119,6 +122,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             Packet::Connect(connect) => connect,
             _ => return Err(Refusal::Silent("the first packet was not CONNECT")), // [MQTT-3.1.0-1]
         };
+        self.packet_size_max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
         let version = connect.version;
         let limits = &self.shared.limits;
         let refuse = |error| Refusal::Answer(version, error);
@@ -345,11 +349,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 Ok(Some(packet)) => return Ok(packet),
                 Ok(None) => {}
                 Err(error) => {
-                    let version = match (self.decoder.version(), error.reason_code) {
-                        // A version we do not speak is told so in the form the oldest clients know. [MQTT-3.1.2-2]
-                        (_, ReasonCode::UnsupportedProtocolVersion) => ProtocolVersion::V3_1_1,
-                        (Some(ProtocolVersion::V5), _) => ProtocolVersion::V5,
-                        _ => return Err(Refusal::Silent(error.detail)),
+                    let Some(version) = self.decoder.version() else {
+                        return Err(Refusal::Silent(error.detail));
                     };
                     return Err(Refusal::Answer(version, error.into()));
                 }
@@ -383,6 +384,18 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let _ = stream.flush().await;
     }
 
+    /// The CONNACK of a refusal; no reason string makes it larger than the client takes. [MQTT-3.2.2-19]
+    fn refusal(&self, version: ProtocolVersion, error: ProtocolError) -> Packet {
+        let mut explained = ConnAck::new(false, error.reason_code);
+        explained.properties.reason_string = Some(error.detail.into());
+        let explained = Packet::ConnAck(Box::new(explained));
+        let fits = encoded_len(&explained, version).is_ok_and(|len| len <= self.packet_size_max as usize);
+        match fits {
+            true => explained,
+            false => Packet::ConnAck(Box::new(ConnAck::new(false, error.reason_code))),
+        }
+    }
+
     async fn refuse(&mut self, refusal: Refusal) {
         self.shared.metrics.rejected.increment(1);
         let farewell = async {
@@ -390,16 +403,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 Refusal::Silent(detail) => debug!(address = %self.origin.peer, detail, "connection refused"),
                 Refusal::Answer(version, error) => {
                     debug!(address = %self.origin.peer, %error, "connection refused");
-                    let properties = ConnAckProperties {
-                        reason_string: Some(error.detail.into()),
-                        ..ConnAckProperties::default()
-                    };
-                    let connack = ConnAck {
-                        session_present: false,
-                        reason_code: error.reason_code,
-                        properties,
-                    };
-                    self.write(&Packet::ConnAck(Box::new(connack)), version).await;
+                    let connack = self.refusal(version, error);
+                    self.write(&connack, version).await;
                 }
             }
             if let Some(stream) = &mut self.stream {

@@ -507,6 +507,7 @@ impl<S: Stream> Connection<S> {
         if !finished.is_empty() {
             self.attachment.acknowledge(finished);
         }
+        self.attachment.sent_before = Some(self.session.next_sequence());
         let shared_messages = self.undelivered_shared();
         let Self {
             attachment,

@@ -103,7 +103,7 @@ impl ShardState {
             self.end(context, id, reason, effects);
             return None;
         }
-        self.forget_connection(id);
+        self.forget_connection(id, None);
         let (client, session) = self.sessions.get_mut(id)?;
         let client = Arc::clone(client);
         // A connection in time cancels the will; one without a delay belongs to the lost connection. [MQTT-3.1.3-9]
@@ -118,7 +118,7 @@ impl ShardState {
     }
 
     /// Takes a session out of the indexes of owners and deadlines. What was being sent may have arrived.
-    fn forget_connection(&mut self, id: SessionId) {
+    fn forget_connection(&mut self, id: SessionId, sent_before: Option<u64>) {
         let Some((client, session)) = self.sessions.get_mut(id) else {
             return;
         };
@@ -129,7 +129,7 @@ impl ShardState {
             .cancel(session.sweep.due_ms.take(), Due::Sweep, client);
         if session.connected {
             session.connected = false;
-            session.queue.connection_lost();
+            session.queue.connection_lost(sent_before);
             self.owners.remove(&(session.owner.node, Arc::clone(client)));
             self.totals.connected -= 1;
         }
@@ -156,13 +156,19 @@ impl ShardState {
         if !command.publish_will {
             session.will = None;
         }
-        self.connection_lost(context, id, effects);
+        self.connection_lost(context, id, command.sent_before, effects);
         answer::done()
     }
 
     /// The connection is gone: the session ends, or its deadlines begin.
-    fn connection_lost(&mut self, context: &ApplyContext, id: SessionId, effects: &mut Vec<Effect>) {
-        self.forget_connection(id);
+    fn connection_lost(
+        &mut self,
+        context: &ApplyContext,
+        id: SessionId,
+        sent_before: Option<u64>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.forget_connection(id, sent_before);
         let Some((client, session)) = self.sessions.get_mut(id) else {
             return;
         };
@@ -221,7 +227,7 @@ impl ShardState {
                 .is_some_and(|session| session.owner.incarnation <= command.incarnation)
             {
                 self.take_from_owner(&client, effects);
-                self.connection_lost(context, id, effects);
+                self.connection_lost(context, id, None, effects);
             }
         }
         answer::done()
@@ -235,7 +241,7 @@ impl ShardState {
         reason: EndReason,
         effects: &mut Vec<Effect>,
     ) {
-        self.forget_connection(id);
+        self.forget_connection(id, None);
         if let Some((client, session)) = self.sessions.get_mut(id) {
             self.timers.cancel(session.will_due_ms.take(), Due::Will, client);
         }

@@ -114,9 +114,10 @@ impl Queue {
             .map_or(self.next_sequence, |(first, _)| *first)
     }
 
-    /// The connection is gone: from now on everything so far may have been sent.
-    pub(crate) fn connection_lost(&mut self) {
-        self.sent_before = self.next_sequence;
+    /// The connection is gone. What it has sent is known, or everything so far may have been sent.
+    pub(crate) fn connection_lost(&mut self, sent_before: Option<u64>) {
+        let sent = sent_before.unwrap_or(self.next_sequence);
+        self.sent_before = sent.clamp(self.sent_before.min(self.next_sequence), self.next_sequence);
     }
 
     pub(crate) fn from(&self, sequence: u64) -> impl Iterator<Item = (u64, Delivery)> {

@@ -239,6 +239,7 @@ pub fn disconnect(client: &str, epoch: u64) -> Disconnect {
         epoch,
         publish_will: false,
         session_expiry_s: None,
+        sent_before: None,
     }
 }
 

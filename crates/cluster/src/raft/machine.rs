@@ -57,10 +57,7 @@ pub(crate) enum SnapshotData {
     /// A checkpoint in this node's state store.
     Stored(Arc<dyn Machine>),
     /// An encoded `Snapshot`, as it comes from a peer.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "a cluster of one has no peer that sends it")
-    )]
+    #[expect(dead_code, reason = "a cluster of one has no peer that sends it")]
     Encoded(Bytes),
 }
 

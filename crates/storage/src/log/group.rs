@@ -101,10 +101,15 @@ impl GroupLog {
         );
     }
 
-    /// Removes the entries after `last`; all of them if it is none.
+    /// Removes the entries after `last`; all of them if it is none, nothing if the log ends before it.
     pub fn truncate_after(&self, last: Option<LogId>, flushed: Flushed) {
         let mut memory = self.group.memory.lock();
         let next_index = last.as_ref().map_or(0, |last| last.index + 1);
+        let end = memory.state.last.as_ref().map_or(0, |last| last.index + 1);
+        if next_index >= end {
+            drop(memory);
+            return flushed(Ok(()));
+        }
         while memory
             .cache
             .back()
