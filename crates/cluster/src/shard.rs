@@ -27,6 +27,9 @@ use bodies::BodyReader;
 use checkpoint::Disk;
 use fetch::Loading;
 
+/// Who wants to know when a client's queue grows, with the epoch of its connection.
+type Wakers = HashMap<Arc<str>, (u64, Arc<dyn SessionWaker>)>;
+
 /// What all shards of a node share.
 #[derive(Clone)]
 pub(crate) struct Node {
@@ -48,7 +51,7 @@ pub(crate) struct Shard {
     disk: Mutex<Disk>,
     checkpointed: Mutex<Option<proto::Applied>>,
     bodies: Arc<BodyReader>,
-    wakers: Mutex<HashMap<Arc<str>, (u64, Arc<dyn SessionWaker>)>>,
+    wakers: Mutex<Wakers>,
     loading: Mutex<HashMap<Arc<str>, Loading>>,
     /// Bytes of entries applied since the last checkpoint.
     log_bytes: AtomicU64,
@@ -231,10 +234,8 @@ impl Shard {
                 node,
                 incarnation,
                 epoch,
-            } => {
-                if (node, incarnation) == (self.node.node_id, self.node.incarnation) {
-                    observer.owner_lost(&client, epoch);
-                }
+            } if (node, incarnation) == (self.node.node_id, self.node.incarnation) => {
+                observer.owner_lost(&client, epoch);
             }
             Effect::SessionEnded { client, reason } => observer.session_ended(&client, reason.as_str()),
             Effect::SharedMember {

@@ -373,7 +373,7 @@ fn connect_is_checked_field_by_field() {
             New,
             "wrong packet",
             b"\x10\x10\0\x04MQTT\x05\x02\0\x0A\x02\x24\x01\0\x01a",
-            Some(ProtocolError),
+            Some(MalformedPacket),
         ),
         (
             New,
@@ -680,7 +680,7 @@ fn the_other_packets_are_checked_too() {
             Client(V5),
             "session expiry from a server",
             b"\xE0\x07\0\x05\x11\0\0\0\x01",
-            Some(ProtocolError),
+            Some(MalformedPacket),
         ),
         (
             Server(V3_1_1),

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::{StorageError, files};
 
+/// Takes a key and a value, and says whether to go on.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// A change of one key: a new value, or none when it is removed.
 pub(crate) type Write = (Vec<u8>, Option<Vec<u8>>);
 
@@ -15,12 +18,7 @@ pub trait Kv: Send + Sync + 'static {
     /// The value of a key.
     fn get(&self, tree: u64, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError>;
     /// Visits the keys with a prefix in order, until told to stop.
-    fn range(
-        &self,
-        tree: u64,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError>;
+    fn range(&self, tree: u64, prefix: &[u8], visit: Visit<'_>) -> Result<(), StorageError>;
     /// Applies all writes to one tree or, after a crash, none of them.
     fn apply_batch(&self, tree: u64, writes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StorageError>;
     /// Returns when everything applied before is on the disk.
@@ -70,12 +68,7 @@ impl Kv for SledKv {
         Ok(self.tree(tree)?.get(key)?.map(|value| value.to_vec()))
     }
 
-    fn range(
-        &self,
-        tree: u64,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
+    fn range(&self, tree: u64, prefix: &[u8], visit: Visit<'_>) -> Result<(), StorageError> {
         for pair in self.tree(tree)?.scan_prefix(prefix) {
             let (key, value) = pair?;
             if visit(&key, &value).is_break() {

@@ -10,6 +10,6 @@ mod state;
 
 pub use error::StorageError;
 pub use identity::{DataDir, Identity};
-pub use kv::{Kv, SledKv};
+pub use kv::{Kv, SledKv, Visit};
 pub use log::{Flushed, GroupId, GroupLog, LogOptions, LogState, RaftLog};
-pub use state::{Change, StateStore};
+pub use state::{Change, StateStore, VisitRecord};

@@ -8,6 +8,9 @@ use crate::{Kv, StorageError};
 /// A record's new value, or none when it is removed.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
+/// Takes a record's key and value; an error ends the scan.
+pub type VisitRecord<'a> = &'a mut dyn FnMut(&[u8], Vec<u8>) -> Result<(), StorageError>;
+
 /// sled keeps values above 128 KiB in files which it never syncs; pages and headers take their part of that.
 const VALUE_BYTES_MAX: usize = 64 << 10;
 /// Continuations of long records live beside the records, so that a scan of a prefix does not see them.
@@ -48,11 +51,7 @@ impl<K: Kv> StateStore<K> {
     }
 
     /// Visits the records whose key has the prefix, in order.
-    pub fn scan(
-        &self,
-        prefix: &[u8],
-        visit: &mut dyn FnMut(&[u8], Vec<u8>) -> Result<(), StorageError>,
-    ) -> Result<(), StorageError> {
+    pub fn scan(&self, prefix: &[u8], visit: VisitRecord<'_>) -> Result<(), StorageError> {
         let mut failed = None;
         self.kv.range(self.tree, prefix, &mut |key, value| {
             if key.first() == Some(&CONTINUATION) {

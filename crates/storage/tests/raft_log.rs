@@ -80,7 +80,7 @@ fn entries_and_vote_are_there_after_a_crash() {
         leader: Some(LeaderId { term: 3, node: 9 }),
         committed: true,
     };
-    durably(|flushed| log.group(4).unwrap().save_vote(vote.clone(), flushed));
+    durably(|flushed| log.group(4).unwrap().save_vote(vote, flushed));
     durably(|flushed| log.group(4).unwrap().append(entries(3, 0..=9), flushed));
     durably(|flushed| log.group(5).unwrap().append(entries(1, 0..=1), flushed));
 
@@ -292,11 +292,11 @@ proptest! {
                 Step::Truncate(count) if (count as usize) < model.len() => {
                     model.truncate(model.len() - count as usize);
                     term += 1;
-                    let last = model.last().unwrap().log_id.clone();
+                    let last = model.last().unwrap().log_id;
                     durably(|flushed| group.truncate_after(last, flushed));
                 }
                 Step::Purge(count) if 0 < count && count as usize <= model.len() => {
-                    let upto = model[count as usize - 1].log_id.clone().unwrap();
+                    let upto = model[count as usize - 1].log_id.unwrap();
                     model.drain(..count as usize);
                     first = upto.index + 1;
                     durably(|flushed| group.purge(upto, flushed));
@@ -311,7 +311,7 @@ proptest! {
             }
             let group = log.group(1).unwrap();
             prop_assert_eq!(group.entries(0..u64::MAX).unwrap(), model.clone());
-            let last = model.last().and_then(|entry| entry.log_id.clone()).or(group.state().purged);
+            let last = model.last().and_then(|entry| entry.log_id).or(group.state().purged);
             prop_assert_eq!(group.state().last, last);
         }
     }

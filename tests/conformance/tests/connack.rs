@@ -1,4 +1,4 @@
-//! Section 3.2: CONNACK.
+//! Section 3.2, CONNACK: what it says, and to whom.
 
 use std::time::Duration;
 

@@ -424,9 +424,8 @@ impl<S: Stream> Connection<S> {
         if self.timer.is_elapsed() || self.timer.deadline() > due {
             self.timer.as_mut().reset(due);
         }
-        while self.timer.as_mut().poll(cx).is_ready() {
+        if self.timer.as_mut().poll(cx).is_ready() {
             cx.waker().wake_by_ref();
-            return Poll::Pending;
         }
         Poll::Pending
     }

@@ -14,7 +14,7 @@ use super::types::{Entry, LogId, Membership, Payload, StoredMembership, TypeConf
 type LeaderId = <TypeConfig as RaftTypeConfig>::LeaderId;
 
 pub(crate) fn log_id(id: &proto::LogId) -> LogId {
-    let leader = id.leader.clone().unwrap_or_default();
+    let leader = id.leader.unwrap_or_default();
     LogId::new(
         leader_id_std::LeaderId::new_committed(leader.term, leader.node),
         id.index,
@@ -33,7 +33,7 @@ pub(crate) fn log_id_to_proto(id: &LogId) -> proto::LogId {
 }
 
 pub(crate) fn vote(vote: &proto::Vote) -> VoteOf {
-    let leader = vote.leader.clone().unwrap_or_default();
+    let leader = vote.leader.unwrap_or_default();
     match vote.committed {
         true => VoteOf::new_committed(leader.term, leader.node),
         false => VoteOf::new(leader.term, leader.node),

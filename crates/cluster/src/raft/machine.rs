@@ -44,7 +44,7 @@ impl Applied {
     pub(crate) fn note(self, applied: &mut proto::Applied) {
         if let Some(membership) = self.membership {
             applied.membership = Some(proto::StoredMembership {
-                log_id: Some(self.log_id.clone()),
+                log_id: Some(self.log_id),
                 membership: Some(membership),
             });
         }

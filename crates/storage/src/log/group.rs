@@ -67,20 +67,20 @@ impl GroupLog {
 
     /// The saved vote.
     pub fn vote(&self) -> Option<Vote> {
-        self.group.memory.lock().vote.clone()
+        self.group.memory.lock().vote
     }
 
     /// Saves the vote.
     pub fn save_vote(&self, vote: Vote, flushed: Flushed) {
         let mut memory = self.group.memory.lock();
-        memory.vote = Some(vote.clone());
+        memory.vote = Some(vote);
         self.push(Kind::SaveVote(vote), flushed);
     }
 
     /// Appends entries, which must continue the log.
     pub fn append(&self, entries: Vec<Entry>, flushed: Flushed) {
         let mut memory = self.group.memory.lock();
-        let Some(last) = entries.last().and_then(|entry| entry.log_id.clone()) else {
+        let Some(last) = entries.last().and_then(|entry| entry.log_id) else {
             drop(memory);
             return flushed(Ok(()));
         };
@@ -142,9 +142,9 @@ impl GroupLog {
             .as_ref()
             .is_none_or(|last| last.index <= upto.index)
         {
-            memory.state.last = Some(upto.clone());
+            memory.state.last = Some(upto);
         }
-        memory.state.purged = Some(upto.clone());
+        memory.state.purged = Some(upto);
         self.push(Kind::Purge(upto), flushed);
     }
 
@@ -208,10 +208,9 @@ impl Group {
             .get(id, PURGED)
             .map(|bytes| decode::<LogId>("a log id", &bytes))
             .transpose()?;
-        let truncated = match engine.get(id, TRUNCATED) {
-            Some(bytes) => Some(bytes.first_chunk().map_or(0, |index| u64::from_be_bytes(*index))),
-            None => None,
-        };
+        let truncated = engine.get(id, TRUNCATED);
+        let truncated =
+            truncated.map(|bytes| bytes.first_chunk().map_or(0, |index| u64::from_be_bytes(*index)));
         let first = purged.as_ref().map_or(0, |purged| purged.index + 1);
         // Compactions are not always found again by the engine's recovery.
         engine.compact_to(id, first);
@@ -221,7 +220,7 @@ impl Group {
             .min(truncated.unwrap_or(u64::MAX));
         let last = match next > first {
             true => Some(last_log_id(engine, id, next - 1)?),
-            false => purged.clone(),
+            false => purged,
         };
         let memory = Memory {
             vote,
