@@ -1,5 +1,5 @@
-//! `cargo xtask test`: installs what the tests need, then tries a running broker: the standard's statements, real
-//! clients, kill -9 under load, and a bounded time of fuzzing.
+//! `cargo xtask test`: installs what the tests need and runs them all: those of each crate, the standard's statements,
+//! real clients, kill -9 under load, and a bounded time of fuzzing.
 
 use std::process::Command;
 
@@ -14,6 +14,7 @@ const FUZZ_SECONDS: u64 = 60;
 pub(crate) fn run() -> Result<()> {
     tools::install()?;
     verify::build()?;
+    step::run("unit tests", &mut verify::unit_tests())?;
     step::run(
         "broker tests",
         &mut tests(&["conformance", "clients", "mutation"]),

@@ -48,7 +48,8 @@ pub(crate) fn has_nextest() -> bool {
     step::exists("cargo-nextest", "--version")
 }
 
-fn unit_tests() -> Command {
+/// The tests that need no running broker.
+pub(crate) fn unit_tests() -> Command {
     let mut command = cargo();
     if has_nextest() {
         let packages = BROKER_TESTS.map(|name| format!("package({name})")).join(" + ");
