@@ -139,7 +139,6 @@ struct Arrival {
 impl Arrival {
     async fn run(self, stream: TcpStream) {
         let deadline = Instant::now() + self.shared.config.limits.connect_timeout.get();
-        // The handshakes need more room than the connection that follows: they are boxed, and freed before it starts.
         match (self.listener.protocol, self.acceptor.clone()) {
             (Protocol::Tcp, _) => self.welcome(stream, deadline).await,
             (Protocol::Ws, _) => {
@@ -196,7 +195,8 @@ impl Arrival {
         let accepted = Box::pin(connection::accept(&shared, stream, origin, within)).await;
         drop(permit);
         if let Some(accepted) = accepted {
-            connection::serve(shared, accepted).await;
+            // A task of its own: this one is large, and the connection may be idle for years.
+            tokio::spawn(connection::serve(shared, accepted));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use cluster_proto::{NodeDown, Publication, ShardCommand, ShardResponse, shard_command::Command};
 use cluster_state::shard_of;
@@ -221,6 +222,14 @@ impl Cluster {
                 );
             }),
         );
+    }
+
+    /// Proposes a command that nobody waits for, behind those proposed before. It may wait `within` that time for others
+    /// to share an entry with. It is never refused for lack of room, so callers propose few; a node that stops drops it.
+    pub fn propose_soon(&self, shard: ShardId, command: ShardCommand, within: Duration) {
+        if let Some(shard) = self.0.shards.get(usize::from(shard)) {
+            shard.proposer.propose_soon(command, within);
+        }
     }
 
     /// Proposes commands that are applied in this order, in one entry.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cluster_proto::{ShardCommand, ShardEntry, ShardResponse};
@@ -11,6 +12,7 @@ use openraft::raft::ClientWriteResult;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::raft::{Callback, Machine, Payload, StateMachine, TypeConfig};
 use crate::{Clock, ProposeError};
@@ -34,6 +36,8 @@ struct Proposal {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Proposal>,
+    /// When an entry has to be made at the latest; `None` while nothing waits.
+    due: Option<Instant>,
     /// Of everything that is not complete.
     bytes: usize,
     in_flight: usize,
@@ -72,14 +76,41 @@ impl Proposer {
             drop(queue);
             return done(Err(refused));
         }
-        queue.bytes += bytes;
-        queue.waiting.push_back(Proposal {
-            commands,
+        let due = Instant::now();
+        self.enqueue(
+            &mut queue,
+            Proposal {
+                commands,
+                bytes,
+                done,
+            },
+            due,
+        );
+    }
+
+    /// Queues a command that nobody waits for: it shares the next entry, which is made `within` that time. It is not
+    /// refused for lack of room, so the caller sees to it that there are few; a node that stops drops it.
+    pub(crate) fn propose_soon(&self, command: ShardCommand, within: Duration) {
+        let bytes = command.encoded_len() + 64;
+        let mut queue = self.queue.lock();
+        if queue.stopping {
+            return;
+        }
+        let proposal = Proposal {
+            commands: vec![command],
             bytes,
-            done,
-        });
-        drop(queue);
-        self.changed.notify_one();
+            done: Box::new(drop),
+        };
+        self.enqueue(&mut queue, proposal, Instant::now() + within);
+    }
+
+    fn enqueue(&self, queue: &mut Queue, proposal: Proposal, due: Instant) {
+        queue.bytes += proposal.bytes;
+        queue.waiting.push_back(proposal);
+        if queue.due.is_none_or(|known| due < known) {
+            queue.due = Some(due);
+            self.changed.notify_one();
+        }
     }
 
     pub(crate) fn is_congested(&self) -> bool {
@@ -102,6 +133,10 @@ impl Proposer {
             match self.next() {
                 Next::Entry(proposals) => self.send(&raft, clock.as_ref(), proposals).await,
                 Next::Wait => self.changed.notified().await,
+                Next::WaitUntil(due) => {
+                    // Whichever comes first, the queue is looked at again.
+                    let _ = tokio::time::timeout_at(due, self.changed.notified()).await;
+                }
                 Next::Stop => return,
             }
         }
@@ -113,6 +148,10 @@ impl Proposer {
             let finished = queue.stopping && queue.waiting.is_empty() && queue.in_flight == 0;
             return if finished { Next::Stop } else { Next::Wait };
         }
+        let due = queue.due.filter(|due| !queue.stopping && *due > Instant::now());
+        if let Some(due) = due {
+            return Next::WaitUntil(due);
+        }
         let (mut commands, mut bytes, mut proposals) = (0, 0, Vec::new());
         while let Some(proposal) = queue.waiting.front() {
             commands += proposal.commands.len();
@@ -121,6 +160,9 @@ impl Proposer {
                 break;
             }
             proposals.extend(queue.waiting.pop_front());
+        }
+        if queue.waiting.is_empty() {
+            queue.due = None;
         }
         queue.in_flight += 1;
         Next::Entry(proposals)
@@ -199,5 +241,6 @@ impl Drop for Completion {
 enum Next {
     Entry(Vec<Proposal>),
     Wait,
+    WaitUntil(Instant),
     Stop,
 }

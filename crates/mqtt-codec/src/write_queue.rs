@@ -11,7 +11,7 @@ pub(crate) const COPIED_SIZE_MAX: usize = 1024;
 
 /// A buffer larger than this is given back when it has been written completely, so that a burst is not paid for by
 /// an idle connection.
-const KEPT_CAPACITY_MAX: usize = 64 * 1024;
+const KEPT_CAPACITY_MAX: usize = 8 * 1024;
 
 /// Encoded packets on their way to a socket: small ones gathered in one buffer, large payloads by reference.
 ///

@@ -1,6 +1,7 @@
 //! A connection's hold on its client id and session. Dropping it gives everything back, however the task ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use cluster::ShardId;
@@ -15,6 +16,9 @@ use tokio::sync::watch;
 
 use crate::mailbox::{Event, Mailbox};
 use crate::shared::Shared;
+
+/// The end of a session without persistence may wait this long for other commands of its shard.
+const END_WITHIN: Duration = Duration::from_millis(10);
 
 pub(crate) struct Attachment {
     pub(super) shared: Arc<Shared>,
@@ -96,13 +100,12 @@ impl Attachment {
             ranges,
         });
         // Lost acknowledgements mean repeated deliveries with DUP, which QoS 1 allows and QoS 2 catches.
-        self.shared.cluster.propose(
-            self.shard,
-            ShardCommand {
-                command: Some(command),
-            },
-            Box::new(drop),
-        );
+        let command = ShardCommand {
+            command: Some(command),
+        };
+        self.shared
+            .cluster
+            .propose_soon(self.shard, command, Duration::ZERO);
     }
 }
 
@@ -126,7 +129,6 @@ impl Drop for Attachment {
         if self.durable {
             self.shared.cluster.detach(&self.client, self.epoch);
         }
-        self.shared.registry.leave(&self.client, self.epoch);
         let command = Command::Disconnect(Disconnect {
             client: self.client.to_string(),
             epoch: self.epoch,
@@ -134,13 +136,13 @@ impl Drop for Attachment {
             session_expiry_s: self.new_expiry,
             sent_before: self.sent_before,
         });
-        self.shared.cluster.propose(
-            self.shard,
-            ShardCommand {
-                command: Some(command),
-            },
-            Box::new(drop),
-        );
+        let command = ShardCommand {
+            command: Some(command),
+        };
+        // Of a session that ends here nothing is left to be saved, and entries are what costs.
+        let within = if self.durable { Duration::ZERO } else { END_WITHIN };
+        self.shared.cluster.propose_soon(self.shard, command, within);
+        self.shared.registry.leave(&self.client, self.epoch);
         self.shared.metrics.connections.decrement(1.0);
     }
 }

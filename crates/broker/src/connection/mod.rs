@@ -135,7 +135,7 @@ struct Tally {
 pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, accepted: Box<Accepted<S>>) {
     let mut connection = Connection::new(shared, *accepted);
     let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
-    connection.finish(end).await;
+    Box::pin(connection.finish(end)).await;
 }
 
 impl<S: Stream> Connection<S> {
