@@ -139,29 +139,29 @@ struct Arrival {
 impl Arrival {
     async fn run(self, stream: TcpStream) {
         let deadline = Instant::now() + self.shared.config.limits.connect_timeout.get();
+        // Boxed where a handshake comes first, so that the task of a plain connection is small.
         match (self.listener.protocol, self.acceptor.clone()) {
             (Protocol::Tcp, _) => self.welcome(stream, deadline).await,
-            (Protocol::Ws, _) => {
-                if let Some(stream) = self.upgrade(stream, deadline).await {
-                    self.welcome(stream, deadline).await;
-                }
-            }
+            (Protocol::Ws, _) => Box::pin(self.welcome_websocket(stream, deadline)).await,
             (Protocol::Tls, Some(acceptor)) => {
-                if let Some(stream) = secure(&acceptor, stream, deadline).await {
-                    self.welcome(stream, deadline).await;
+                if let Some(stream) = Box::pin(secure(&acceptor, stream, deadline)).await {
+                    Box::pin(self.welcome(stream, deadline)).await;
                 }
             }
             (Protocol::Wss, Some(acceptor)) => {
-                let Some(stream) = secure(&acceptor, stream, deadline).await else {
-                    return;
-                };
-                if let Some(stream) = self.upgrade(stream, deadline).await {
-                    self.welcome(stream, deadline).await;
+                if let Some(stream) = Box::pin(secure(&acceptor, stream, deadline)).await {
+                    Box::pin(self.welcome_websocket(stream, deadline)).await;
                 }
             }
             (Protocol::Tls | Protocol::Wss, None) => {
                 unreachable!("bind made an acceptor for every encrypted listener")
             }
+        }
+    }
+
+    async fn welcome_websocket<S: Stream>(self, stream: S, deadline: Instant) {
+        if let Some(stream) = self.upgrade(stream, deadline).await {
+            self.welcome(stream, deadline).await;
         }
     }
 

@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging for the whole process.
 pub(crate) fn init(config: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().parse(&config.level).context("log.level")?;
+    // It reports every step of every group at `info`; whoever wants that names it, and what is named later counts.
+    let level = format!("openraft=warn,{}", config.level);
+    let filter = EnvFilter::builder().parse(level).context("log.level")?;
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_env_filter(filter);

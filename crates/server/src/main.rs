@@ -15,9 +15,6 @@ use clap::Parser;
 
 use arguments::{Arguments, Command};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What sysexits(3) and clap use for a wrong call.
 const EXIT_WRONG_CONFIGURATION: u8 = 2;
 
