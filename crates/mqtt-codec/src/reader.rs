@@ -160,8 +160,9 @@ impl<'a> Reader<'a> {
         if bytes.is_empty() && may_be_empty {
             return Ok(TopicName::empty());
         }
-        let levels = 1 + bytes.iter().filter(|byte| **byte == b'/').count();
-        if levels > usize::from(limits.topic_levels_max) {
+        // Each level but the first costs a byte: most names are too short to have too many.
+        let levels_max = usize::from(limits.topic_levels_max);
+        if bytes.len() >= levels_max && levels(bytes) > levels_max {
             return Err(DecodeError::new(
                 ReasonCode::TopicNameInvalid,
                 "topic name with too many levels",
@@ -196,6 +197,11 @@ pub(crate) fn variable(bytes: &[u8]) -> Result<Variable, DecodeError> {
     } else {
         Err(DecodeError::malformed("a length takes more than four bytes"))
     }
+}
+
+#[cold]
+fn levels(topic: &[u8]) -> usize {
+    1 + topic.iter().filter(|byte| **byte == b'/').count()
 }
 
 #[inline]

@@ -22,12 +22,13 @@ impl TopicName {
         if name.len() > 65_535 {
             return Err(TopicError::TooLong);
         }
-        for byte in name.as_bytes() {
-            match byte {
-                b'+' | b'#' => return Err(TopicError::WildcardInName),
-                0 => return Err(TopicError::NulCharacter),
-                _ => {}
-            }
+        // Without an early end the compiler looks at many bytes at once.
+        let suspicious = name
+            .as_bytes()
+            .iter()
+            .fold(false, |found, byte| found | matches!(byte, b'+' | b'#' | 0));
+        if suspicious {
+            return Err(first_fault(&name));
         }
         Ok(Self(name))
     }
@@ -57,6 +58,14 @@ impl TopicName {
     /// Whether it begins with `$`: such topics are the server's, and leading wildcards do not match them.
     pub fn is_dollar(&self) -> bool {
         self.0.starts_with('$')
+    }
+}
+
+#[cold]
+fn first_fault(name: &str) -> TopicError {
+    match name.bytes().find(|byte| matches!(byte, b'+' | b'#' | 0)) {
+        Some(0) => TopicError::NulCharacter,
+        _ => TopicError::WildcardInName,
     }
 }
 
