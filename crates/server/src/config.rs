@@ -73,6 +73,14 @@ fn load_with(
     finish::finish(draft)
 }
 
+/// Reads the text of a file alone, without flags and environment.
+#[cfg(fuzzing)]
+pub(crate) fn from_text(path: &std::path::Path, text: &str) -> Result<Loaded, Mistakes> {
+    let mut draft = Draft::default();
+    file::parse(path, text, &mut draft);
+    finish::finish(draft)
+}
+
 impl Mistakes {
     fn new(mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by(|a, b| a.origin.cmp(&b.origin));

@@ -1,38 +1,7 @@
-//! `flotilla`: the command line. Each command is a line here and a neighbour that does the work.
-
-mod arguments;
-mod build;
-mod check_config;
-mod config;
-mod files_limit;
-mod log;
-mod metrics;
-mod start;
+//! The process `flotilla`: arguments in, exit code out.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use arguments::{Arguments, Command};
-
-/// What sysexits(3) and clap use for a wrong call.
-const EXIT_WRONG_CONFIGURATION: u8 = 2;
-
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Start(flags) => start::run(&flags),
-        Command::CheckConfig(arguments) => check_config::run(&arguments),
-        Command::Bench(arguments) => flotilla_bench::run(arguments),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<config::Mistakes>() => {
-            eprintln!("flotilla: {error}");
-            ExitCode::from(EXIT_WRONG_CONFIGURATION)
-        }
-        Err(error) => {
-            eprintln!("flotilla: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    flotilla_server::main()
 }
