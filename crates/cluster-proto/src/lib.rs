@@ -8,6 +8,11 @@ mod v1 {
 /// What a node keeps on its own disk.
 pub mod raft {
     include!(concat!(env!("OUT_DIR"), "/flotilla.raft.v1.rs"));
+
+    /// The name that generated code of other packages uses.
+    pub mod v1 {
+        pub use super::*;
+    }
 }
 
 pub use v1::*;

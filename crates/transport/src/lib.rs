@@ -1,0 +1,1 @@
+//! Peers over gRPC: calls, lanes of published messages, snapshots.
