@@ -1,202 +1,91 @@
-//! The handle the broker holds: proposing to shards and reading their state.
+//! The handle the broker holds: proposing to shards, reading their state, and reaching the other nodes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cluster_proto::{NodeDown, Publication, ShardCommand, ShardResponse, shard_command::Command};
-use cluster_state::shard_of;
-use futures_util::future::try_join_all;
-use parking_lot::Mutex;
-use storage::{DataDir, Identity, LogOptions, RaftLog, SledKv, StorageError};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-
-use crate::bodies::Bodies;
-use crate::group::Group;
-use crate::keeper::{self, ShardGroup};
-use crate::meta::Meta;
-use crate::proposer::{BatchDone, Proposer};
-use crate::shard::{Node, Shard};
-use crate::{
-    AckLevel, Clock, Config, Fetch, Observer, ProposeError, SessionInfo, SessionWaker, ShardId, StartError,
-    Totals,
+use cluster_proto::{
+    FetchQueue, ForwardMessage, Kick, Owner, Publication, ShardCommand, ShardResponse, ShareMember,
+    call_request,
 };
+use cluster_state::shard_of;
+use tokio::time::timeout;
+use transport::{Channel, PeerError};
+
+use crate::node::Inner;
+use crate::proposer::BatchDone;
+use crate::raft::Machine;
+use crate::slot::Slot;
+use crate::{Fetch, ProposeError, SessionInfo, SessionWaker, ShardId, Totals};
 
 /// Called once with the response of a command, after commit on disk and apply.
 pub type Done = Box<dyn FnOnce(Result<ShardResponse, ProposeError>) + Send>;
+/// Called once when another node has received messages, or when it is known that it never will.
+pub type ForwardDone = Box<dyn FnOnce(Result<(), ProposeError>) + Send>;
 
-/// sled's page cache: it holds checkpoints, which are read at start and when bodies are not in memory.
-const STATE_CACHE_BYTES: u64 = 64 << 20;
+/// The longest that the connection of a client's previous owner is waited for.
+const KICK_WITHIN: Duration = Duration::from_secs(1);
+/// The longest that announcing a subscription may take: longer than a silent node takes to be declared down.
+const ANNOUNCE_WITHIN: Duration = Duration::from_secs(20);
 
 /// The groups of this node. Cheap to clone.
 #[derive(Clone)]
-pub struct Cluster(Arc<Inner>);
+pub struct Cluster(pub(crate) Arc<Inner>);
 
-struct Inner {
-    identity: Identity,
-    clock: Arc<dyn Clock>,
-    routes_generation: Arc<AtomicU64>,
-    meta: Arc<Group<Meta>>,
-    shards: Arc<[ShardGroup]>,
-    log: Arc<RaftLog>,
-    stopping: AtomicBool,
-    stop: watch::Sender<bool>,
-    tasks: Mutex<Tasks>,
-    /// Held as long as anything of this node is open.
-    _data_dir: DataDir,
+/// Another node that wants a topic's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeRoute {
+    /// The node.
+    pub node: u64,
+    /// Only sessions that are kept in shards are connected there: above QoS 0 the shards bring them everything.
+    pub qos_0_only: bool,
 }
 
-#[derive(Default)]
-struct Tasks {
-    proposers: Vec<JoinHandle<()>>,
-    keepers: Vec<JoinHandle<()>>,
-}
-
-struct Files {
-    data_dir: DataDir,
-    identity: Identity,
-    log: RaftLog,
-    kv: Arc<SledKv>,
+/// Filters whose routes to a shard have to be announced: of the response to a `Subscribe`.
+#[derive(Clone, Debug, Default)]
+pub struct Unannounced {
+    /// The shard.
+    pub shard: ShardId,
+    /// Plain topic filters.
+    pub filters: Vec<String>,
+    /// The index of the entry that made the subscriptions.
+    pub version: u64,
 }
 
 impl Cluster {
-    /// Opens or creates the data directory, replays, becomes the leader of every group of a cluster of one, and
-    /// returns when all of them are ready.
-    pub async fn start(
-        config: Config,
-        clock: Arc<dyn Clock>,
-        observer: Arc<dyn Observer>,
-    ) -> Result<Cluster, StartError> {
-        let opening = config.clone();
-        let files = tokio::task::spawn_blocking(move || open_files(&opening)).await;
-        let files = files.map_err(|error| StartError::Storage(error.to_string()))??;
-        let node = Node {
-            node_id: files.identity.node_id,
-            incarnation: files.identity.incarnation,
-            bodies: Arc::new(Bodies::new(config.queue_memory_bytes)),
-            observer,
-            routes_generation: Arc::new(AtomicU64::new(0)),
-            kv: files.kv.clone(),
-            runtime: tokio::runtime::Handle::current(),
-        };
-        let meta = start_meta(&files).await?;
-        let shards =
-            try_join_all((0..config.shards).map(|id| start_shard(id, &files, &node, &config))).await?;
-        let (stop, stopped) = watch::channel(false);
-        let shards: Arc<[ShardGroup]> = shards.into();
-        let (meta, log) = (Arc::new(meta), Arc::new(files.log));
-        let inner = Inner {
-            identity: files.identity,
-            clock: clock.clone(),
-            routes_generation: node.routes_generation.clone(),
-            meta: meta.clone(),
-            shards: shards.clone(),
-            log: log.clone(),
-            stopping: AtomicBool::new(false),
-            stop,
-            tasks: Mutex::default(),
-            _data_dir: files.data_dir,
-        };
-        let proposers = shards.iter().map(|shard| {
-            tokio::spawn(
-                shard
-                    .proposer
-                    .clone()
-                    .run(shard.group.raft.clone(), clock.clone()),
-            )
-        });
-        *inner.tasks.lock() = Tasks {
-            proposers: proposers.collect(),
-            keepers: Vec::new(),
-        };
-        let cluster = Cluster(Arc::new(inner));
-        cluster.disconnect_earlier_incarnations().await?;
-        for shard in shards.iter() {
-            shard.group.machine.go_live();
-        }
-        cluster.0.tasks.lock().keepers = vec![
-            tokio::spawn(keeper::run_ticks(shards.clone(), clock, stopped.clone())),
-            tokio::spawn(keeper::run_checkpoints(meta, shards, log, config, stopped)),
-        ];
-        Ok(cluster)
-    }
-
-    /// What was connected to this node before it started is not any more: wills and expiry start now.
-    async fn disconnect_earlier_incarnations(&self) -> Result<(), StartError> {
-        let Identity {
-            node_id: node,
-            incarnation,
-            ..
-        } = self.0.identity;
-        if incarnation <= 1 {
-            return Ok(());
-        }
-        let down = NodeDown {
-            node,
-            incarnation: incarnation - 1,
-        };
-        let proposals = (0..self.shards()).map(|shard| async move {
-            let command = ShardCommand {
-                command: Some(Command::NodeDown(down)),
-            };
-            self.request(shard, command)
-                .await
-                .map_err(|error| StartError::Group {
-                    group: group_of(shard),
-                    reason: error.to_string(),
-                })
-        });
-        try_join_all(proposals).await.map(drop)
-    }
-
-    /// Drains the proposals, writes a last checkpoint and closes the files.
-    pub async fn shutdown(&self) {
-        if self.0.stopping.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        for shard in self.0.shards.iter() {
-            shard.proposer.stop();
-        }
-        let Tasks { proposers, keepers } = std::mem::take(&mut *self.0.tasks.lock());
-        join(proposers).await;
-        // Its receivers may be gone already.
-        let _ = self.0.stop.send(true);
-        join(keepers).await;
-        keeper::checkpoint_all(&self.0.meta, &self.0.shards).await;
-        for shard in self.0.shards.iter() {
-            shard.group.stop().await;
-        }
-        self.0.meta.stop().await;
-        let log = self.0.log.clone();
-        join(vec![tokio::task::spawn_blocking(move || log.close())]).await;
-    }
-
     /// This node's random identity.
     pub fn node_id(&self) -> u64 {
-        self.0.identity.node_id
+        self.0.node_id
     }
 
-    /// How often this node was started.
+    /// How often this node was started, or was taken back after it had been declared down. May grow at any time.
     pub fn incarnation(&self) -> u64 {
-        self.0.identity.incarnation
+        self.0.incarnation()
     }
 
-    /// The cluster this node belongs to.
+    /// The cluster this node belongs to; empty before it does.
     pub fn cluster_id(&self) -> String {
-        self.0.identity.cluster_id.clone()
+        self.0.cluster_id()
     }
 
     /// The number of shards.
     pub fn shards(&self) -> u16 {
-        self.0.identity.shards
+        self.0.slots.len() as u16
     }
 
-    /// Whether every group has a leader and this node is not stopping.
+    /// Whether this node may serve clients: it belongs to the cluster, has caught up, holds its lease and is not stopping.
     pub fn is_ready(&self) -> bool {
-        !self.0.stopping.load(Ordering::Acquire)
-            && self.0.meta.leads()
-            && self.0.shards.iter().all(|shard| shard.group.leads())
+        !self.0.is_stopping() && self.0.lease.is_ready() && self.0.lease.is_held()
+    }
+
+    /// Whether this node holds its lease. Without it nothing above QoS 0 may be acknowledged.
+    pub fn may_acknowledge(&self) -> bool {
+        self.0.lease.is_held()
+    }
+
+    /// Whether this node is its cluster's only member: nothing needs announcing or forwarding.
+    pub fn is_alone(&self) -> bool {
+        self.0.is_alone()
     }
 
     /// The shard of a client's session.
@@ -227,56 +116,46 @@ impl Cluster {
     /// Proposes a command that nobody waits for, behind those proposed before. It may wait `within` that time for others
     /// to share an entry with. It is never refused for lack of room, so callers propose few; a node that stops drops it.
     pub fn propose_soon(&self, shard: ShardId, command: ShardCommand, within: Duration) {
-        if let Some(shard) = self.0.shards.get(usize::from(shard)) {
-            shard.proposer.propose_soon(command, within);
+        if let Some(slot) = self.0.slot(shard) {
+            slot.proposer.propose_soon(command, within);
         }
     }
 
     /// Proposes commands that are applied in this order, in one entry.
     pub fn propose_batch(&self, shard: ShardId, commands: Vec<ShardCommand>, done: BatchDone) {
-        match self.0.shards.get(usize::from(shard)) {
-            Some(shard) => shard.proposer.propose(commands, done),
+        match self.0.slot(shard) {
+            Some(slot) => slot.proposer.propose(commands, done),
             None => done(Err(ProposeError::NoQuorum)),
         }
     }
 
     /// Proposes a command and waits for its response.
-    pub async fn request(
-        &self,
-        shard: ShardId,
-        command: ShardCommand,
-    ) -> Result<ShardResponse, ProposeError> {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        // Nobody may be waiting any more.
-        self.propose(
-            shard,
-            command,
-            Box::new(move |response| drop(sender.send(response))),
-        );
-        receiver.await.unwrap_or(Err(ProposeError::Stopping))
+    pub async fn request(&self, shard: ShardId, command: ShardCommand) -> Result<ShardResponse, ProposeError> {
+        self.0.shard_request(shard, command).await
     }
 
     /// Whether the shard's queue of proposals is above its limit: the caller stops reading its socket until its own
     /// proposals are complete.
     pub fn is_congested(&self, shard: ShardId) -> bool {
         self.0
-            .shards
-            .get(usize::from(shard))
-            .is_some_and(|shard| shard.proposer.is_congested())
+            .slot(shard)
+            .is_some_and(|slot| slot.proposer.is_congested())
     }
 
     /// From now on `waker` is told when the client's queue grows.
     pub fn attach(&self, client: &str, epoch: u64, waker: Arc<dyn SessionWaker>) {
-        if let Some(shard) = self.shard_with(client) {
-            shard.attach(client, epoch, waker);
+        match self.slot_with(client).and_then(|slot| slot.replica()) {
+            Some(replica) => replica.machine.attach(client, epoch, waker),
+            None => self.0.remote_queues.attach(client, epoch, waker),
         }
     }
 
     /// Ends what `attach` with this epoch began.
     pub fn detach(&self, client: &str, epoch: u64) {
-        if let Some(shard) = self.shard_with(client) {
-            shard.detach(client, epoch);
+        if let Some(replica) = self.slot_with(client).and_then(|slot| slot.replica()) {
+            replica.machine.detach(client, epoch);
         }
+        self.0.remote_queues.detach(client, epoch);
     }
 
     /// The session's queue from a sequence number on, oldest first, without what is acknowledged.
@@ -288,131 +167,208 @@ impl Cluster {
         messages_max: usize,
         bytes_max: usize,
     ) -> Fetch {
-        match self.shard_with(client) {
-            Some(shard) => shard.fetch(client, epoch, from_sequence, messages_max, bytes_max),
-            None => Fetch::Gone,
+        let Some(slot) = self.slot_with(client) else {
+            return Fetch::Gone;
+        };
+        if let Some(replica) = slot.replica() {
+            return match replica
+                .machine
+                .fetch(client, epoch, from_sequence, messages_max, bytes_max)
+            {
+                // This replica may have heard of the connection later than its own node.
+                Fetch::Gone if replica.machine.expects(client, epoch) => Fetch::Loading,
+                fetched => fetched,
+            };
         }
+        let request = FetchQueue {
+            shard: u32::from(slot.id),
+            client: client.to_owned(),
+            epoch,
+            from_sequence,
+            messages_max: u32::try_from(messages_max).unwrap_or(u32::MAX),
+            bytes_max: bytes_max as u64,
+        };
+        self.0.fetch_remote(slot, request)
     }
 
-    /// Adds the shards with a matching durable plain subscription.
-    pub fn matching_shards(&self, topic: &str, out: &mut Vec<ShardId>) {
-        for (id, shard) in (0..).zip(self.0.shards.iter()) {
-            if shard.group.machine.read(|state| state.has_route_for(topic)) {
-                out.push(id);
+    /// Adds where a topic's messages go besides this node's own connections: other nodes and shards, each once.
+    pub fn destinations(&self, topic: &str, nodes: &mut Vec<NodeRoute>, shards: &mut Vec<ShardId>) {
+        if !self.is_alone() {
+            self.0.meta.machine.destinations(topic, nodes, shards);
+            return;
+        }
+        for slot in self.0.slots.iter() {
+            let wanted = slot
+                .replica()
+                .is_some_and(|group| group.machine.read(|state| state.has_route_for(topic)));
+            if wanted {
+                shards.push(slot.id);
             }
         }
     }
 
-    /// Changes whenever the answer of `matching_shards` may have changed.
-    pub fn durable_routes_generation(&self) -> u64 {
-        self.0.routes_generation.load(Ordering::Acquire)
+    /// Changes whenever the answer of `destinations` may have changed.
+    pub fn routes_generation(&self) -> u64 {
+        self.0.shard_parts.routes_generation.load(Ordering::Acquire)
     }
 
-    /// Messages of the shard's outbox that are not done, oldest first, with their numbers. May read from disk.
-    pub fn outbox(&self, shard: ShardId, max: usize) -> Vec<(u64, Publication)> {
+    /// One more connected subscriber of a filter on this node. `durable`: its session is kept in a shard.
+    pub fn want(&self, filter: &str, durable: bool) {
+        self.0.announcer.want(filter, durable);
+    }
+
+    /// One less.
+    pub fn unwant(&self, filter: &str, durable: bool) {
+        self.0.announcer.unwant(filter, durable);
+    }
+
+    /// A connected client of this node is a member of a shared subscription; the filter is the whole `$share/…`.
+    pub fn join_share(&self, filter: &str, member: ShareMember) {
+        let version = self.applied_of(&member.client);
+        self.0.announcer.join_share(filter, member, version);
+    }
+
+    /// It is not any more, or not on this node: a durable member that `stays` is one without a node.
+    pub fn leave_share(&self, filter: &str, client: &str, stays: bool) {
+        let version = self.applied_of(client);
+        self.0.announcer.leave_share(filter, client, stays, version);
+    }
+
+    fn applied_of(&self, client: &str) -> u64 {
+        let replica = self.slot_with(client).and_then(|slot| slot.replica());
+        replica.map_or(0, |replica| replica.machine.applied_index())
+    }
+
+    /// Returns when every live node routes by what was wanted or joined on this node before the call, and, if given, by
+    /// the routes to a shard. At once on a node that is alone.
+    ///
+    /// # Errors
+    /// The meta group has no leader with a quorum: what is routed is not known.
+    pub async fn announced(&self, shard: Option<Unannounced>) -> Result<(), ProposeError> {
+        if self.is_alone() {
+            return Ok(());
+        }
+        let announcing = async {
+            let mut index = self.0.announcer.announced().await;
+            if let Some(Unannounced {
+                shard,
+                filters,
+                version,
+            }) = shard.filter(|shard| !shard.filters.is_empty())
+            {
+                index = index.max(self.0.announce_shard(shard, filters, version).await?);
+            }
+            // Routes that were here already may still be on their way to others.
+            self.0.barrier(index.max(self.0.meta_applied())).await
+        };
+        timeout(ANNOUNCE_WITHIN, announcing)
+            .await
+            .unwrap_or(Err(ProposeError::NoQuorum))
+    }
+
+    /// Sends messages of a publisher to another node. `done` runs when that node has received them; with `Gone` when it
+    /// was declared down.
+    ///
+    /// # Errors
+    /// The messages come back: the lane has twice as much under way as it should.
+    pub fn forward(
+        &self,
+        node: u64,
+        publisher: &str,
+        messages: Vec<ForwardMessage>,
+        done: ForwardDone,
+    ) -> Result<(), Vec<ForwardMessage>> {
+        let Some(peers) = &self.0.peers else {
+            done(Err(ProposeError::Gone));
+            return Ok(());
+        };
+        if !self.0.is_live(node) {
+            done(Err(ProposeError::Gone));
+            return Ok(());
+        }
+        let done = Box::new(move |result: Result<(), PeerError>| {
+            done(result.map_err(|_| ProposeError::Gone));
+        });
+        peers.forward(node, lane_of(publisher), messages, done)
+    }
+
+    /// Whether as much is under way to a node as should be: QoS 0 is to be dropped, publishers are to stop reading.
+    pub fn is_forward_congested(&self, node: u64, publisher: &str) -> bool {
         self.0
-            .shards
-            .get(usize::from(shard))
-            .map_or_else(Vec::new, |shard| shard.group.machine.outbox(max))
+            .peers
+            .as_ref()
+            .is_some_and(|peers| peers.is_congested(node, lane_of(publisher)))
     }
 
-    /// Visits the retained messages that match and have not expired; a filter without wildcards asks one shard.
-    pub fn retained(&self, filter: &str, limit: usize, visit: &mut dyn FnMut(&Publication)) {
+    /// Messages of the shard's outbox that are not done, oldest first, with their numbers. May read from disk. Nothing
+    /// where this node does not lead the shard.
+    pub fn outbox(&self, shard: ShardId, max: usize) -> Vec<(u64, Publication)> {
+        let group = self.0.slot(shard).and_then(|slot| slot.led_here());
+        group.map_or_else(Vec::new, |group| group.machine.outbox(max))
+    }
+
+    /// The retained messages that match and have not expired: what was acknowledged last for each topic.
+    ///
+    /// # Errors
+    /// A shard that may have some has no leader with a quorum.
+    pub async fn retained(&self, filter: &str, limit: usize) -> Result<Vec<Publication>, ProposeError> {
+        let shards = self.shards_of_filter(filter);
+        self.0.read_all_retained(shards, filter, limit).await
+    }
+
+    /// As `retained`, at once and from this node's replicas: for a node that is alone.
+    pub fn retained_local(&self, filter: &str, limit: usize, visit: &mut dyn FnMut(&Publication)) {
         let now_ms = self.0.clock.now_ms();
         let mut left = limit;
-        for (id, shard) in (0..).zip(self.0.shards.iter()) {
-            if filter.contains(['+', '#']) || id == self.shard_of_topic(filter) {
-                shard.group.machine.retained(filter, now_ms, &mut left, visit);
+        for shard in self.shards_of_filter(filter) {
+            if let Some(replica) = self.0.slot(shard).and_then(|slot| slot.replica()) {
+                replica.machine.retained(filter, now_ms, &mut left, visit);
             }
         }
+    }
+
+    fn shards_of_filter(&self, filter: &str) -> Vec<ShardId> {
+        match filter.contains(['+', '#']) {
+            true => (0..self.shards()).collect(),
+            false => vec![self.shard_of_topic(filter)],
+        }
+    }
+
+    /// Asks the node of a client's previous owner to close its connection, and returns when it has, after one second at
+    /// the most. At once if that is this node, or one that is down.
+    pub async fn kick(&self, previous: &Owner, client: &str) {
+        let Some(peers) = &self.0.peers else { return };
+        if previous.node == self.0.node_id || !self.0.is_live(previous.node) {
+            return;
+        }
+        let kick = call_request::Body::Kick(Kick {
+            client: client.to_owned(),
+            epoch: previous.epoch,
+        });
+        // Fenced by its epoch, whatever becomes of this.
+        let _ = peers.call(previous.node, Channel::Data, kick, KICK_WITHIN).await;
     }
 
     /// What is known of a client's session.
     pub fn session_info(&self, client: &str) -> Option<SessionInfo> {
-        self.shard_with(client)?.session_info(client)
+        self.slot_with(client)?.replica()?.machine.session_info(client)
     }
 
-    /// Sums over all shards.
+    /// Sums over the shards that this node leads.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals::default();
-        for shard in self.0.shards.iter() {
-            shard.group.machine.add_totals(&mut totals);
+        for group in self.0.slots.iter().filter_map(|slot| slot.led_here()) {
+            group.machine.add_totals(&mut totals);
         }
         totals
     }
 
-    fn shard_with(&self, client: &str) -> Option<&Arc<Shard>> {
-        self.0
-            .shards
-            .get(usize::from(self.shard_of_client(client)))
-            .map(|shard| &shard.group.machine)
+    fn slot_with(&self, client: &str) -> Option<&Arc<Slot>> {
+        self.0.slot(self.shard_of_client(client))
     }
 }
 
-fn open_files(config: &Config) -> Result<Files, StartError> {
-    let data_dir = DataDir::open(&config.data_dir).map_err(storage_failed)?;
-    let identity = data_dir.start_identity(config.shards).map_err(storage_failed)?;
-    if identity.shards != config.shards {
-        return Err(StartError::ShardsDiffer {
-            found: identity.shards,
-            configured: config.shards,
-        });
-    }
-    let options = LogOptions {
-        sync: config.ack == AckLevel::QuorumSynced,
-        ..LogOptions::default()
-    };
-    let log = RaftLog::open(&data_dir.path().join("log"), options).map_err(storage_failed)?;
-    let kv = SledKv::open(&data_dir.path().join("state"), STATE_CACHE_BYTES).map_err(storage_failed)?;
-    Ok(Files {
-        data_dir,
-        identity,
-        log,
-        kv: Arc::new(kv),
-    })
-}
-
-fn storage_failed(error: StorageError) -> StartError {
-    StartError::Storage(error.to_string())
-}
-
-const META_GROUP: u64 = 0;
-
-fn group_of(shard: ShardId) -> u64 {
-    u64::from(shard) + 1
-}
-
-async fn start_meta(files: &Files) -> Result<Group<Meta>, StartError> {
-    let machine = Meta::open(files.kv.clone(), META_GROUP).map_err(storage_failed)?;
-    let log = files.log.group(META_GROUP).map_err(storage_failed)?;
-    Group::start(META_GROUP, files.identity.node_id, log, Arc::new(machine)).await
-}
-
-async fn start_shard(
-    id: ShardId,
-    files: &Files,
-    node: &Node,
-    config: &Config,
-) -> Result<ShardGroup, StartError> {
-    let group = group_of(id);
-    let log = files.log.group(group).map_err(storage_failed)?;
-    let (opening, opening_log) = (node.clone(), log.clone());
-    let machine = tokio::task::spawn_blocking(move || Shard::open(id, group, opening, opening_log)).await;
-    let machine = machine
-        .map_err(|error| StartError::Storage(error.to_string()))?
-        .map_err(storage_failed)?;
-    let group = Group::start(group, node.node_id, log, Arc::new(machine)).await?;
-    let proposer = Proposer::new(usize::try_from(config.proposal_queue_bytes).unwrap_or(usize::MAX / 4));
-    Ok(ShardGroup {
-        group,
-        proposer: Arc::new(proposer),
-    })
-}
-
-async fn join(tasks: Vec<JoinHandle<()>>) {
-    for task in tasks {
-        if let Err(error) = task.await {
-            tracing::error!(%error, "a task of the cluster failed");
-        }
-    }
+/// One lane for one publisher keeps its messages in order.
+fn lane_of(publisher: &str) -> u32 {
+    u32::from(cluster_state::placement::slot_of(publisher)) % transport::LANES
 }

@@ -1,7 +1,11 @@
 //! What the groups of a node are told, and the errors its callers see.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use transport::Net;
 
 /// A shard group's number, from 0.
 pub type ShardId = u16;
@@ -35,6 +39,68 @@ pub struct Config {
     pub ack: AckLevel,
     /// Bytes of proposals a shard may have waiting; above that it is congested, at twice that it answers `Busy`.
     pub proposal_queue_bytes: u64,
+    /// How long a proposal whose fate is unknown is proposed again. Then its caller is told so.
+    pub propose_timeout: Duration,
+    /// A name for people, and the place of a node whose disk was lost. Empty: the node has none.
+    pub name: String,
+    /// Where the node stands; replicas of a shard are spread over zones.
+    pub zone: String,
+    /// Other nodes. Absent: this node has no peers and stays alone.
+    pub peers: Option<PeerConfig>,
+}
+
+/// How a node reaches its peers and lives with them.
+#[derive(Clone)]
+pub struct PeerConfig {
+    /// The network: TCP with or without TLS, or a simulated one.
+    pub net: Arc<dyn Net>,
+    /// Where this node listens for its peers.
+    pub listen: String,
+    /// The address its peers dial: `host:port`.
+    pub advertise: String,
+    /// Nodes to look for at the first start, `host:port`, this one included or not. Empty: found a cluster alone.
+    pub seeds: Vec<String>,
+    /// How many nodes form the first cluster together. Fewer wait for the others.
+    pub expect: usize,
+    /// Voters of a shard, where there are so many nodes.
+    pub replication_factor: usize,
+    /// Voters of the meta group at the most: odd.
+    pub meta_voters_max: usize,
+    /// How long a node may serve without having heard from a meta leader with a quorum.
+    pub lease: Duration,
+    /// A node that was not heard of for so long is declared down. Longer than the lease, by more than a second.
+    pub down_after: Duration,
+    /// The replicas of a node that has been down for so long are replaced, where there are other nodes.
+    pub replace_after: Duration,
+}
+
+impl fmt::Debug for PeerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerConfig")
+            .field("listen", &self.listen)
+            .field("advertise", &self.advertise)
+            .field("seeds", &self.seeds)
+            .field("expect", &self.expect)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PeerConfig {
+    /// The defaults of a node that listens and is dialled at one address.
+    pub fn new(net: Arc<dyn Net>, address: &str) -> Self {
+        Self {
+            net,
+            listen: address.to_owned(),
+            advertise: address.to_owned(),
+            seeds: Vec::new(),
+            expect: 0,
+            replication_factor: 3,
+            meta_voters_max: 5,
+            lease: Duration::from_secs(3),
+            down_after: Duration::from_secs(5),
+            replace_after: Duration::from_secs(600),
+        }
+    }
 }
 
 impl Default for Config {
@@ -47,6 +113,10 @@ impl Default for Config {
             checkpoint_log_bytes: 64 << 20,
             ack: AckLevel::QuorumSynced,
             proposal_queue_bytes: 8 << 20,
+            propose_timeout: Duration::from_secs(10),
+            name: String::new(),
+            zone: String::new(),
+            peers: None,
         }
     }
 }
@@ -60,6 +130,9 @@ pub enum ProposeError {
     /// No leader with a quorum: whether the command will be applied is unknown.
     #[error("the shard has no leader with a quorum")]
     NoQuorum,
+    /// The node it was for is gone for good, or declared down.
+    #[error("the node is down")]
+    Gone,
     /// This node is shutting down.
     #[error("the node is stopping")]
     Stopping,
@@ -80,6 +153,14 @@ pub enum StartError {
         /// The group's number: 0 is the meta group, shard n is n + 1.
         group: u64,
         /// What went wrong.
+        reason: String,
+    },
+    /// The peers' address cannot be listened on.
+    #[error("cannot listen for peers on {address}: {reason}")]
+    Listen {
+        /// As configured.
+        address: String,
+        /// What the system says.
         reason: String,
     },
     /// The configuration contradicts the data directory.

@@ -1,61 +1,94 @@
-//! One Raft group on this node: started, elected, checkpointed, stopped.
+//! One Raft group on this node: started, elected, checkpointed, changed in its membership, stopped.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::{BasicNode, Raft, ServerState, SnapshotPolicy};
+use openraft::impls::BasicNode;
+use openraft::raft::ReadPolicy;
+use openraft::{ChangeMembers, Raft, ServerState, SnapshotPolicy};
 use storage::{GroupId, GroupLog};
+use tokio::time::timeout;
 
 use crate::StartError;
 use crate::raft::{LogStore, Machine, Network, StateMachine, TypeConfig};
 
 /// The longest a start or a checkpoint is waited for.
 const WAIT_MAX: Duration = Duration::from_secs(300);
+/// The longest a change of the membership is waited for.
+const CHANGE_MAX: Duration = Duration::from_secs(20);
+/// Entries a replica may be behind the leader's last one to be worth leading, or voting.
+const NEARLY: u64 = 64;
 
 /// A running group.
 pub(crate) struct Group<M: Machine> {
-    id: GroupId,
+    pub(crate) id: GroupId,
+    node: u64,
     pub(crate) raft: Raft<TypeConfig, StateMachine<M>>,
     pub(crate) machine: Arc<M>,
 }
 
+/// Who has the group's log, as the last committed membership says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Members {
+    pub(crate) voters: BTreeSet<u64>,
+    pub(crate) learners: BTreeSet<u64>,
+    /// A change is under way.
+    pub(crate) is_joint: bool,
+}
+
 impl<M: Machine> Group<M> {
-    /// Starts a group whose only voter is this node and returns when it leads and its log is replayed.
+    /// Starts a replica, as it is on the disk.
     pub(crate) async fn start(
         id: GroupId,
-        node_id: u64,
+        node: u64,
         log: GroupLog,
         machine: Arc<M>,
+        network: Network,
     ) -> Result<Self, StartError> {
         let failed = |reason: String| StartError::Group { group: id, reason };
         let config = config(id).validate().map_err(|error| failed(error.to_string()))?;
         let state_machine = StateMachine(machine.clone());
-        let raft = Raft::new(
-            node_id,
-            Arc::new(config),
-            Network,
-            LogStore::new(log),
-            state_machine,
-        )
-        .await;
+        let raft = Raft::new(node, Arc::new(config), network, LogStore::new(log), state_machine).await;
         let raft = raft.map_err(|error| failed(error.to_string()))?;
-        if raft
-            .is_initialized()
+        Ok(Self {
+            id,
+            node,
+            raft,
+            machine,
+        })
+    }
+
+    /// Whether this replica has neither a log nor a vote.
+    pub(crate) async fn is_pristine(&self) -> Result<bool, StartError> {
+        let initialized = self.raft.is_initialized().await;
+        initialized.map(|is| !is).map_err(|error| self.failed(error))
+    }
+
+    /// Gives the group its first membership. All who do must name the same one.
+    pub(crate) async fn initialize(&self, voters: BTreeMap<u64, String>) -> Result<(), StartError> {
+        let members: BTreeMap<u64, BasicNode> = voters
+            .into_iter()
+            .map(|(id, address)| (id, BasicNode::new(address)))
+            .collect();
+        self.raft
+            .initialize(members)
             .await
-            .map_err(|error| failed(error.to_string()))?
-        {
-            // Nobody else can lead: there is no timeout to wait for.
-            raft.trigger()
-                .elect(false)
-                .await
-                .map_err(|error| failed(error.to_string()))?;
-        } else {
-            let members = std::collections::BTreeMap::from([(node_id, BasicNode::default())]);
-            raft.initialize(members)
-                .await
-                .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| self.failed(error))
+    }
+
+    /// The only voter leads at once: there is no timeout to wait for.
+    pub(crate) async fn lead_if_alone(&self) -> Result<(), StartError> {
+        if self.members().voters == BTreeSet::from([self.node]) && !self.leads() {
+            let elected = self.raft.trigger().elect(false).await;
+            elected.map_err(|error| self.failed(error))?;
         }
-        let wait = raft.wait(Some(WAIT_MAX));
+        Ok(())
+    }
+
+    /// Waits until this node leads and has applied its log.
+    pub(crate) async fn wait_for_lead(&self) -> Result<(), StartError> {
+        let wait = self.raft.wait(Some(WAIT_MAX));
         let leads = wait.metrics(
             |metrics| {
                 metrics.state == ServerState::Leader
@@ -63,13 +96,106 @@ impl<M: Machine> Group<M> {
             },
             "this node leads and has applied its log",
         );
-        leads.await.map_err(|error| failed(error.to_string()))?;
-        Ok(Self { id, raft, machine })
+        leads.await.map(drop).map_err(|error| self.failed(error))
     }
 
-    /// Whether this node leads the group.
+    fn failed(&self, error: impl ToString) -> StartError {
+        StartError::Group {
+            group: self.id,
+            reason: error.to_string(),
+        }
+    }
+
+    /// Whether this node leads the group, as far as it knows.
     pub(crate) fn leads(&self) -> bool {
         self.raft.is_leader()
+    }
+
+    /// Who leads, as far as this replica knows.
+    pub(crate) fn leader(&self) -> Option<u64> {
+        self.raft.metrics().borrow().current_leader
+    }
+
+    /// Time since a quorum last answered this leader; none when it does not lead.
+    pub(crate) fn since_quorum(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state != ServerState::Leader {
+            return None;
+        }
+        if metrics.membership_config.membership().voter_ids().count() == 1 {
+            return Some(Duration::ZERO);
+        }
+        metrics
+            .last_quorum_acked
+            .as_ref()
+            .map(|acked| openraft::Instant::elapsed(&**acked))
+    }
+
+    /// The committed membership.
+    pub(crate) fn members(&self) -> Members {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        Members {
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            is_joint: membership.get_joint_config().len() > 1
+                || metrics.membership_config.log_id() != metrics.committed_membership_config.log_id(),
+        }
+    }
+
+    /// Whether a replica has nearly all of this leader's log.
+    pub(crate) fn is_caught_up(&self, node: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let Some(last) = metrics.last_log_index else {
+            return true;
+        };
+        let matched = metrics.replication.as_ref().and_then(|replication| replication.get(&node));
+        matched
+            .and_then(Option::as_ref)
+            .is_some_and(|id| id.index + NEARLY >= last)
+    }
+
+    /// Adds a replica without a vote; it begins to catch up.
+    pub(crate) async fn add_learner(&self, node: u64, address: &str) -> Result<(), String> {
+        let adding = self.raft.add_learner(node, BasicNode::new(address), false);
+        finished(adding).await
+    }
+
+    /// Makes exactly these the voters, all of whom are voters or learners already; the others leave the group.
+    pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), String> {
+        finished(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false)).await
+    }
+
+    /// Takes replicas without a vote out of the group.
+    pub(crate) async fn remove_learners(&self, nodes: BTreeSet<u64>) -> Result<(), String> {
+        finished(self.raft.change_membership(ChangeMembers::RemoveNodes(nodes), false)).await
+    }
+
+    /// Makes these the voters and keeps the others as learners.
+    pub(crate) async fn set_voters_retaining(&self, voters: BTreeSet<u64>) -> Result<(), String> {
+        finished(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true)).await
+    }
+
+    /// What is committed now, once this leader is sure that it still leads.
+    pub(crate) async fn read_index(&self) -> Result<u64, Option<u64>> {
+        match self.raft.get_read_log_id(ReadPolicy::LeaseRead).await {
+            Ok((read, _)) => Ok(read.index()),
+            Err(error) => Err(error.forward_to_leader().and_then(|forward| forward.leader_id)),
+        }
+    }
+
+    /// Waits until this replica has applied its log up to an index.
+    pub(crate) async fn wait_applied(&self, index: u64, within: Duration) -> bool {
+        if self.machine.applied_index() >= index {
+            return true;
+        }
+        let wait = self.raft.wait(Some(within));
+        wait.applied_index_at_least(Some(index), "a read index is applied")
+            .await
+            .is_ok()
     }
 
     /// Writes a checkpoint if something was applied since the last one; durable when this returns.
@@ -116,16 +242,21 @@ impl<M: Machine> Group<M> {
     }
 }
 
+async fn finished<T, E: ToString>(change: impl Future<Output = Result<T, E>>) -> Result<(), String> {
+    match timeout(CHANGE_MAX, change).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the change of the membership takes too long".to_owned()),
+    }
+}
+
 fn config(id: GroupId) -> openraft::Config {
     openraft::Config {
         cluster_name: format!("group-{id}"),
-        // A single voter has nobody to tell that it is alive and nobody to time out for: no timers, no idle cost.
-        enable_tick: false,
-        enable_heartbeat: false,
-        enable_elect: false,
         heartbeat_interval: 300,
         election_timeout_min: 1500,
         election_timeout_max: 3000,
+        install_snapshot_timeout: 300_000,
         enable_pre_vote: Some(true),
         // Checkpoints are asked for, and so are purges, which follow one checkpoint later.
         snapshot_policy: SnapshotPolicy::Never,

@@ -1,24 +1,38 @@
-//! This node's Raft groups: proposing, applying, bodies of messages, checkpoints. The only crate that names
-//! openraft; what a command means is decided in `cluster-state`, how bytes reach the disk in `storage`.
+//! This node's Raft groups and its place among the other nodes: proposing, applying, membership, leases, routes. The only
+//! crate that names openraft; what a command means is decided in `cluster-state`, how bytes reach the disk in `storage`,
+//! and how they reach other nodes in `transport`.
 
+mod announcer;
+mod barrier;
 mod bodies;
 mod clock;
 mod cluster;
 mod config;
+mod formation;
 mod group;
 mod keeper;
+mod lease;
+mod membership;
 mod meta;
+mod meta_duties;
+mod node;
 mod observe;
+mod peer_service;
 mod proposer;
 mod raft;
+mod reads;
+mod remote_queues;
 mod shard;
+mod shard_duties;
+mod slot;
+mod start;
 mod view;
 
 pub use clock::{Clock, SystemClock};
-pub use cluster::{Cluster, Done};
+pub use cluster::{Cluster, Done, ForwardDone, NodeRoute, Unannounced};
 pub use cluster_proto as proto;
 pub use cluster_state::shard_of;
-pub use config::{AckLevel, Config, ProposeError, ShardId, StartError};
+pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError};
 pub use observe::{Observer, SessionWaker};
 pub use proposer::BatchDone;
 pub use view::{Fetch, Queued, SessionInfo, Totals};

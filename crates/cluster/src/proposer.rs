@@ -1,21 +1,19 @@
 //! Commands on their way into a shard's log: gathered while earlier ones are on their way to the disk, so that the
-//! number of entries, which is what costs, follows the disk and not the number of clients.
+//! number of entries, which is what costs, follows the disk and not the number of clients. An entry whose fate is
+//! unknown is proposed again under its number, by which the shard takes it once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster_proto::{ShardCommand, ShardEntry, ShardResponse};
-use openraft::Raft;
-use openraft::raft::ClientWriteResult;
+use cluster_proto::{Origin, ShardCommand, ShardEntry, ShardResponse};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::raft::{Callback, Machine, Payload, StateMachine, TypeConfig};
-use crate::{Clock, ProposeError};
+use crate::ProposeError;
 
 /// The most commands in an entry, unless one proposal has more.
 const COMMANDS_MAX: usize = 256;
@@ -23,14 +21,45 @@ const COMMANDS_MAX: usize = 256;
 const BYTES_MAX: usize = 256 << 10;
 /// The most entries between being proposed and being applied.
 const IN_FLIGHT_MAX: usize = 4;
+/// After a failure, the pause before the next try.
+const RETRY_AFTER: Duration = Duration::from_millis(30);
+/// A node that stops gives up what is not complete by then.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// Called once with the responses of a batch, after commit on disk and apply.
 pub type BatchDone = Box<dyn FnOnce(Result<Vec<ShardResponse>, ProposeError>) + Send>;
+
+/// Takes entries to the leader of a shard, in the order in which they are given.
+pub(crate) trait Target: Send + Sync + 'static {
+    /// Proposes an entry; `Proposer::finished` is told how it ended, whatever happens.
+    fn send(
+        self: Arc<Self>,
+        proposer: Arc<Proposer>,
+        number: Number,
+        entry: Bytes,
+    ) -> impl Future<Output = ()> + Send;
+}
+
+/// The name of an entry among those of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Number {
+    life: u64,
+    sequence: u64,
+}
 
 struct Proposal {
     commands: Vec<ShardCommand>,
     bytes: usize,
     done: BatchDone,
+}
+
+/// An entry that was made and is not complete.
+struct Flight {
+    number: Number,
+    entry: Bytes,
+    bytes: usize,
+    waiting: Vec<(usize, BatchDone)>,
+    give_up: Instant,
 }
 
 #[derive(Default)]
@@ -40,23 +69,40 @@ struct Queue {
     due: Option<Instant>,
     /// Of everything that is not complete.
     bytes: usize,
-    in_flight: usize,
+    /// In the order of their numbers.
+    flights: VecDeque<Flight>,
+    /// Entries sent whose end is not known yet.
+    under_way: usize,
+    /// One failed: when none is under way any more, those that are left go again one by one.
+    failed: bool,
+    retry_at: Option<Instant>,
+    life: u64,
+    sequence: u64,
     stopping: bool,
 }
 
 /// The queue of one shard's proposals.
 pub(crate) struct Proposer {
+    node: u64,
     queue: Mutex<Queue>,
     changed: Notify,
     bytes_max: usize,
+    give_up_after: Duration,
 }
 
 impl Proposer {
-    pub(crate) fn new(bytes_max: usize) -> Self {
+    /// `life` has to be above that of every earlier process of this node, with room for 2^20 more.
+    pub(crate) fn new(node: u64, life: u64, bytes_max: usize, give_up_after: Duration) -> Self {
+        let queue = Queue {
+            life,
+            ..Queue::default()
+        };
         Self {
-            queue: Mutex::default(),
+            node,
+            queue: Mutex::new(queue),
             changed: Notify::new(),
             bytes_max,
+            give_up_after,
         }
     }
 
@@ -77,15 +123,12 @@ impl Proposer {
             return done(Err(refused));
         }
         let due = Instant::now();
-        self.enqueue(
-            &mut queue,
-            Proposal {
-                commands,
-                bytes,
-                done,
-            },
-            due,
-        );
+        let proposal = Proposal {
+            commands,
+            bytes,
+            done,
+        };
+        self.enqueue(&mut queue, proposal, due);
     }
 
     /// Queues a command that nobody waits for: it shares the next entry, which is made `within` that time. It is not
@@ -119,19 +162,29 @@ impl Proposer {
 
     /// Refuses what comes from now on.
     pub(crate) fn stop(&self) {
-        self.queue.lock().stopping = true;
+        let mut queue = self.queue.lock();
+        queue.stopping = true;
+        let give_up = Instant::now() + STOP_WITHIN;
+        for flight in &mut queue.flights {
+            flight.give_up = flight.give_up.min(give_up);
+        }
+        drop(queue);
         self.changed.notify_one();
     }
 
+    /// The leader may be known now: what failed need not wait.
+    pub(crate) fn retry_now(&self) {
+        let mut queue = self.queue.lock();
+        if queue.retry_at.take().is_some() {
+            self.changed.notify_one();
+        }
+    }
+
     /// Proposes until it is stopped and everything is complete.
-    pub(crate) async fn run<M: Machine>(
-        self: Arc<Self>,
-        raft: Raft<TypeConfig, StateMachine<M>>,
-        clock: Arc<dyn Clock>,
-    ) {
+    pub(crate) async fn run<T: Target>(self: Arc<Self>, target: Arc<T>) {
         loop {
             match self.next() {
-                Next::Entry(proposals) => self.send(&raft, clock.as_ref(), proposals).await,
+                Next::Entry(number, entry) => target.clone().send(self.clone(), number, entry).await,
                 Next::Wait => self.changed.notified().await,
                 Next::WaitUntil(due) => {
                     // Whichever comes first, the queue is looked at again.
@@ -143,104 +196,135 @@ impl Proposer {
     }
 
     fn next(&self) -> Next {
+        let now = Instant::now();
         let mut queue = self.queue.lock();
-        if queue.waiting.is_empty() || queue.in_flight >= IN_FLIGHT_MAX {
-            let finished = queue.stopping && queue.waiting.is_empty() && queue.in_flight == 0;
+        if queue.failed {
+            return self.next_after_failure(queue, now);
+        }
+        if queue.waiting.is_empty() || queue.flights.len() >= IN_FLIGHT_MAX {
+            let finished = queue.stopping && queue.waiting.is_empty() && queue.flights.is_empty();
             return if finished { Next::Stop } else { Next::Wait };
         }
-        let due = queue.due.filter(|due| !queue.stopping && *due > Instant::now());
+        let due = queue.due.filter(|due| !queue.stopping && *due > now);
         if let Some(due) = due {
             return Next::WaitUntil(due);
         }
-        let (mut commands, mut bytes, mut proposals) = (0, 0, Vec::new());
+        let (number, entry) = self.make_entry(&mut queue, now);
+        queue.under_way += 1;
+        Next::Entry(number, entry)
+    }
+
+    fn next_after_failure(&self, mut queue: parking_lot::MutexGuard<'_, Queue>, now: Instant) -> Next {
+        if queue.under_way > 0 {
+            return Next::Wait;
+        }
+        if queue.flights.front().is_some_and(|flight| flight.give_up <= now) {
+            // Numbers have no gaps, so none of them can be left out: all go, and a new life begins.
+            queue.life += 1;
+            queue.sequence = 0;
+            let given_up = std::mem::take(&mut queue.flights);
+            queue.bytes -= given_up.iter().map(|flight| flight.bytes).sum::<usize>();
+            drop(queue);
+            for (_, done) in given_up.into_iter().flat_map(|flight| flight.waiting) {
+                done(Err(ProposeError::NoQuorum));
+            }
+            return self.next();
+        }
+        if let Some(retry_at) = queue.retry_at.filter(|at| *at > now) {
+            return Next::WaitUntil(retry_at);
+        }
+        queue.retry_at = None;
+        let Some(front) = queue.flights.front() else {
+            queue.failed = false;
+            drop(queue);
+            return self.next();
+        };
+        let (number, entry) = (front.number, front.entry.clone());
+        queue.under_way += 1;
+        Next::Entry(number, entry)
+    }
+
+    fn make_entry(&self, queue: &mut Queue, now: Instant) -> (Number, Bytes) {
+        let (mut count, mut bytes, mut commands, mut waiting) = (0, 0, Vec::new(), Vec::new());
         while let Some(proposal) = queue.waiting.front() {
-            commands += proposal.commands.len();
-            bytes += proposal.bytes;
-            if !proposals.is_empty() && (commands > COMMANDS_MAX || bytes > BYTES_MAX) {
+            let full = count + proposal.commands.len() > COMMANDS_MAX || bytes + proposal.bytes > BYTES_MAX;
+            if count > 0 && full {
                 break;
             }
-            proposals.extend(queue.waiting.pop_front());
+            let Some(proposal) = queue.waiting.pop_front() else { break };
+            count += proposal.commands.len();
+            bytes += proposal.bytes;
+            waiting.push((proposal.commands.len(), proposal.done));
+            commands.extend(proposal.commands);
         }
         if queue.waiting.is_empty() {
             queue.due = None;
         }
-        queue.in_flight += 1;
-        Next::Entry(proposals)
-    }
-
-    async fn send<M: Machine>(
-        self: &Arc<Self>,
-        raft: &Raft<TypeConfig, StateMachine<M>>,
-        clock: &dyn Clock,
-        proposals: Vec<Proposal>,
-    ) {
-        let mut commands = Vec::new();
-        let mut waiting = Vec::with_capacity(proposals.len());
-        let mut bytes = 0;
-        for proposal in proposals {
-            waiting.push((proposal.commands.len(), proposal.done));
-            bytes += proposal.bytes;
-            commands.extend(proposal.commands);
-        }
-        let entry = ShardEntry {
-            now_ms: clock.now_ms(),
-            commands,
+        queue.sequence += 1;
+        let number = Number {
+            life: queue.life,
+            sequence: queue.sequence,
         };
-        let payload = Payload(Bytes::from(entry.encode_to_vec()));
-        let completion = Completion {
-            proposer: self.clone(),
+        let origin = Origin {
+            node: self.node,
+            life: number.life,
+            sequence: number.sequence,
+        };
+        let entry = ShardEntry {
+            now_ms: 0,
+            commands,
+            origin: Some(origin),
+        };
+        let entry = Bytes::from(entry.encode_to_vec());
+        let give_up_after = if queue.stopping { STOP_WITHIN } else { self.give_up_after };
+        queue.flights.push_back(Flight {
+            number,
+            entry: entry.clone(),
             bytes,
             waiting,
+            give_up: now + give_up_after,
+        });
+        (number, entry)
+    }
+
+    /// How an entry ended that was sent. Everything but success is tried again.
+    pub(crate) fn finished(&self, number: Number, result: Result<Vec<ShardResponse>, ()>) {
+        let mut queue = self.queue.lock();
+        queue.under_way -= 1;
+        let place = queue.flights.iter().position(|flight| flight.number == number);
+        let Ok(responses) = result else {
+            queue.failed = true;
+            queue.retry_at = Some(Instant::now() + RETRY_AFTER);
+            drop(queue);
+            self.changed.notify_one();
+            return;
         };
-        let callback = Callback(Box::new(move |result| completion.complete(result)));
-        if let Err(error) = raft.client_write_ff(payload, Some(callback)).await {
-            // The callback was dropped, which has told those who wait.
-            tracing::warn!(%error, "a shard's group does not take proposals");
-        }
-    }
-}
-
-/// Tells those who wait what became of an entry, also when openraft drops it.
-struct Completion {
-    proposer: Arc<Proposer>,
-    bytes: usize,
-    waiting: Vec<(usize, BatchDone)>,
-}
-
-impl Completion {
-    fn complete(mut self, result: ClientWriteResult<TypeConfig>) {
-        match result {
-            Ok(response) => {
-                let mut responses = response.data.0.into_iter();
-                for (count, done) in self.waiting.drain(..) {
-                    done(Ok(responses.by_ref().take(count).collect()));
-                }
-            }
-            Err(_) => self.fail(ProposeError::NoQuorum),
-        }
-    }
-
-    fn fail(&mut self, error: ProposeError) {
-        for (_, done) in self.waiting.drain(..) {
-            done(Err(error.clone()));
-        }
-    }
-}
-
-impl Drop for Completion {
-    fn drop(&mut self) {
-        self.fail(ProposeError::Stopping);
-        let mut queue = self.proposer.queue.lock();
-        queue.in_flight -= 1;
-        queue.bytes -= self.bytes;
+        let flight = place.and_then(|place| queue.flights.remove(place));
+        queue.bytes -= flight.as_ref().map_or(0, |flight| flight.bytes);
         drop(queue);
-        self.proposer.changed.notify_one();
+        self.changed.notify_one();
+        let mut responses = responses.into_iter();
+        for (count, done) in flight.into_iter().flat_map(|flight| flight.waiting) {
+            done(Ok(responses.by_ref().take(count).collect()));
+        }
     }
 }
 
 enum Next {
-    Entry(Vec<Proposal>),
+    Entry(Number, Bytes),
     Wait,
     WaitUntil(Instant),
     Stop,
+}
+
+/// Adds the leader's time to an entry. The last one counts, so a repeated entry may be stamped again.
+pub(crate) fn stamped(entry: &Bytes, now_ms: u64) -> Bytes {
+    let stamp = ShardEntry {
+        now_ms,
+        ..ShardEntry::default()
+    };
+    let mut stamped = Vec::with_capacity(entry.len() + 12);
+    stamped.extend_from_slice(entry);
+    stamped.extend_from_slice(&stamp.encode_to_vec());
+    stamped.into()
 }

@@ -1,13 +1,15 @@
 //! openraft's view of a group: its types, its log, its state machine, its network.
 
-mod convert;
+pub(crate) mod convert;
 mod log_store;
 mod machine;
 mod network;
 mod types;
 
 pub(crate) use log_store::LogStore;
-pub(crate) use machine::{Applied, Machine, SnapshotData, StateMachine};
+pub(crate) use machine::{
+    Applied, Machine, SnapshotData, StateMachine, received_snapshot, state_to_proto,
+};
 pub(crate) use network::Network;
 pub(crate) use types::{Callback, Payload, Responses, TypeConfig};
 

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::bytes::Bytes;
 use cluster_proto::raft as proto;
-use cluster_proto::{Publication, ShardCommand, ShardEntry, shard_command};
-use cluster_state::{ApplyContext, Effect, ShardState};
+use cluster_proto::{Publication, ShardCommand, ShardEntry, ShareMember, shard_command};
+use cluster_state::{ApplyContext, Effect, EntryKind, ShardState};
 use foldhash::{HashMap, HashSet};
 use parking_lot::Mutex;
 use prost::Message;
-use storage::{GroupId, GroupLog, SledKv, StateStore, StorageError};
+use storage::{GroupId, GroupLog, SharedKv, StateStore, StorageError};
 
 use crate::bodies::{Bodies, compact};
 use crate::raft::{Applied, Machine, Responses};
@@ -34,12 +34,15 @@ type Wakers = HashMap<Arc<str>, (u64, Arc<dyn SessionWaker>)>;
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) node_id: u64,
-    pub(crate) incarnation: u64,
+    /// Grows when the node was declared down and joins again.
+    pub(crate) incarnation: Arc<AtomicU64>,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) observer: Arc<dyn Observer>,
     /// Counts changes of durable routes.
     pub(crate) routes_generation: Arc<AtomicU64>,
-    pub(crate) kv: Arc<SledKv>,
+    pub(crate) kv: SharedKv,
+    /// Told of sessions that are connected to nodes without a replica.
+    pub(crate) far: Arc<dyn FarOwners>,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -57,7 +60,21 @@ pub(crate) struct Shard {
     log_bytes: AtomicU64,
     /// Set once the log is replayed: only then the node hears of what happens.
     live: AtomicBool,
+    /// This node leads the group.
+    leads: AtomicBool,
+    /// When the passing of time was proposed last.
+    ticked_ms: AtomicU64,
 }
+
+/// Whom a leader tells that queues have grown, where the owner of the session has no replica of the shard.
+pub(crate) trait FarOwners: Send + Sync {
+    fn queues_grew(&self, shard: ShardId, sessions: Vec<(u64, Arc<str>)>);
+    /// Whether this node is its cluster's only member.
+    fn is_alone(&self) -> bool;
+}
+
+/// A tick that was refused is proposed again after this time.
+const TICK_AGAIN_MS: u64 = 1000;
 
 struct Memory {
     state: ShardState,
@@ -86,6 +103,8 @@ impl Shard {
             loading: Mutex::default(),
             log_bytes: AtomicU64::new(0),
             live: AtomicBool::new(false),
+            leads: AtomicBool::new(false),
+            ticked_ms: AtomicU64::new(0),
         })
     }
 
@@ -99,17 +118,38 @@ impl Shard {
         self.log_bytes.load(Ordering::Relaxed)
     }
 
-    /// The log is replayed: from here on the node hears of what happens, and first of what there is.
+    /// Looks at the state and at how far the log is applied to it.
+    pub(crate) fn read_applied<T>(&self, look: impl FnOnce(&ShardState, u64) -> T) -> T {
+        let memory = self.memory.lock();
+        look(&memory.state, crate::meta::index_of(&memory.applied))
+    }
+
+    /// The log is replayed: from here on the node hears of what happens.
     pub(crate) fn go_live(&self) {
         self.live.store(true, Ordering::Release);
-        let (members, outbox) = self.read(|state| (shared_members(state), state.outbox().next().is_some()));
-        for (client, filter, qos) in members {
-            self.node.observer.shared_member(&client, &filter, qos, true);
-        }
-        if outbox {
+        self.node.routes_generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// This node begins or ends to lead the group. The leader sees to the outbox.
+    pub(crate) fn set_leads(&self, leads: bool) {
+        self.leads.store(leads, Ordering::Release);
+        if leads && self.read(|state| state.outbox().next().is_some()) {
             self.node.observer.outbox_ready(self.id);
         }
-        self.node.routes_generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.leads.load(Ordering::Acquire)
+    }
+
+    /// Whether the passing of time is to be proposed, and notes that it is.
+    pub(crate) fn tick_due(&self, now_ms: u64) -> bool {
+        let last = self.ticked_ms.load(Ordering::Relaxed);
+        let due = now_ms >= last + TICK_AGAIN_MS;
+        if due {
+            self.ticked_ms.store(now_ms, Ordering::Relaxed);
+        }
+        due
     }
 
     pub(crate) fn attach(&self, client: &str, epoch: u64, waker: Arc<dyn SessionWaker>) {
@@ -143,6 +183,28 @@ impl Shard {
                 visit(publication);
                 ControlFlow::Continue(())
             });
+    }
+
+    /// Adds retained messages from behind a topic on, `limit` at the most. True: there may be more.
+    pub(crate) fn retained_after(
+        &self,
+        filter: &str,
+        after: Option<&str>,
+        now_ms: u64,
+        limit: usize,
+        found: &mut Vec<Publication>,
+    ) -> bool {
+        let full = found.len() + limit;
+        self.read(|state| {
+            state.retained_matching_after(filter, after.unwrap_or(""), now_ms, &mut |publication| {
+                found.push(publication.clone());
+                match found.len() < full {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            });
+        });
+        found.len() >= full
     }
 
     pub(crate) fn session_info(&self, client: &str) -> Option<SessionInfo> {
@@ -192,7 +254,7 @@ impl Shard {
     fn deliver(&self, effects: Vec<Effect>) {
         let live = self.live.load(Ordering::Acquire);
         let mut released = Vec::new();
-        let mut grown = HashSet::default();
+        let mut grown: HashSet<Arc<str>> = HashSet::default();
         let mut notices = Vec::new();
         let mut outbox = false;
         for effect in effects {
@@ -216,13 +278,35 @@ impl Shard {
         for notice in notices {
             self.notify(notice);
         }
+        let mut far = Vec::new();
         for client in grown {
-            if let Some(waker) = self.waker(&client) {
-                waker.queue_grew();
+            match self.waker(&client) {
+                Some(waker) => waker.queue_grew(),
+                None if self.leads() => far.push(client),
+                None => {}
             }
         }
-        if outbox {
+        self.tell_far_owners(far);
+        if outbox && self.leads() {
             self.node.observer.outbox_ready(self.id);
+        }
+    }
+
+    fn tell_far_owners(&self, clients: Vec<Arc<str>>) {
+        if clients.is_empty() {
+            return;
+        }
+        let owner = |client: Arc<str>, state: &ShardState| {
+            let session = state.session(&client)?;
+            let far = session.connected && session.owner.node != self.node.node_id;
+            far.then_some((session.owner.node, client))
+        };
+        let sessions = self.read(|state| {
+            let owned = clients.into_iter().filter_map(|client| owner(client, state));
+            owned.collect::<Vec<_>>()
+        });
+        if !sessions.is_empty() {
+            self.node.far.queues_grew(self.id, sessions);
         }
     }
 
@@ -234,7 +318,7 @@ impl Shard {
                 node,
                 incarnation,
                 epoch,
-            } if (node, incarnation) == (self.node.node_id, self.node.incarnation) => {
+            } if node == self.node.node_id && incarnation <= self.node.incarnation.load(Ordering::Acquire) => {
                 observer.owner_lost(&client, epoch);
             }
             Effect::SessionEnded { client, reason } => observer.session_ended(&client, reason.as_str()),
@@ -243,8 +327,17 @@ impl Shard {
                 filter,
                 qos,
                 added,
-            } => {
-                observer.shared_member(&client, &filter, qos, added);
+                ..
+            } if self.node.far.is_alone() => {
+                // Otherwise the meta group says it to all nodes.
+                let member = ShareMember {
+                    client: client.to_string(),
+                    qos: u32::from(qos),
+                    shard: Some(u32::from(self.id)),
+                    node: 0,
+                    no_local: false,
+                };
+                observer.share_member(&filter, &member, added);
             }
             Effect::Dropped { reason, count } => observer.dropped(reason.as_str(), count),
             _ => {}
@@ -259,11 +352,23 @@ impl Machine for Shard {
             return Ok(Responses::default());
         };
         let bytes = payload.len();
-        let ShardEntry { now_ms, commands } = ShardEntry::decode(payload).map_err(io::Error::other)?;
+        let ShardEntry {
+            now_ms,
+            commands,
+            origin,
+        } = ShardEntry::decode(payload).map_err(io::Error::other)?;
         let index = entry.log_id.index;
         let mut effects = Vec::new();
         let mut responses = Vec::with_capacity(commands.len());
         let mut memory = self.memory.lock();
+        if memory.state.begin_entry(origin.as_ref()) == EntryKind::Gap {
+            entry.note(&mut memory.applied);
+            return Ok(Responses {
+                index,
+                is_gap: true,
+                ..Responses::default()
+            });
+        }
         for (position, mut command) in commands.into_iter().enumerate() {
             detach_from_entry(&mut command, bytes);
             let context = ApplyContext {
@@ -280,7 +385,11 @@ impl Machine for Shard {
         drop(memory);
         self.log_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.deliver(effects);
-        Ok(Responses(responses))
+        Ok(Responses {
+            index,
+            shard: responses,
+            ..Responses::default()
+        })
     }
 
     fn applied(&self) -> proto::Applied {
@@ -316,11 +425,4 @@ fn detach_from_entry(command: &mut ShardCommand, entry_bytes: usize) {
     if let Some(publication) = publication {
         compact(publication, entry_bytes);
     }
-}
-
-fn shared_members(state: &ShardState) -> Vec<(Arc<str>, Arc<str>, u8)> {
-    state
-        .shared_members()
-        .map(|(client, filter, qos)| (client.clone(), filter.clone(), qos))
-        .collect()
 }

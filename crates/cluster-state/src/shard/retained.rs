@@ -60,15 +60,17 @@ impl Retained {
         self.topics.insert(topic, publication);
     }
 
-    /// Visits the messages whose topics match, until `visit` breaks.
+    /// Visits the messages whose topics match and come behind `after`, in the order of topics, until `visit` breaks.
     pub(crate) fn matching(
         &self,
         filter: &TopicFilter,
+        after: &str,
         now_ms: u64,
         visit: &mut dyn FnMut(&Publication) -> ControlFlow<()>,
     ) {
         let mut visit = |publication: &Publication| {
-            if is_past(publication.expires_at_ms, now_ms) {
+            let seen = !after.is_empty() && publication.topic.as_str() <= after;
+            if seen || is_past(publication.expires_at_ms, now_ms) {
                 return ControlFlow::Continue(());
             }
             visit(publication)
@@ -81,7 +83,7 @@ impl Retained {
             self.compare_all(filter, &mut visit)
         } else {
             let levels: Vec<&str> = filter.as_str().split('/').collect();
-            self.walk(&mut String::new(), &levels, &mut visit)
+            self.walk(&mut String::new(), &levels, after, &mut visit)
         };
         // Whether all were visited is for the caller to remember.
         let _ = stopped;
@@ -106,18 +108,19 @@ impl Retained {
         &self,
         prefix: &mut String,
         levels: &[&str],
+        after: &str,
         visit: &mut dyn FnMut(&Publication) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let Some((level, rest)) = levels.split_first() else {
             return ControlFlow::Continue(());
         };
         match *level {
-            "#" => self.all_below(prefix, visit),
-            "+" => self.each_level(prefix, rest, visit),
+            "#" => self.all_below(prefix, after, visit),
+            "+" => self.each_level(prefix, rest, after, visit),
             level => {
                 let length = prefix.len();
                 prefix.push_str(level);
-                let result = self.at(prefix, rest, visit);
+                let result = self.at(prefix, rest, after, visit);
                 prefix.truncate(length);
                 result
             }
@@ -129,6 +132,7 @@ impl Retained {
         &self,
         prefix: &mut String,
         rest: &[&str],
+        after: &str,
         visit: &mut dyn FnMut(&Publication) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         // `a/#` matches `a` too. [MQTT5 4.7.1.2]
@@ -141,7 +145,7 @@ impl Retained {
             return ControlFlow::Continue(());
         }
         prefix.push('/');
-        let result = self.walk(prefix, rest, visit);
+        let result = self.walk(prefix, rest, after, visit);
         prefix.pop();
         result
     }
@@ -149,12 +153,14 @@ impl Retained {
     fn all_below(
         &self,
         prefix: &str,
+        after: &str,
         visit: &mut dyn FnMut(&Publication) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        for (topic, publication) in self
-            .topics
-            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
-        {
+        let from = match after > prefix {
+            true => Bound::Excluded(after),
+            false => Bound::Included(prefix),
+        };
+        for (topic, publication) in self.topics.range::<str, _>((from, Bound::Unbounded)) {
             if !topic.starts_with(prefix) {
                 break;
             }
@@ -171,9 +177,14 @@ impl Retained {
         &self,
         prefix: &mut String,
         rest: &[&str],
+        after: &str,
         visit: &mut dyn FnMut(&Publication) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let mut from = Bound::Included(prefix.clone());
+        // What comes before the level of `after` was visited.
+        let mut from = match after.strip_prefix(prefix.as_str()) {
+            Some(below) => Bound::Included(format!("{prefix}{}", below.split('/').next().unwrap_or(""))),
+            None => Bound::Included(prefix.clone()),
+        };
         loop {
             let range = (from.as_ref().map(String::as_str), Bound::Unbounded);
             let Some((topic, publication)) = self.topics.range::<str, _>(range).next() else {
@@ -195,7 +206,7 @@ impl Retained {
             if !hidden && !rest.is_empty() {
                 let length = prefix.len();
                 prefix.push_str(&below[..=end]);
-                let result = self.walk(prefix, rest, visit);
+                let result = self.walk(prefix, rest, after, visit);
                 prefix.truncate(length);
                 result?;
             }

@@ -175,8 +175,19 @@ impl ShardState {
         now_ms: u64,
         visit: &mut dyn FnMut(&Publication) -> ControlFlow<()>,
     ) {
+        self.retained_matching_after(filter, "", now_ms, visit);
+    }
+
+    /// As `retained_matching`, from behind a topic on: a long list is read in pieces.
+    pub fn retained_matching_after(
+        &self,
+        filter: &str,
+        after: &str,
+        now_ms: u64,
+        visit: &mut dyn FnMut(&Publication) -> ControlFlow<()>,
+    ) {
         if let Some(filter) = subscribe::parse_plain(filter) {
-            self.retained.matching(&filter, now_ms, visit);
+            self.retained.matching(&filter, after, now_ms, visit);
         }
     }
 

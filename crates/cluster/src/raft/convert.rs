@@ -121,3 +121,111 @@ pub(crate) fn entry_to_proto(entry: Entry) -> proto::Entry {
         payload: Some(payload),
     }
 }
+
+/// Requests and answers between replicas.
+pub(crate) mod rpc {
+    use std::io;
+
+    use cluster_proto::{
+        AppendEntries, AppendEntriesAnswer, Empty, RequestVote, TransferLeader, VoteAnswer,
+        append_entries_answer::Answer,
+    };
+    use openraft::raft::{
+        AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+    };
+
+    use super::super::types::TypeConfig;
+    use super::{entry, entry_to_proto, log_id, log_id_to_proto, vote, vote_to_proto};
+
+    pub(crate) fn append_to_proto(group: u64, request: AppendEntriesRequest<TypeConfig>) -> AppendEntries {
+        AppendEntries {
+            group,
+            vote: Some(vote_to_proto(&request.vote)),
+            previous: request.prev_log_id.as_ref().map(log_id_to_proto),
+            entries: request.entries.into_iter().map(entry_to_proto).collect(),
+            leader_commit: request.leader_commit.as_ref().map(log_id_to_proto),
+        }
+    }
+
+    pub(crate) fn append(request: AppendEntries) -> io::Result<AppendEntriesRequest<TypeConfig>> {
+        let entries: io::Result<Vec<_>> = request.entries.into_iter().map(entry).collect();
+        Ok(AppendEntriesRequest {
+            vote: vote(&request.vote.unwrap_or_default()),
+            prev_log_id: request.previous.as_ref().map(log_id),
+            entries: entries?,
+            leader_commit: request.leader_commit.as_ref().map(log_id),
+        })
+    }
+
+    pub(crate) fn appended_to_proto(response: &AppendEntriesResponse<TypeConfig>) -> AppendEntriesAnswer {
+        let answer = match response {
+            AppendEntriesResponse::Success => Answer::Success(Empty {}),
+            // A partial success that begins nowhere is no success.
+            AppendEntriesResponse::PartialSuccess(None) | AppendEntriesResponse::Conflict => {
+                Answer::Conflict(Empty {})
+            }
+            AppendEntriesResponse::PartialSuccess(Some(id)) => Answer::Partial(log_id_to_proto(id)),
+            AppendEntriesResponse::HigherVote(higher) => Answer::HigherVote(vote_to_proto(higher)),
+        };
+        AppendEntriesAnswer { answer: Some(answer) }
+    }
+
+    pub(crate) fn appended(answer: &AppendEntriesAnswer) -> Option<AppendEntriesResponse<TypeConfig>> {
+        Some(match answer.answer.as_ref()? {
+            Answer::Success(_) => AppendEntriesResponse::Success,
+            Answer::Partial(id) => AppendEntriesResponse::PartialSuccess(Some(log_id(id))),
+            Answer::Conflict(_) => AppendEntriesResponse::Conflict,
+            Answer::HigherVote(higher) => AppendEntriesResponse::HigherVote(vote(higher)),
+        })
+    }
+
+    pub(crate) fn vote_request_to_proto(group: u64, request: &VoteRequest<TypeConfig>) -> RequestVote {
+        RequestVote {
+            group,
+            vote: Some(vote_to_proto(&request.vote)),
+            last: request.last_log_id.as_ref().map(log_id_to_proto),
+            leadership_transfer: request.leadership_transfer,
+        }
+    }
+
+    pub(crate) fn vote_request(request: &RequestVote) -> VoteRequest<TypeConfig> {
+        VoteRequest {
+            vote: vote(&request.vote.unwrap_or_default()),
+            last_log_id: request.last.as_ref().map(log_id),
+            leadership_transfer: request.leadership_transfer,
+        }
+    }
+
+    pub(crate) fn voted_to_proto(response: &VoteResponse<TypeConfig>) -> VoteAnswer {
+        VoteAnswer {
+            vote: Some(vote_to_proto(&response.vote)),
+            last: response.last_log_id.as_ref().map(log_id_to_proto),
+            granted: response.vote_granted,
+        }
+    }
+
+    pub(crate) fn voted(answer: &VoteAnswer) -> VoteResponse<TypeConfig> {
+        VoteResponse {
+            vote: vote(&answer.vote.unwrap_or_default()),
+            vote_granted: answer.granted,
+            last_log_id: answer.last.as_ref().map(log_id),
+        }
+    }
+
+    pub(crate) fn transfer_to_proto(group: u64, request: &TransferLeaderRequest<TypeConfig>) -> TransferLeader {
+        TransferLeader {
+            group,
+            from: Some(vote_to_proto(request.from_leader())),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(log_id_to_proto),
+        }
+    }
+
+    pub(crate) fn transfer(request: &TransferLeader) -> TransferLeaderRequest<TypeConfig> {
+        TransferLeaderRequest::new(
+            vote(&request.from.unwrap_or_default()),
+            request.to,
+            request.last.as_ref().map(log_id),
+        )
+    }
+}

@@ -23,6 +23,10 @@ pub(crate) trait Machine: Send + Sync + 'static {
     fn round_applied(&self) {}
     /// How far the state has come.
     fn applied(&self) -> proto::Applied;
+    /// The index of the last entry applied.
+    fn applied_index(&self) -> u64 {
+        self.applied().log_id.map_or(0, |id| id.index)
+    }
     /// Writes what changed to the state store and returns when it is durable. Blocks.
     fn checkpoint(&self) -> Result<proto::Applied, StorageError>;
     /// How far the last durable checkpoint goes; none when there is no checkpoint.
@@ -57,7 +61,6 @@ pub(crate) enum SnapshotData {
     /// A checkpoint in this node's state store.
     Stored(Arc<dyn Machine>),
     /// An encoded `Snapshot`, as it comes from a peer.
-    #[expect(dead_code, reason = "a cluster of one has no peer that sends it")]
     Encoded(Bytes),
 }
 
@@ -87,6 +90,30 @@ impl<M: Machine> StateMachine<M> {
             },
             snapshot: SnapshotData::Stored(self.0.clone()),
         }
+    }
+}
+
+/// A snapshot's place in the log, for a peer.
+pub(crate) fn state_to_proto(meta: &SnapshotMeta) -> proto::Applied {
+    let membership = &meta.last_membership;
+    proto::Applied {
+        log_id: meta.last_log_id.as_ref().map(convert::log_id_to_proto),
+        membership: Some(proto::StoredMembership {
+            log_id: membership.log_id().as_ref().map(convert::log_id_to_proto),
+            membership: Some(convert::membership_to_proto(membership.membership())),
+        }),
+    }
+}
+
+/// A snapshot that came from a peer.
+pub(crate) fn received_snapshot(applied: &proto::Applied, data: Bytes) -> Snapshot {
+    let (last_log_id, last_membership) = state(applied);
+    Snapshot {
+        meta: SnapshotMeta {
+            last_log_id,
+            last_membership,
+        },
+        snapshot: SnapshotData::Encoded(data),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use cluster_proto::ShardResponse;
+use cluster_proto::{MetaResponse, ShardResponse};
 use openraft::impls::{BasicNode, BoxedErrorSource, InlineBatch, Vote, leader_id_std::LeaderId};
 use openraft::raft::responder::Responder;
 use openraft::{EntryPayload, OptionalSend, RaftTypeConfig, TokioRuntime};
@@ -58,9 +58,18 @@ impl fmt::Display for Payload {
     }
 }
 
-/// What applying an entry answers: one response for each of its commands.
+/// What applying an entry answers.
 #[derive(Debug, Default)]
-pub(crate) struct Responses(pub(crate) Vec<ShardResponse>);
+pub(crate) struct Responses {
+    /// Where it was committed.
+    pub(crate) index: u64,
+    /// One for each command of a shard's entry.
+    pub(crate) shard: Vec<ShardResponse>,
+    /// Of a command of the meta group.
+    pub(crate) meta: Option<MetaResponse>,
+    /// An entry of the same origin is missing before this one: nothing was applied.
+    pub(crate) is_gap: bool,
+}
 
 /// A closure that openraft calls with a result, where it is, without a task in between.
 pub(crate) struct Callback<T>(pub(crate) Box<dyn FnOnce(T) + Send>);

@@ -9,7 +9,7 @@ use cluster_proto::Publication;
 use cluster_proto::raft as proto;
 use cluster_state::{MessageId, ShardState};
 use prost::Message;
-use storage::{Change, Kv, SledKv, StateStore, StorageError};
+use storage::{Change, StateStore, StorageError};
 
 use super::Shard;
 use super::bodies::{BODY, DecodedEntry, body_key, split_key};
@@ -20,7 +20,7 @@ const SPILL_BATCH_BYTES: usize = 4 << 20;
 
 /// The state store of a shard and what is known of it.
 pub(super) struct Disk {
-    store: StateStore<SledKv>,
+    store: StateStore,
     spilled: BTreeSet<MessageId>,
     /// The log up to here is not needed any more.
     purgeable: u64,
@@ -29,7 +29,7 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn restore(store: StateStore<SledKv>) -> Result<(ShardState, Self), StorageError> {
+    pub(super) fn restore(store: StateStore) -> Result<(ShardState, Self), StorageError> {
         let mut records = Vec::new();
         let mut spilled = BTreeSet::new();
         store.scan(&[], &mut |key, value| {

@@ -1,0 +1,152 @@
+//! The right to serve: a node that has not heard from a meta leader with a quorum for some seconds stops by itself, before
+//! the others declare it down. What it would acknowledge could not be kept, and what it routes by grows stale.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use foldhash::HashMap;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// This node's own lease.
+pub(crate) struct Lease {
+    started: Instant,
+    /// Milliseconds since `started`.
+    until_ms: AtomicU64,
+    /// The only member of its cluster needs nobody's leave.
+    alone: AtomicBool,
+    /// It has caught up since it joined.
+    ready: AtomicBool,
+    /// Others were told that this node routes by the meta group's log up to here, or does not serve.
+    barrier_floor: AtomicU64,
+}
+
+impl Lease {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            until_ms: AtomicU64::new(0),
+            alone: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            barrier_floor: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the node may acknowledge.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_alone() || self.elapsed_ms(Instant::now()) < self.until_ms.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_alone(&self, alone: bool) {
+        self.alone.store(alone, Ordering::Release);
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Says whether that is news.
+    pub(crate) fn set_ready(&self, ready: bool) -> bool {
+        self.ready.swap(ready, Ordering::SeqCst) != ready
+    }
+
+    /// Another node wants to know that this one routes by the meta group's log up to `index`. True: it does not serve, and
+    /// will not before it does.
+    pub(crate) fn promise(&self, index: u64) -> bool {
+        self.barrier_floor.fetch_max(index, Ordering::SeqCst);
+        !self.ready.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn barrier_floor(&self) -> u64 {
+        self.barrier_floor.load(Ordering::SeqCst)
+    }
+
+    /// Asked for at `asked`, granted for that long.
+    pub(crate) fn renew(&self, asked: Instant, length: Duration) {
+        let until = self.elapsed_ms(asked) + length.as_millis() as u64;
+        self.until_ms.fetch_max(until, Ordering::AcqRel);
+    }
+
+    /// The time that is left.
+    pub(crate) fn left(&self) -> Duration {
+        let now = self.elapsed_ms(Instant::now());
+        Duration::from_millis(self.until_ms.load(Ordering::Acquire).saturating_sub(now))
+    }
+
+    fn elapsed_ms(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.started).as_millis() as u64
+    }
+}
+
+/// What the leader of the meta group knows of the others' lives.
+#[derive(Default)]
+pub(crate) struct Heard {
+    lives: Mutex<Lives>,
+}
+
+#[derive(Default)]
+struct Lives {
+    leading_since: Option<Instant>,
+    heard: HashMap<u64, Instant>,
+}
+
+impl Heard {
+    /// A member asked for its lease.
+    pub(crate) fn note(&self, node: u64) {
+        self.lives.lock().heard.insert(node, Instant::now());
+    }
+
+    /// Called often, so that the beginning of a leadership is noticed.
+    pub(crate) fn leading(&self, leads: bool) {
+        let mut lives = self.lives.lock();
+        match (leads, lives.leading_since) {
+            (true, None) => lives.leading_since = Some(Instant::now()),
+            (false, Some(_)) => *lives = Lives::default(),
+            _ => {}
+        }
+    }
+
+    /// How long a member has been silent, counted from the beginning of this leadership at the most.
+    pub(crate) fn silent_for(&self, node: u64) -> Duration {
+        let lives = self.lives.lock();
+        let Some(since) = lives.leading_since else {
+            return Duration::ZERO;
+        };
+        lives.heard.get(&node).copied().unwrap_or(since).max(since).elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_counts_from_when_it_was_asked_for() {
+        let lease = Lease::new();
+        let asked = Instant::now();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        lease.renew(asked, Duration::from_secs(3));
+
+        assert!(lease.is_held());
+        tokio::time::advance(Duration::from_millis(1001)).await;
+        assert!(!lease.is_held());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_gives_everybody_the_whole_time() {
+        let heard = Heard::default();
+        heard.leading(true);
+        heard.note(7);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        heard.leading(false);
+        heard.leading(true);
+        tokio::time::advance(Duration::from_secs(1)).await;
+
+        assert_eq!(heard.silent_for(7), Duration::from_secs(1));
+        assert_eq!(heard.silent_for(8), Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,284 @@
+//! This node as a member: it asks for its lease twice a second, joins when the cluster does not know it or has declared it
+//! down, and counts as ready when it has caught up. Without a lease it closes its doors.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cluster_proto::{
+    Barrier, JoinAnswer, JoinCluster, Lease as Granted, Member, RenewLease, call_request, call_response,
+    meta_command::Command,
+};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tracing::{error, info, warn};
+use transport::{Channel, PeerError};
+
+use crate::node::Inner;
+
+const RENEW_EVERY: Duration = Duration::from_millis(500);
+const RENEW_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A leader that has not heard from a quorum for so long grants nothing.
+const QUORUM_WITHIN: Duration = Duration::from_secs(1);
+const JOIN_WITHIN: Duration = Duration::from_secs(3);
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(2);
+
+impl Inner {
+    /// Renews the lease for as long as the node runs.
+    pub(crate) async fn run_lease(self: Arc<Self>) {
+        let mut renew = interval(RENEW_EVERY);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                _ = renew.tick() => {}
+            }
+            if self.cluster_id.lock().is_empty() {
+                continue;
+            }
+            self.refresh_members();
+            let asked = Instant::now();
+            match self.ask_lease().await {
+                Some(lease) if lease.granted => self.granted(asked, lease.meta_index).await,
+                Some(_) => self.join().await,
+                None => self.look_for_leader(),
+            }
+        }
+    }
+
+    async fn granted(&self, asked: Instant, meta_index: u64) {
+        let length = self.peer_config().map_or(Duration::from_secs(3), |peers| peers.lease);
+        self.lease.renew(asked, length);
+        if self.lease.is_ready() || !self.catch_up(meta_index).await || !self.lease.is_held() {
+            return;
+        }
+        self.lease.set_ready(true);
+        // What others were told not to wait for while this node was not ready, it has to know now.
+        if self.lease.barrier_floor() > self.meta_applied() {
+            self.lease.set_ready(false);
+            return;
+        }
+        info!(incarnation = self.incarnation(), "this node is ready");
+    }
+
+    /// Closes the doors when the lease is over, whatever else this node waits for.
+    pub(crate) async fn run_fence(self: Arc<Self>) {
+        loop {
+            let pause = self.lease.left().max(LOOK_EVERY);
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+            if !self.lease.is_held() && self.lease.set_ready(false) {
+                self.fence("no meta leader with a quorum was heard of");
+            }
+        }
+    }
+
+    fn fence(&self, reason: &'static str) {
+        warn!(reason, "this node stops serving until the cluster takes it back");
+        metrics::counter!("flotilla_cluster_fences_total").increment(1);
+        self.observer.fenced();
+    }
+
+    async fn ask_lease(&self) -> Option<Granted> {
+        let request = RenewLease {
+            node: self.node_id,
+            incarnation: self.incarnation(),
+            meta_index: self.meta_applied(),
+            draining: self.is_stopping(),
+        };
+        if self.meta.leads() {
+            return self.judge_lease(&request);
+        }
+        let leader = self.meta_leader().filter(|leader| *leader != self.node_id)?;
+        let body = call_request::Body::RenewLease(request);
+        match self.peers.as_ref()?.call(leader, Channel::Data, body, RENEW_WITHIN).await {
+            Ok(call_response::Body::Lease(lease)) => Some(lease),
+            Err(PeerError::Failed(failed)) => {
+                self.meta_hint.store(failed.leader, Ordering::Relaxed);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// As the leader of the meta group: may the node serve? None: this node cannot say.
+    pub(crate) fn judge_lease(&self, request: &RenewLease) -> Option<Granted> {
+        if self.meta.since_quorum()? > QUORUM_WITHIN {
+            return None;
+        }
+        let known = self.meta.machine.read(|state| {
+            let member = state.member(request.node)?;
+            Some(!member.down && member.incarnation == request.incarnation)
+        });
+        let granted = known.unwrap_or(false);
+        if granted {
+            self.heard.note(request.node);
+        }
+        let metrics = self.meta.raft.metrics();
+        let committed = metrics.borrow().committed.as_ref().map_or(0, |id| id.index);
+        Some(Granted {
+            granted,
+            meta_index: committed,
+        })
+    }
+
+    /// Who leads is not known: a member may know.
+    fn look_for_leader(&self) {
+        if self.meta.leader().is_some() {
+            return;
+        }
+        let Some(peers) = &self.peers else { return };
+        let known = peers.known();
+        if !known.is_empty() {
+            let other = known[rand::random_range(0..known.len())];
+            self.meta_hint.store(other, Ordering::Relaxed);
+        }
+    }
+
+    /// Becomes a member, or one again.
+    async fn join(&self) {
+        let known = self.meta.machine.read(|state| state.member(self.node_id).cloned());
+        let over = known
+            .as_ref()
+            .is_some_and(|member| member.down || member.incarnation > self.incarnation());
+        if over {
+            // What this life had connected was given up by the others.
+            if self.lease.set_ready(false) {
+                self.fence("this node was declared down");
+            }
+            let bumped = self.data_dir.lock().bump_incarnation();
+            match bumped {
+                Ok(incarnation) => self.incarnation.store(incarnation, Ordering::Release),
+                Err(error) => return error!(%error, "the incarnation was not written"),
+            }
+            self.announcer.announce_all();
+        }
+        match self.ask_join(self.myself()).await {
+            Some(answer) if answer.accepted => {
+                self.wait_meta(answer.meta_index, JOIN_WITHIN).await;
+            }
+            Some(answer) => warn!(reason = answer.reason, "the cluster does not take this node"),
+            None => {}
+        }
+    }
+
+    async fn ask_join(&self, member: Member) -> Option<JoinAnswer> {
+        if self.meta.leads() {
+            return self.admit_member(member).await;
+        }
+        let leader = self.meta_leader().filter(|leader| *leader != self.node_id)?;
+        let body = call_request::Body::JoinCluster(JoinCluster {
+            member: Some(member),
+        });
+        match self.peers.as_ref()?.call(leader, Channel::Data, body, JOIN_WITHIN).await {
+            Ok(call_response::Body::Join(answer)) => Some(answer),
+            Err(PeerError::Failed(failed)) => {
+                self.meta_hint.store(failed.leader, Ordering::Relaxed);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// As the leader of the meta group.
+    pub(crate) async fn admit_member(&self, member: Member) -> Option<JoinAnswer> {
+        let join = cluster_proto::Join {
+            member: Some(member),
+        };
+        let (meta_index, response) = self
+            .meta_propose(Command::Join(join), Duration::from_secs(2))
+            .await
+            .ok()?;
+        Some(JoinAnswer {
+            accepted: response.accepted,
+            reason: response.reason,
+            meta_index,
+        })
+    }
+
+    /// Whether this node knows what the cluster knew when the lease was granted, the others have announced what they want,
+    /// and each replica here is up to date.
+    async fn catch_up(&self, meta_index: u64) -> bool {
+        if !self.wait_meta(meta_index, CATCH_UP_WITHIN).await {
+            return false;
+        }
+        if self.is_alone() {
+            return self.replicas_ready().await;
+        }
+        let Some(peers) = &self.peers else { return true };
+        let asking = self.live_members().into_iter().map(|node| {
+            let body = call_request::Body::Barrier(Barrier {
+                meta_index: self.meta_applied(),
+                announced: true,
+            });
+            peers.call(node, Channel::Data, body, CATCH_UP_WITHIN)
+        });
+        for answer in futures_util::future::join_all(asking).await {
+            let Ok(call_response::Body::Barrier(answer)) = answer else {
+                return false;
+            };
+            if !self.wait_meta(answer.meta_index, CATCH_UP_WITHIN).await {
+                return false;
+            }
+        }
+        self.replicas_ready().await
+    }
+
+    async fn replicas_ready(&self) -> bool {
+        let placed: Vec<_> = self.slots.iter().filter(|slot| self.is_placed_here(slot.id)).collect();
+        if placed.is_empty() && self.meta.machine.read(|state| state.replicas(0).is_empty()) {
+            // The first placement is still to come.
+            return false;
+        }
+        let ready = placed.into_iter().map(|slot| async move {
+            let Some(replica) = slot.replica() else { return false };
+            let Ok(index) = self.read_index(slot.id, CATCH_UP_WITHIN).await else {
+                return false;
+            };
+            replica.wait_applied(index, CATCH_UP_WITHIN).await
+        });
+        futures_util::future::join_all(ready).await.into_iter().all(|ready| ready)
+    }
+
+    pub(crate) fn is_placed_here(&self, shard: crate::ShardId) -> bool {
+        self.meta
+            .machine
+            .read(|state| state.replicas(shard).contains(&self.node_id))
+    }
+
+    /// Brings what depends on the list of members up to date.
+    pub(crate) fn refresh_members(&self) {
+        let (count, me) = self.meta.machine.read(|state| {
+            let me = state.member(self.node_id).is_some();
+            (state.members().count(), me)
+        });
+        let alone = count == 1 && me;
+        if self.is_alone() && !alone {
+            self.lease.set_alone(false);
+            info!("this node is not alone any more");
+            self.announcer.announce_all();
+        } else if alone && !self.is_alone() && self.meta.leads() {
+            self.lease.set_alone(true);
+        }
+        let Some(peers) = &self.peers else { return };
+        let addresses = self.addresses();
+        for (node, address) in &addresses {
+            if *node != self.node_id {
+                peers.set_address(*node, address);
+            }
+        }
+        let retired = self.meta.machine.read(|state| {
+            peers
+                .known()
+                .into_iter()
+                .filter(|node| state.is_retired(*node))
+                .collect::<Vec<_>>()
+        });
+        for node in retired {
+            peers.forget(node);
+            self.applied.forget(node);
+        }
+    }
+}
