@@ -239,12 +239,12 @@ impl Shard {
             }
             Effect::SessionEnded { client, reason } => observer.session_ended(&client, reason.as_str()),
             Effect::SharedMember {
-                client,
                 filter,
-                qos,
+                member,
                 added,
+                ..
             } => {
-                observer.shared_member(&client, &filter, qos, added);
+                observer.shared_member(&member.client, &filter, member.qos as u8, added);
             }
             Effect::Dropped { reason, count } => observer.dropped(reason.as_str(), count),
             _ => {}
@@ -259,11 +259,16 @@ impl Machine for Shard {
             return Ok(Responses::default());
         };
         let bytes = payload.len();
-        let ShardEntry { now_ms, commands } = ShardEntry::decode(payload).map_err(io::Error::other)?;
+        let ShardEntry {
+            now_ms,
+            commands,
+            origin,
+        } = ShardEntry::decode(payload).map_err(io::Error::other)?;
         let index = entry.log_id.index;
         let mut effects = Vec::new();
         let mut responses = Vec::with_capacity(commands.len());
         let mut memory = self.memory.lock();
+        memory.state.begin_entry(origin.as_ref());
         for (position, mut command) in commands.into_iter().enumerate() {
             detach_from_entry(&mut command, bytes);
             let context = ApplyContext {
@@ -320,7 +325,7 @@ fn detach_from_entry(command: &mut ShardCommand, entry_bytes: usize) {
 
 fn shared_members(state: &ShardState) -> Vec<(Arc<str>, Arc<str>, u8)> {
     state
-        .shared_members()
-        .map(|(client, filter, qos)| (client.clone(), filter.clone(), qos))
+        .shared_members(0)
+        .map(|(filter, member)| (member.client.into(), filter.clone(), member.qos as u8))
         .collect()
 }

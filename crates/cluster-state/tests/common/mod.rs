@@ -5,6 +5,8 @@
     reason = "each test file includes this and uses a part"
 )]
 
+pub mod meta;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
