@@ -89,7 +89,7 @@ impl MetaState {
                 })
             }
             Some(To::Member(member)) => {
-                let member = self.parse_member(member)?;
+                let member = self.parse_member(member, added)?;
                 let filter = shared(change.filter)?;
                 Ok(Change::Member(MemberChange {
                     filter,
@@ -102,14 +102,14 @@ impl MetaState {
         }
     }
 
-    fn parse_member(&self, mut member: ShareMember) -> Result<ShareMember, &'static str> {
+    fn parse_member(&self, mut member: ShareMember, added: bool) -> Result<ShareMember, &'static str> {
         if member.client.is_empty() || member.client.len() > NAME_BYTES_MAX || member.qos > 2 {
             return Err("not a member of a share");
         }
         if let Some(shard) = member.shard {
             narrow(shard)?;
-        } else if member.node == 0 {
-            return Err("a member that no shard keeps is connected somewhere");
+        } else if added && !self.is_live(member.node) {
+            return Err("a member that no shard keeps is connected to a node that is a member");
         }
         // A shard may not know yet that its client's node died.
         if member.shard.is_some() && !self.is_live(member.node) {
@@ -124,7 +124,10 @@ impl MetaState {
 }
 
 fn plain(filter: String) -> Result<TopicFilter, &'static str> {
-    TopicFilter::parse(ByteString::from(filter)).map_err(|_| "not a topic filter")
+    match SubscriptionFilter::parse(ByteString::from(filter)) {
+        Ok(SubscriptionFilter::Plain(filter)) => Ok(filter),
+        _ => Err("not a topic filter"),
+    }
 }
 
 fn shared(filter: String) -> Result<String, &'static str> {

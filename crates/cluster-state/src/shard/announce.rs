@@ -10,6 +10,7 @@ use std::sync::Arc;
 use cluster_proto::{
     Announce, AnnouncedRecord, ShardResponse, Unannounce, Unannounced, shard_response::Response,
 };
+use mqtt_topic::SubscriptionFilter;
 use prost::Message;
 
 use super::subscribe::Subscribers;
@@ -57,14 +58,12 @@ impl Announcements {
         self.route_changed(&filter, is_route);
     }
 
-    /// Takes an announcement back if no subscription needs it.
-    fn remove(&mut self, filter: &str) -> bool {
-        let Some(filter) = self.unused.take(filter) else {
-            return false;
-        };
-        self.announced.remove(&filter);
-        self.changed.insert(filter);
-        true
+    /// Takes the announcement back of a filter that no subscription needs.
+    fn remove(&mut self, filter: &str) {
+        if let Some(filter) = self.unused.take(filter) {
+            self.announced.remove(&filter);
+            self.changed.insert(filter);
+        }
     }
 
     pub(super) fn take_dirty(&mut self, changes: &mut Changes) {
@@ -96,6 +95,10 @@ fn put(set: &mut BTreeSet<Arc<str>>, filter: &Arc<str>, belongs: bool) {
     }
 }
 
+fn is_plain(filter: &str) -> bool {
+    matches!(subscribe::parse(filter), Some(SubscriptionFilter::Plain(_)))
+}
+
 fn encode() -> Vec<u8> {
     AnnouncedRecord {}.encode_to_vec()
 }
@@ -104,10 +107,7 @@ impl ShardState {
     /// One that is late is ignored: what it says may have been taken back since. Its filters just stay unannounced.
     pub(super) fn announce(&mut self, command: &Announce) -> ShardResponse {
         let filters = &command.filters;
-        if !filters
-            .iter()
-            .all(|filter| subscribe::parse_plain(filter).is_some())
-        {
+        if !filters.iter().all(|filter| is_plain(filter)) {
             return answer::malformed();
         }
         if command.version <= self.announcements.taken_back_at {
@@ -124,9 +124,13 @@ impl ShardState {
         answer::done()
     }
 
+    /// Also what is not announced is taken back: a route may be there all the same, and its announcement on the way.
     pub(super) fn unannounce(&mut self, context: &ApplyContext, command: Unannounce) -> ShardResponse {
         let mut filters = command.filters;
-        filters.retain(|filter| self.announcements.remove(filter));
+        filters.retain(|filter| is_plain(filter) && !self.is_route(filter));
+        for filter in &filters {
+            self.announcements.remove(filter);
+        }
         if !filters.is_empty() {
             self.announcements.taken_back_at = context.index;
         }
@@ -156,8 +160,8 @@ impl ShardState {
         missing.map(ToString::to_string).collect()
     }
 
-    /// Whether the shard neither has subscriptions above QoS 0 of this filter nor has announced it. Then a route to it may be
-    /// removed in the version of the last entry applied.
+    /// Whether the shard neither has subscriptions above QoS 0 of this filter nor has announced it. If the meta group has a
+    /// route to it all the same, it is to be taken back by `Unannounce`, too, before it is removed.
     pub fn has_no_use_for(&self, filter: &str) -> bool {
         !self.announcements.announced.contains(filter) && !self.is_route(filter)
     }

@@ -52,10 +52,11 @@ impl Origins {
         let Some(origin) = origin else { return false };
         let place = self.nodes.iter().position(|applied| applied.node == origin.node);
         let known = place.map(|place| self.nodes.remove(place));
-        let mut applied = known
-            .filter(|applied| applied.life == origin.life)
-            .unwrap_or_else(|| Applied::new(origin));
-        let repeated = origin.sequence <= applied.sequence;
+        let same_life = known.filter(|applied| applied.life == origin.life);
+        let repeated = same_life
+            .as_ref()
+            .is_some_and(|applied| origin.sequence <= applied.sequence);
+        let mut applied = same_life.unwrap_or_else(|| Applied::new(origin));
         if repeated {
             self.entry = Entry::Repeated(origin.sequence);
         } else {

@@ -91,11 +91,10 @@ impl Meta {
             }
         }
         let all: BTreeMap<_, _> = self.state.records().into_iter().collect();
-        assert!(self.records == all, "what changed adds up to everything");
         self.state = MetaState::restore(&self.records).expect("a checkpoint can be restored");
         assert!(
             self.state.records().into_iter().eq(all),
-            "restored {:?}",
+            "what changed adds up to everything: {:?}",
             self.state
         );
         self.state.check().expect("a restored state is sound");
