@@ -1,29 +1,56 @@
-//! Records as the first version wrote them: later versions read them, and write the same.
+//! Records as the version that introduced them wrote them: later versions read them, and write the same.
 
 mod common;
 
 use cluster_proto::shard_command::Command;
-use cluster_proto::{Connect, Inbound, Publication, Receive, Release, Retain, Subscription};
-use cluster_state::ShardState;
+use cluster_proto::shard_response::Response;
+use cluster_proto::{
+    Announce, Append, Connect, Inbound, Member, Origin, Publication, Receive, Release, Retain, RouteChange,
+    ShareMember, Subscribe, Subscription, Tick, Unannounce, route_change::Destination as To,
+};
+use cluster_state::{MetaState, ShardState};
+use common::meta::{
+    Meta, change, connected, down, join_as, kept, leave, member, node_route, retire, routes, shard_route,
+    share,
+};
 use common::{Shard, message, persistent, subscription, will};
 
 const GOLDEN: &str = include_str!("golden/shard-1.txt");
+const GOLDEN_MANY: &str = include_str!("golden/shard-2.txt");
+const GOLDEN_META: &str = include_str!("golden/meta-1.txt");
 
+/// What one node alone needs.
 #[test]
 fn the_records_of_the_first_version_are_read_and_written_unchanged() {
+    same_history_same_records(&everything().state.records(), GOLDEN);
+    let state = ShardState::restore(from_text(GOLDEN)).expect("the first version can be read");
+    state.check().expect("sound");
+    assert_eq!(state.records(), from_text(GOLDEN));
+}
+
+/// What many nodes need besides: origins with their answers, announced filters.
+#[test]
+fn the_records_of_a_shard_with_many_nodes_are_read_and_written_unchanged() {
+    same_history_same_records(&with_many_nodes().state.records(), GOLDEN_MANY);
+    let state = ShardState::restore(from_text(GOLDEN_MANY)).expect("can be read");
+    state.check().expect("sound");
+    assert_eq!(state.records(), from_text(GOLDEN_MANY));
+}
+
+#[test]
+fn the_records_of_the_meta_group_are_read_and_written_unchanged() {
+    same_history_same_records(&cluster().state.records(), GOLDEN_META);
+    let state = MetaState::restore(from_text(GOLDEN_META)).expect("can be read");
+    state.check().expect("sound");
+    assert_eq!(state.records(), from_text(GOLDEN_META));
+}
+
+fn same_history_same_records(records: &[(Vec<u8>, Vec<u8>)], golden: &str) {
     assert_eq!(
-        to_text(&everything().state),
-        GOLDEN,
+        to_text(records),
+        golden,
         "the same history is written the same way"
     );
-    let record = |line: &str| {
-        let (key, value) = line.split_once(' ').expect("a key and a value");
-        (from_hex(key), from_hex(value))
-    };
-    let records: Vec<(Vec<u8>, Vec<u8>)> = GOLDEN.lines().map(record).collect();
-    let state = ShardState::restore(records.clone()).expect("the first version can be read");
-    state.check().expect("sound");
-    assert_eq!(state.records(), records);
 }
 
 /// A state with a record of every kind.
@@ -99,12 +126,88 @@ fn everything() -> Shard {
     shard
 }
 
-fn to_text(state: &ShardState) -> String {
-    state
-        .records()
+fn with_many_nodes() -> Shard {
+    let mut shard = everything();
+    let origin = |node, sequence| {
+        Some(Origin {
+            node,
+            life: 1 << 60,
+            sequence,
+        })
+    };
+    let connect = Command::Connect(persistent("away"));
+    let refused = Command::Append(Append {
+        publication: Some(message("a", "nobody", 1)),
+        only_client: "nobody".into(),
+        share_filter: "$share/g/a".into(),
+        ..Append::default()
+    });
+    let tick = Command::Tick(Tick {});
+    let responses = shard.entry(origin(9, 1), vec![tick, connect, refused]);
+    let Response::Connected(connected) = &responses[1] else {
+        panic!("{responses:?}")
+    };
+    let subscribe = Command::Subscribe(Subscribe {
+        client: "away".into(),
+        epoch: connected.epoch,
+        subscriptions: vec![subscription("new", 1)],
+    });
+    shard.entry(origin(9, 2), vec![subscribe]);
+    shard.entry(origin(4, 7), vec![]);
+    let filters = |filters: &[&str]| filters.iter().map(ToString::to_string).collect();
+    shard.apply(Command::Announce(Announce {
+        filters: filters(&["new", "unused", "gone"]),
+        version: shard.index,
+    }));
+    let filters = filters(&["gone"]);
+    shard.entry(origin(4, 8), vec![Command::Unannounce(Unannounce { filters })]);
+    shard
+}
+
+/// A cluster with a record of every kind.
+fn cluster() -> Meta {
+    let mut meta = Meta::new();
+    let in_zone = Member {
+        zone: "east".into(),
+        ..member(4, 3, "four")
+    };
+    meta.apply(join_as(in_zone));
+    meta.place(0, &[1, 2, 4]);
+    meta.place(12, &[3]);
+    meta.apply(node_route("a/+", 1, true));
+    let only = change("a/+", To::Node(4), true);
+    meta.apply(routes(vec![RouteChange {
+        qos_0_only: true,
+        ..only
+    }]));
+    meta.apply(shard_route("a/+", 3, true, 77));
+    meta.apply(shard_route("b", 2, true, 78));
+    let loud = ShareMember {
+        no_local: true,
+        ..connected("c", 1, 5)
+    };
+    meta.apply(share(1, loud, true, 0));
+    meta.apply(share(1, kept("d", 2, 6), true, 79));
+    meta.apply(join_as(member(5, 1, "five")));
+    meta.apply(retire(5));
+    meta.apply(down(2, 1));
+    meta.apply(leave(3));
+    meta
+}
+
+fn to_text(records: &[(Vec<u8>, Vec<u8>)]) -> String {
+    records
         .iter()
         .map(|(key, value)| format!("{} {}\n", to_hex(key), to_hex(value)))
         .collect()
+}
+
+fn from_text(text: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let record = |line: &str| {
+        let (key, value) = line.split_once(' ').expect("a key and a value");
+        (from_hex(key), from_hex(value))
+    };
+    text.lines().map(record).collect()
 }
 
 fn to_hex(bytes: &[u8]) -> String {

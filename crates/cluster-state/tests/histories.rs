@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
-    Acknowledge, Append, Connect, Disconnect, EndSession, Inbound, NodeDown, OutboxDone, Publication,
-    Receive, Release, Retain, SequenceRange, ShardCommand, Subscribe, Subscription, Tick, Unsubscribe,
+    Acknowledge, Announce, Append, Connect, Disconnect, EndSession, Inbound, NodeDown, Origin, OutboxDone,
+    Publication, Receive, Release, Retain, SequenceRange, ShardCommand, Subscribe, Subscription, Tick,
+    Unannounce, Unsubscribe,
 };
 use cluster_state::{ApplyContext, ShardState};
 use common::{NEVER_S, Shard, message, will};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// A command, how long after the one before, and whether a checkpoint follows.
-type Step = (Command, u64, bool);
+/// A command, how long after the one before, whether a checkpoint follows, and whether it is proposed again then.
+type Step = (Command, u64, bool, bool);
 
 fn client() -> impl Strategy<Value = String> {
     select(vec!["a", "b", "c", "\0", ""]).prop_map(str::to_owned)
@@ -190,6 +191,10 @@ fn command() -> impl Strategy<Value = Command> {
         2 => Just(Command::Tick(Tick {})),
         1 => client().prop_map(|client| Command::EndSession(EndSession { client })),
         1 => (1..3u64, 0..3u64).prop_map(|(node, incarnation)| Command::NodeDown(NodeDown { node, incarnation })),
+        2 => (prop::collection::vec(filter(), 0..3), 0..120u64)
+            .prop_map(|(filters, version)| Command::Announce(Announce { filters, version })),
+        1 => prop::collection::vec(filter(), 0..3)
+            .prop_map(|filters| Command::Unannounce(Unannounce { filters })),
     ]
 }
 
@@ -228,7 +233,8 @@ fn with_expiry(command: &mut Command, now_ms: u64) {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let pause = prop_oneof![6 => Just(0u64), 2 => 0..3000u64, 1 => 0..100_000u64];
-    prop::collection::vec((command(), pause, prop::bool::weighted(0.1)), 1..120)
+    let sometimes = || prop::bool::weighted(0.1);
+    prop::collection::vec((command(), pause, sometimes(), sometimes()), 1..120)
 }
 
 /// Cursors of the sessions that lived on, to see that none moves back.
@@ -268,7 +274,7 @@ fn run(steps: &[Step], restarts: bool) -> Shard {
     let mut shard = Shard::new();
     let mut epochs = BTreeMap::new();
     let mut cursors = Cursors::default();
-    for (number, (command, pause_ms, checkpoint)) in steps.iter().enumerate() {
+    for (number, (command, pause_ms, checkpoint, repeated)) in steps.iter().enumerate() {
         shard.now_ms += pause_ms;
         let mut command = command.clone();
         with_latest_epoch(&mut command, &epochs, number % 7 == 0);
@@ -277,7 +283,13 @@ fn run(steps: &[Step], restarts: bool) -> Shard {
             Command::Connect(connect) => Some(connect.client.clone()),
             _ => None,
         };
-        if let (Response::Connected(connected), Some(client)) = (shard.apply(command), client) {
+        let origin = Origin {
+            node: number as u64 % 3,
+            life: 1,
+            sequence: number as u64 + 1,
+        };
+        let responses = shard.entry(Some(origin), vec![command.clone()]);
+        if let (Some(Response::Connected(connected)), Some(client)) = (responses.first(), client) {
             epochs.insert(client, connected.epoch);
         }
         cursors.observe(&shard);
@@ -291,8 +303,31 @@ fn run(steps: &[Step], restarts: bool) -> Shard {
             (true, false) => shard.checkpoint(),
             _ => {}
         }
+        if *repeated {
+            apply_again(&mut shard, origin, command, &responses);
+        }
     }
     shard
+}
+
+/// The fate of the last entry was unknown: it comes once more.
+fn apply_again(shard: &mut Shard, origin: Origin, command: Command, first: &[Response]) {
+    let without_position = |shard: &Shard| {
+        let mut records = shard.state.records();
+        records.retain(|(key, _)| key != b"c");
+        records
+    };
+    let before = without_position(shard);
+    let again = shard.entry(Some(origin), vec![command]);
+    assert!(
+        shard.effects.is_empty(),
+        "an entry that comes again asks for nothing"
+    );
+    assert_eq!(without_position(shard), before, "and changes nothing");
+    match (&again[..], first) {
+        ([Response::Appended(_)], [Response::Appended(_)]) => {}
+        (again, first) => assert_eq!(again, first, "and is answered as before"),
+    }
 }
 
 proptest! {
@@ -310,7 +345,7 @@ proptest! {
     #[test]
     fn replicas_that_apply_the_same_log_answer_and_ask_the_same(steps in steps()) {
         let (mut one, mut other) = (Shard::new(), Shard::new());
-        for (command, pause_ms, _) in &steps {
+        for (command, pause_ms, ..) in &steps {
             one.now_ms += pause_ms;
             other.now_ms = one.now_ms;
             prop_assert_eq!(one.apply(command.clone()), other.apply(command.clone()));

@@ -200,11 +200,11 @@ fn members_of_a_share_are_told_and_get_only_what_is_meant_for_them() {
         effect,
         Effect::SharedMember {
             added: true,
-            qos: 1,
+            member,
             ..
-        }
+        } if member.qos == 1
     )));
-    assert_eq!(shard.state.shared_members().count(), 1);
+    assert_eq!(shard.state.shared_members(7).count(), 1);
     assert_eq!(shard.append(message("a", "plain", 1)), (0, 0));
     assert_eq!(shard.append_with(chosen("c", "$share/g/a", "shared")), (1, 0));
     let queue = shard.queue("c");

@@ -1,12 +1,14 @@
-//! The meta state as records. Keys: `c` the cluster, `n` member, `p` placement, `f` route.
+//! The meta state as records. Keys: `c` the cluster, `n` member, `p` placement, `f` route, `g` member of a shared
+//! subscription.
 
 use bytestring::ByteString;
-use cluster_proto::{Member, MetaRecord, PlacementRecord, RouteRecord};
+use cluster_proto::{Member, MetaRecord, PlacementRecord, RouteRecord, ShareMemberRecord};
 use mqtt_topic::TopicFilter;
 use prost::Message;
 
 use super::MetaState;
-use super::routes::{Destination, Destinations};
+use super::routes::Destinations;
+use super::shares::{Key, Known};
 use crate::encoding::{Change, Changes, RestoreError, decode, fault, name_of, named};
 use crate::placement::Fnv;
 
@@ -14,6 +16,7 @@ const CLUSTER: u8 = b'c';
 const MEMBER: u8 = b'n';
 const PLACEMENT: u8 = b'p';
 const ROUTE: u8 = b'f';
+const SHARE: u8 = b'g';
 
 impl MetaState {
     /// The records that changed since the last call, each key once.
@@ -39,6 +42,10 @@ impl MetaState {
             let value = self.routes.get(&filter).map(encode_route);
             changes.insert(named(ROUTE, filter.as_str()), value);
         }
+        for key in self.shares.take_changed() {
+            let value = self.shares.get(&key).map(|known| known.encode().encode_to_vec());
+            changes.insert(share_key(&key), value);
+        }
         changes.into_iter().collect()
     }
 
@@ -59,6 +66,11 @@ impl MetaState {
             self.routes
                 .iter()
                 .map(|(filter, places)| (named(ROUTE, &filter), encode_route(places))),
+        );
+        records.extend(
+            self.shares
+                .iter()
+                .map(|(key, known)| (share_key(key), known.encode().encode_to_vec())),
         );
         records.sort();
         records
@@ -97,6 +109,7 @@ impl MetaState {
                 }
                 Some(&PLACEMENT) => state.restore_placement(key, value)?,
                 Some(&ROUTE) => state.restore_route(key, value)?,
+                Some(&SHARE) => state.restore_share(key, value)?,
                 _ => return Err(fault(key, "the key begins with no known letter")),
             }
         }
@@ -139,12 +152,29 @@ impl MetaState {
         let filter = filter.map_err(|_| fault(key, "not a topic filter"))?;
         let record: RouteRecord = decode(key, value)?;
         for node in record.nodes {
-            self.routes.add(&filter, Destination::Node(node));
+            let qos_0_only = record.qos_0_nodes.contains(&node);
+            self.routes.add_node(&filter, node, qos_0_only);
         }
-        for shard in record.shards {
+        // The first version had none.
+        let versions = record.shard_versions.into_iter().chain(std::iter::repeat(0));
+        for (shard, version) in record.shards.into_iter().zip(versions) {
             let shard = u16::try_from(shard).map_err(|_| fault(key, "no such shard"))?;
-            self.routes.add(&filter, Destination::Shard(shard));
+            self.routes.add_shard(&filter, shard, version);
         }
+        Ok(())
+    }
+
+    fn restore_share(&mut self, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
+        let (filter, client) = name_of(key)?
+            .split_once('\0')
+            .ok_or_else(|| fault(key, "the key has no client"))?;
+        let record: ShareMemberRecord = decode(key, value)?;
+        let member = record.member.ok_or_else(|| fault(key, "no member"))?;
+        let known = Known {
+            member,
+            version: record.version,
+        };
+        self.shares.restore((filter.to_owned(), client.to_owned()), known);
         Ok(())
     }
 }
@@ -168,13 +198,25 @@ fn encode_placement(nodes: &[u64]) -> Vec<u8> {
     .encode_to_vec()
 }
 
+/// A topic filter has no U+0000. [MQTT-4.7.3-2]
+fn share_key((filter, client): &Key) -> Vec<u8> {
+    let mut key = named(SHARE, filter);
+    key.push(0);
+    key.extend_from_slice(client.as_bytes());
+    key
+}
+
 fn encode_route(destinations: &Destinations) -> Vec<u8> {
     let mut record = RouteRecord::default();
-    for destination in destinations.iter() {
-        match destination {
-            Destination::Node(node) => record.nodes.push(node),
-            Destination::Shard(shard) => record.shards.push(shard.into()),
+    for (node, qos_0_only) in destinations.nodes() {
+        record.nodes.push(*node);
+        if *qos_0_only {
+            record.qos_0_nodes.push(*node);
         }
+    }
+    for (shard, version) in destinations.shards() {
+        record.shards.push((*shard).into());
+        record.shard_versions.push(*version);
     }
     record.encode_to_vec()
 }

@@ -1,19 +1,24 @@
 //! The replicated state of the meta group: members, where shards are, and which nodes and shards want which topics.
 
+mod change;
+mod check;
 mod checkpoint;
+mod members;
 mod routes;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster_proto::{Found, Join, Member, MetaCommand, MetaResponse, Place, meta_command::Command};
+use cluster_proto::{Found, Member, MetaCommand, MetaResponse, Place, ShareMember, meta_command::Command};
 
 pub use routes::{Destination, Destinations};
 
 use crate::ApplyContext;
 use routes::Routes;
+use shares::Shares;
 
 /// What applying a command of the meta group tells this node.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum MetaEffect {
     /// A node started, for the first time or again.
     MemberJoined {
@@ -21,6 +26,18 @@ pub enum MetaEffect {
         node: u64,
         /// Its life.
         incarnation: u64,
+    },
+    /// A node's life is over.
+    MemberDown {
+        /// The node.
+        node: u64,
+        /// The life that is over.
+        incarnation: u64,
+    },
+    /// A node is to leave.
+    MemberLeaving {
+        /// The node.
+        node: u64,
     },
     /// A node has left for good.
     MemberRetired {
@@ -37,6 +54,15 @@ pub enum MetaEffect {
         /// `MetaState::routes_generation` now.
         generation: u64,
     },
+    /// Somebody is a member of a shared subscription now, or in another way than before, or no longer.
+    ShareMember {
+        /// The whole `$share/name/filter`.
+        filter: String,
+        /// The member as it is now, or as it was.
+        member: ShareMember,
+        /// Whether it is a member now.
+        added: bool,
+    },
 }
 
 /// The state of the meta group.
@@ -48,6 +74,7 @@ pub struct MetaState {
     retired: BTreeSet<u64>,
     placement: BTreeMap<u16, Vec<u64>>,
     routes: Routes,
+    shares: Shares,
     dirty: Dirty,
 }
 
@@ -76,12 +103,11 @@ impl MetaState {
         let result = match command.command {
             Some(Command::Found(found)) => self.found(found),
             Some(Command::Join(join)) => self.join(join, effects),
+            Some(Command::NodeDown(down)) => self.node_down(down, effects),
+            Some(Command::Leave(leave)) => self.leave(leave.node, effects),
             Some(Command::Retire(retire)) => self.retire(retire.node, effects),
             Some(Command::Place(place)) => self.place(place, effects),
-            Some(Command::ChangeRoutes(change)) => self.change_routes(&change.changes),
-            Some(Command::RemoveNodeRoutes(remove)) => {
-                self.remove_node_routes(remove.node, remove.incarnation)
-            }
+            Some(Command::ChangeRoutes(change)) => self.change_routes(change, effects),
             None => Err("no command"),
         };
         if self.routes.generation() != generation {
@@ -116,40 +142,6 @@ impl MetaState {
         Ok(())
     }
 
-    fn join(&mut self, command: Join, effects: &mut Vec<MetaEffect>) -> Result<(), &'static str> {
-        let Some(member) = command.member else {
-            return Err("no member");
-        };
-        let (node, incarnation) = (member.node, member.incarnation);
-        if self.retired.contains(&node) {
-            return Err("the node was retired: its id never comes back");
-        }
-        match self.members.get(&node) {
-            Some(known) if known.incarnation > incarnation => {
-                return Err("a later life of the node has joined");
-            }
-            // What an earlier life had connected is gone.
-            Some(known) if known.incarnation < incarnation => self.routes.remove_node(node),
-            _ => {}
-        }
-        self.members.insert(node, member);
-        self.dirty.members.insert(node);
-        effects.push(MetaEffect::MemberJoined { node, incarnation });
-        Ok(())
-    }
-
-    fn retire(&mut self, node: u64, effects: &mut Vec<MetaEffect>) -> Result<(), &'static str> {
-        if self.members.remove(&node).is_none() {
-            return Err("no such member");
-        }
-        self.retired.insert(node);
-        self.routes.remove_node(node);
-        self.dirty.members.insert(node);
-        self.dirty.cluster = true;
-        effects.push(MetaEffect::MemberRetired { node });
-        Ok(())
-    }
-
     fn place(&mut self, command: Place, effects: &mut Vec<MetaEffect>) -> Result<(), &'static str> {
         let shard = u16::try_from(command.shard)
             .ok()
@@ -165,18 +157,6 @@ impl MetaState {
         self.placement.insert(shard, command.nodes);
         self.dirty.shards.insert(shard);
         effects.push(MetaEffect::ShardPlaced { shard });
-        Ok(())
-    }
-
-    fn remove_node_routes(&mut self, node: u64, incarnation: u64) -> Result<(), &'static str> {
-        if self
-            .members
-            .get(&node)
-            .is_some_and(|member| member.incarnation > incarnation)
-        {
-            return Err("a later life of the node has joined");
-        }
-        self.routes.remove_node(node);
         Ok(())
     }
 
@@ -198,6 +178,11 @@ impl MetaState {
     /// A member.
     pub fn member(&self, node: u64) -> Option<&Member> {
         self.members.get(&node)
+    }
+
+    /// The members of a name, in the order of their ids.
+    pub fn members_named(&self, name: &str) -> impl Iterator<Item = &Member> {
+        self.members.values().filter(move |member| member.name == name)
     }
 
     /// Whether the node's id may never be used again.

@@ -19,6 +19,8 @@ impl ShardState {
         self.check_timers()?;
         self.check_owners()?;
         self.check_filters()?;
+        self.check_announcements()?;
+        self.origins.check()?;
         self.check_totals()
     }
 
@@ -96,7 +98,7 @@ impl ShardState {
     fn check_owners(&self) -> Result<(), String> {
         let connected = self.sessions.iter().filter(|(_, _, session)| session.connected);
         let expected: BTreeSet<_> = connected
-            .map(|(client, _, session)| (session.owner.node, Arc::clone(client)))
+            .map(|(client, _, session)| session.place_of(client))
             .collect();
         require(self.owners == expected, || {
             format!("owners {:?}, expected {expected:?}", self.owners)
@@ -138,6 +140,11 @@ impl ShardState {
         require(found == expected, || {
             format!("filters {found:?}, expected {expected:?}")
         })
+    }
+
+    fn check_announcements(&self) -> Result<(), String> {
+        let routes = self.routes().map(Arc::from).collect();
+        self.announcements.check(&routes)
     }
 
     fn check_totals(&self) -> Result<(), String> {

@@ -8,7 +8,9 @@ use cluster_proto::{
 use prost::Message;
 
 use super::ShardState;
+use super::announce::Announcements;
 use super::messages::{MessageId, Messages};
+use super::origins::Origins;
 use super::outbox::Outbox;
 use super::queue::Queue;
 use super::record;
@@ -30,6 +32,7 @@ impl ShardState {
         self.messages.take_dirty(self.applied, &mut changes);
         self.outbox.take_dirty(&mut changes);
         self.retained.take_dirty(&mut changes);
+        self.announcements.take_dirty(&mut changes);
         changes.into_iter().collect()
     }
 
@@ -41,6 +44,7 @@ impl ShardState {
         self.messages.records(&mut changes);
         self.outbox.records(&mut changes);
         self.retained.records(&mut changes);
+        self.announcements.records(&mut changes);
         changes
             .into_iter()
             .filter_map(|(key, value)| Some((key, value?)))
@@ -65,6 +69,8 @@ impl ShardState {
             last_epoch: self.last_epoch,
             next_outbox_number: self.outbox.next_number(),
             sources: self.sources.encode(),
+            origins: self.origins.encode(),
+            unannounced_at: self.announcements.taken_back_at(),
         }
         .encode_to_vec()
     }
@@ -99,6 +105,7 @@ struct Sorted {
     messages: Messages,
     retained: Records<Publication>,
     outbox: Records<OutboxRecord>,
+    announced: Vec<Arc<str>>,
 }
 
 impl Sorted {
@@ -115,6 +122,7 @@ impl Sorted {
                 .restore(record::split_message(key)?, &decode(key, value)?),
             Some(&record::RETAINED) => self.retained.push((owned, decode(key, value)?)),
             Some(&record::OUTBOX) => self.outbox.push((owned, decode(key, value)?)),
+            Some(&record::ANNOUNCED) => self.announced.push(name_of(key)?.into()),
             _ => return Err(fault(key, "the key begins with no known letter")),
         }
         Ok(())
@@ -134,6 +142,8 @@ impl Sorted {
             last_epoch: shard.last_epoch,
             outbox: Outbox::restore(shard.next_outbox_number),
             sources: Sources::restore(shard.sources),
+            origins: Origins::restore(shard.origins),
+            announcements: Announcements::restore(shard.unannounced_at),
             messages: self.messages,
             ..ShardState::default()
         };
@@ -157,6 +167,10 @@ impl Sorted {
         }
         for (key, item) in self.outbox {
             state.restore_outbox(&key, item)?;
+        }
+        for filter in self.announced {
+            let is_route = state.is_route(&filter);
+            state.announcements.insert(filter, is_route);
         }
         if let Some(id) = state.messages.unreferenced() {
             return Err(fault(&record::message_key(id), "nothing refers to this message"));
@@ -187,7 +201,7 @@ impl ShardState {
         self.timers.set(session.expires_at_ms, Due::Expiry, &client);
         self.timers.set(session.will_due_ms, Due::Will, &client);
         if session.connected {
-            self.owners.insert((session.owner.node, Arc::clone(&client)));
+            self.owners.insert(session.place_of(&client));
             self.totals.connected += 1;
         }
         self.totals.sessions += 1;

@@ -53,7 +53,7 @@ impl ShardState {
             bytes_max: command.queue_bytes_max,
             drop_oldest: command.drop_oldest,
         };
-        self.owners.insert((owner.node, Arc::clone(client)));
+        self.owners.insert(session.place_of(client));
         self.totals.connected += 1;
         let response = connected(session, session_present, previous);
         self.sessions.session_changed(id);
@@ -130,7 +130,7 @@ impl ShardState {
         if session.connected {
             session.connected = false;
             session.queue.connection_lost(sent_before);
-            self.owners.remove(&(session.owner.node, Arc::clone(client)));
+            self.owners.remove(&session.place_of(client));
             self.totals.connected -= 1;
         }
         self.sessions.session_changed(id);
@@ -211,21 +211,14 @@ impl ShardState {
         command: &NodeDown,
         effects: &mut Vec<Effect>,
     ) -> ShardResponse {
-        let first = (command.node, Arc::from(""));
-        let on_node = self
-            .owners
-            .range(first..)
-            .take_while(|(node, _)| *node == command.node);
-        let clients: Vec<Arc<str>> = on_node.map(|(_, client)| Arc::clone(client)).collect();
+        let first = (command.node, 0, Arc::from(""));
+        let on_node = self.owners.range(first..).take_while(|(node, incarnation, _)| {
+            *node == command.node && *incarnation <= command.incarnation
+        });
+        let mut clients: Vec<Arc<str>> = on_node.map(|(.., client)| Arc::clone(client)).collect();
+        clients.sort_unstable();
         for client in clients {
-            let Some(id) = self.sessions.find(&client) else {
-                continue;
-            };
-            if self
-                .sessions
-                .get(id)
-                .is_some_and(|session| session.owner.incarnation <= command.incarnation)
-            {
+            if let Some(id) = self.sessions.find(&client) {
                 self.take_from_owner(&client, effects);
                 self.connection_lost(context, id, None, effects);
             }
@@ -245,7 +238,7 @@ impl ShardState {
         if let Some((client, session)) = self.sessions.get_mut(id) {
             self.timers.cancel(session.will_due_ms.take(), Due::Will, client);
         }
-        self.forget_subscriptions(id, effects);
+        self.forget_subscriptions(context, id, effects);
         let Some((client, session)) = self.sessions.remove(id) else {
             return;
         };
@@ -326,7 +319,7 @@ impl ShardState {
     }
 }
 
-fn connected(session: &Session, session_present: bool, previous: Option<Owner>) -> Connected {
+pub(super) fn connected(session: &Session, session_present: bool, previous: Option<Owner>) -> Connected {
     let subscription = |(filter, options): (&Arc<str>, &super::session::Options)| options.with_filter(filter);
     Connected {
         epoch: session.owner.epoch,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cluster_proto::Publication;
+use cluster_proto::{Publication, ShareMember};
 
 use super::MessageId;
 
@@ -34,16 +34,16 @@ pub enum Effect {
         /// Whether messages are wanted now.
         added: bool,
     },
-    /// A session joined a share, changed its QoS there, or left it.
+    /// A session joined a share, changed its subscription there, or left it.
     SharedMember {
-        /// Its client id.
-        client: Arc<str>,
         /// The whole subscription filter, `$share/...`.
         filter: Arc<str>,
-        /// The granted QoS.
-        qos: u8,
+        /// As the meta group is to know it.
+        member: ShareMember,
         /// Whether it is a member now.
         added: bool,
+        /// The index of the entry: the version of this change.
+        version: u64,
     },
     /// Something refers to this message now: its body is to be kept until it is released.
     MessageStored {

@@ -3,6 +3,7 @@
 //! Bodies of queued messages are not here: effects tell the caller which ones to keep, and until when.
 
 mod acknowledge;
+mod announce;
 mod answer;
 mod append;
 mod check;
@@ -11,6 +12,7 @@ mod connect;
 mod effect;
 mod inbound;
 mod messages;
+mod origins;
 mod outbox;
 mod queue;
 mod record;
@@ -33,8 +35,10 @@ pub use messages::MessageId;
 pub use outbox::{OutboxBody, OutboxItem};
 pub use view::{QueueItem, SessionView, Totals};
 
+use announce::Announcements;
 use append::Match;
 use messages::Messages;
+use origins::Origins;
 use outbox::Outbox;
 use retained::Retained;
 use session::Sessions;
@@ -78,8 +82,10 @@ pub struct ShardState {
     retained: Retained,
     sources: Sources,
     timers: Timers,
-    /// Who is connected where.
-    owners: BTreeSet<(u64, Arc<str>)>,
+    origins: Origins,
+    announcements: Announcements,
+    /// Who is connected where: node, incarnation, client.
+    owners: BTreeSet<(u64, u64, Arc<str>)>,
     totals: Totals,
     /// Room for the matches of one message, kept from one command to the next.
     matches: Vec<Match>,
@@ -92,7 +98,7 @@ impl ShardState {
         Self::default()
     }
 
-    /// Applies one committed command. Positions grow: a command at or before the last one applied is rejected as
+    /// Applies one committed command of the entry that `begin_entry` was called for. Positions grow: a command at or before the last one applied is rejected as
     /// `UNKNOWN` and changes nothing.
     pub fn apply(
         &mut self,
@@ -108,11 +114,25 @@ impl ShardState {
         let Some(command) = command.command else {
             return answer::malformed();
         };
+        if let Some(response) = self.repeated(context, &command) {
+            return response;
+        }
+        let response = self.apply_new(context, command, effects);
+        self.origins.note(context.command, &response);
+        response
+    }
+
+    fn apply_new(
+        &mut self,
+        context: &ApplyContext,
+        command: Command,
+        effects: &mut Vec<Effect>,
+    ) -> ShardResponse {
         match command {
             Command::Connect(connect) => self.connect(context, connect, effects),
             Command::Disconnect(disconnect) => self.disconnect(context, &disconnect, effects),
-            Command::Subscribe(subscribe) => self.subscribe(&subscribe, effects),
-            Command::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe, effects),
+            Command::Subscribe(subscribe) => self.subscribe(context, &subscribe, effects),
+            Command::Unsubscribe(unsubscribe) => self.unsubscribe(context, &unsubscribe, effects),
             Command::Append(append) => self.append(context, append, effects),
             Command::Acknowledge(acknowledge) => self.acknowledge(&acknowledge, effects),
             Command::Receive(receive) => self.receive(&receive),
@@ -123,6 +143,8 @@ impl ShardState {
             Command::Tick(_) => self.tick(context, effects),
             Command::EndSession(end) => self.end_session(context, &end, effects),
             Command::NodeDown(down) => self.node_down(context, &down, effects),
+            Command::Announce(announce) => self.announce(&announce),
+            Command::Unannounce(unannounce) => self.unannounce(context, unannounce),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The keys of a shard's records: a letter, the client with its length, a number in big-endian order.
 //!
-//! `c` the shard, `s` session, `k` queue numbers, `u` subscription, `q` queue chunk, `i` message, `r` retained, `o` outbox.
+//! `c` the shard, `s` session, `k` queue numbers, `u` subscription, `q` queue chunk, `i` message, `r` retained, `o` outbox,
+//! `n` announced filter.
 
 use super::MessageId;
 use crate::encoding::{RestoreError, fault};
@@ -13,6 +14,7 @@ pub(crate) const CHUNK: u8 = b'q';
 pub(crate) const MESSAGE: u8 = b'i';
 pub(crate) const RETAINED: u8 = b'r';
 pub(crate) const OUTBOX: u8 = b'o';
+pub(crate) const ANNOUNCED: u8 = b'n';
 
 /// Names in keys have their length in two bytes, as on the wire. [MQTT-1.5.4]
 pub(crate) const NAME_BYTES_MAX: usize = u16::MAX as usize;

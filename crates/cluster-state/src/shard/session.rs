@@ -102,6 +102,11 @@ impl Session {
         self.connected || self.expires_at_ms.is_none_or(|at| at > now_ms)
     }
 
+    /// Where `ShardState::owners` has it while it is connected.
+    pub(crate) fn place_of(&self, client: &Arc<str>) -> (u64, u64, Arc<str>) {
+        (self.owner.node, self.owner.incarnation, Arc::clone(client))
+    }
+
     fn encode_session(&self) -> Vec<u8> {
         SessionRecord {
             owner: Some(self.owner),

@@ -1,14 +1,16 @@
 //! Durable subscriptions. Plain ones are matched here; the members of shares are known to all nodes, which choose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use cluster_proto::{ShardResponse, Subscribe, Subscribed, Unsubscribe, shard_response::Response};
+use cluster_proto::{
+    ShardResponse, ShareMember, Subscribe, Subscribed, Unsubscribe, shard_response::Response,
+};
 use mqtt_topic::{SubscriptionFilter, TopicFilter};
 
-use super::session::{Options, SessionId};
-use super::{Effect, ShardState, answer, record};
+use super::session::{Options, Session, SessionId};
+use super::{ApplyContext, Effect, ShardState, answer, record};
 
 /// Who subscribes to one filter.
 #[derive(Clone, Default, Debug)]
@@ -40,7 +42,12 @@ impl Subscribers {
 }
 
 impl ShardState {
-    pub(super) fn subscribe(&mut self, command: &Subscribe, effects: &mut Vec<Effect>) -> ShardResponse {
+    pub(super) fn subscribe(
+        &mut self,
+        context: &ApplyContext,
+        command: &Subscribe,
+        effects: &mut Vec<Effect>,
+    ) -> ShardResponse {
         let id = match self.owned(&command.client, command.epoch) {
             Ok(id) => id,
             Err(reason) => return answer::rejected(reason),
@@ -53,16 +60,25 @@ impl ShardState {
             };
             wanted.push((filter, Arc::from(subscription.filter.as_str()), options));
         }
-        let existed = wanted
-            .into_iter()
-            .map(|(parsed, filter, options)| self.add_subscription(id, &parsed, &filter, options, effects));
+        let existed = wanted.iter().map(|(parsed, filter, options)| {
+            self.add_subscription(context, id, parsed, filter, *options, effects)
+        });
         let existed = existed.collect();
-        answer::of(Response::Subscribed(Subscribed { existed }))
+        let filters: BTreeSet<&Arc<str>> = wanted.iter().map(|(_, filter, _)| filter).collect();
+        let unannounced = filters
+            .into_iter()
+            .filter(|filter| self.wants_announcement(id, filter));
+        answer::of(Response::Subscribed(Subscribed {
+            existed,
+            unannounced: unannounced.map(ToString::to_string).collect(),
+            index: context.index,
+        }))
     }
 
     /// Adds or replaces a subscription; says whether there was one. The queue stays as it is. [MQTT-3.8.4-3]
     fn add_subscription(
         &mut self,
+        context: &ApplyContext,
         id: SessionId,
         parsed: &SubscriptionFilter,
         filter: &Arc<str>,
@@ -81,13 +97,14 @@ impl ShardState {
                 let subscribers = self.filters.get_or_insert_with(plain, Subscribers::default);
                 let before = subscribers.is_route();
                 subscribers.insert(id, options);
-                route_changed(before, subscribers.is_route(), filter, effects);
+                let after = subscribers.is_route();
+                self.route_changed(before, after, filter, effects);
             }
             SubscriptionFilter::Shared { .. } => effects.push(Effect::SharedMember {
-                client: Arc::clone(client),
                 filter: Arc::clone(filter),
-                qos: options.qos,
+                member: share_member(context.shard, client, session, &options),
                 added: true,
+                version: context.index,
             }),
         }
         self.totals.subscriptions += u64::from(!existed);
@@ -95,7 +112,18 @@ impl ShardState {
         existed
     }
 
-    pub(super) fn unsubscribe(&mut self, command: &Unsubscribe, effects: &mut Vec<Effect>) -> ShardResponse {
+    /// Whether a filter that the session just subscribed to has to be announced before that is acknowledged.
+    fn wants_announcement(&self, id: SessionId, filter: &str) -> bool {
+        let wants = |session: &Session| session.subscriptions.get(filter).map(|options| options.qos);
+        self.announcements.is_missing(filter) && self.sessions.get(id).and_then(wants) > Some(0)
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        context: &ApplyContext,
+        command: &Unsubscribe,
+        effects: &mut Vec<Effect>,
+    ) -> ShardResponse {
         let id = match self.owned(&command.client, command.epoch) {
             Ok(id) => id,
             Err(reason) => return answer::rejected(reason),
@@ -103,12 +131,18 @@ impl ShardState {
         let existed = command
             .filters
             .iter()
-            .map(|filter| self.remove_subscription(id, filter, effects))
+            .map(|filter| self.remove_subscription(context, id, filter, effects))
             .collect();
         answer::existed(existed)
     }
 
-    fn remove_subscription(&mut self, id: SessionId, filter: &str, effects: &mut Vec<Effect>) -> bool {
+    fn remove_subscription(
+        &mut self,
+        context: &ApplyContext,
+        id: SessionId,
+        filter: &str,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         let Some((client, session)) = self.sessions.get_mut(id) else {
             return false;
         };
@@ -120,17 +154,18 @@ impl ShardState {
                 if let Some(subscribers) = self.filters.get_mut(&plain) {
                     let before = subscribers.is_route();
                     subscribers.remove(id);
-                    route_changed(before, subscribers.is_route(), &filter, effects);
+                    let after = subscribers.is_route();
                     if subscribers.by_session.is_empty() {
                         self.filters.remove(&plain);
                     }
+                    self.route_changed(before, after, &filter, effects);
                 }
             }
             Some(SubscriptionFilter::Shared { .. }) => effects.push(Effect::SharedMember {
-                client: Arc::clone(client),
                 filter: Arc::clone(&filter),
-                qos: options.qos,
+                member: share_member(context.shard, client, session, &options),
                 added: false,
+                version: context.index,
             }),
             None => {}
         }
@@ -139,13 +174,18 @@ impl ShardState {
         true
     }
 
-    pub(super) fn forget_subscriptions(&mut self, id: SessionId, effects: &mut Vec<Effect>) {
+    pub(super) fn forget_subscriptions(
+        &mut self,
+        context: &ApplyContext,
+        id: SessionId,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
         let filters: Vec<Arc<str>> = session.subscriptions.keys().cloned().collect();
         for filter in filters {
-            self.remove_subscription(id, &filter, effects);
+            self.remove_subscription(context, id, &filter, effects);
         }
     }
 
@@ -155,14 +195,26 @@ impl ShardState {
         let Some((_, session)) = self.sessions.get_mut(id) else {
             return false;
         };
-        session.subscriptions.insert(filter.into(), options);
+        let filter: Arc<str> = filter.into();
+        session.subscriptions.insert(Arc::clone(&filter), options);
         if let SubscriptionFilter::Plain(plain) = parsed {
-            self.filters
-                .get_or_insert_with(&plain, Subscribers::default)
-                .insert(id, options);
+            let subscribers = self.filters.get_or_insert_with(&plain, Subscribers::default);
+            subscribers.insert(id, options);
+            let is_route = subscribers.is_route();
+            self.announcements.route_changed(&filter, is_route);
         }
         self.totals.subscriptions += 1;
         true
+    }
+
+    fn route_changed(&mut self, before: bool, after: bool, filter: &Arc<str>, effects: &mut Vec<Effect>) {
+        if before != after {
+            self.announcements.route_changed(filter, after);
+            effects.push(Effect::RoutesChanged {
+                filter: Arc::clone(filter),
+                added: after,
+            });
+        }
     }
 }
 
@@ -179,11 +231,14 @@ pub(super) fn parse_plain(filter: &str) -> Option<TopicFilter> {
     TopicFilter::parse(ByteString::from(filter)).ok()
 }
 
-fn route_changed(before: bool, after: bool, filter: &Arc<str>, effects: &mut Vec<Effect>) {
-    if before != after {
-        effects.push(Effect::RoutesChanged {
-            filter: Arc::clone(filter),
-            added: after,
-        });
+/// A member of a share, as the meta group is to know it.
+pub(super) fn share_member(shard: u16, client: &str, session: &Session, options: &Options) -> ShareMember {
+    ShareMember {
+        client: client.to_owned(),
+        qos: options.qos.into(),
+        shard: Some(shard.into()),
+        node: if session.connected { session.owner.node } else { 0 },
+        no_local: options.no_local,
+        epoch: session.owner.epoch,
     }
 }

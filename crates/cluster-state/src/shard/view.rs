@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use cluster_proto::{Owner, Publication};
+use cluster_proto::{Owner, Publication, ShareMember};
 
 use super::{MessageId, ShardState, subscribe};
 
@@ -128,16 +128,25 @@ impl ShardState {
         self.sessions.iter().map(|(client, ..)| client)
     }
 
-    /// The lives of nodes that own connections, each once: `(node, incarnation)`.
-    pub fn owners(&self) -> Vec<(u64, u64)> {
-        let owner = |(_, client): &(u64, Arc<str>)| {
-            let session = self.sessions.get(self.sessions.find(client)?)?;
-            Some((session.owner.node, session.owner.incarnation))
-        };
-        let mut owners: Vec<_> = self.owners.iter().filter_map(owner).collect();
-        owners.sort_unstable();
-        owners.dedup();
-        owners
+    /// The lives of nodes that own connections, each once: `(node, incarnation)`, in order.
+    pub fn owners(&self) -> impl Iterator<Item = (u64, u64)> {
+        let mut from = Some((0, 0, Arc::from("")));
+        std::iter::from_fn(move || {
+            let (node, incarnation, _) = self.owners.range(from.take()?..).next()?;
+            // Behind all clients of that life.
+            from = match incarnation.checked_add(1) {
+                Some(next) => Some((*node, next, Arc::from(""))),
+                None => node.checked_add(1).map(|next| (next, 0, Arc::from(""))),
+            };
+            Some((*node, *incarnation))
+        })
+    }
+
+    /// The nodes that own connections, each once with its earliest life that does.
+    pub fn connected_nodes(&self) -> impl Iterator<Item = (u64, u64)> {
+        let mut last = None;
+        self.owners()
+            .filter(move |(node, _)| last.replace(*node) != Some(*node))
     }
 
     /// Whether a message of this topic has a plain subscription here whose QoS is above 0.
@@ -156,14 +165,17 @@ impl ShardState {
             .map(|(filter, _)| filter)
     }
 
-    /// The members of shares, `(client, filter, qos)`: what `Effect::SharedMember` has told so far.
-    pub fn shared_members(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, u8)> {
-        self.sessions.iter().flat_map(|(client, _, session)| {
+    /// The members of shares, with the whole filter, as the meta group is to know them: what `Effect::SharedMember` has told
+    /// so far, and who is connected where. The shard is this one.
+    pub fn shared_members(&self, shard: u16) -> impl Iterator<Item = (&Arc<str>, ShareMember)> {
+        self.sessions.iter().flat_map(move |(client, _, session)| {
             let shared = session
                 .subscriptions
                 .iter()
                 .filter(|(filter, _)| filter.starts_with("$share/"));
-            shared.map(move |(filter, options)| (client, filter, options.qos))
+            shared.map(move |(filter, options)| {
+                (filter, subscribe::share_member(shard, client, session, options))
+            })
         })
     }
 

@@ -5,14 +5,16 @@
     reason = "each test file includes this and uses a part"
 )]
 
+pub mod meta;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
-    Acknowledge, Append, Connect, Connected, Disconnect, Publication, SequenceRange, ShardCommand, Subscribe,
-    Subscription, Tick, Unsubscribe, Will, rejected::Reason,
+    Acknowledge, Append, Connect, Connected, Disconnect, Origin, Publication, SequenceRange, ShardCommand,
+    Subscribe, Subscription, Tick, Unsubscribe, Will, rejected::Reason,
 };
 use cluster_state::{ApplyContext, Effect, MessageId, OutboxBody, QueueItem, ShardState};
 
@@ -25,7 +27,7 @@ pub struct Shard {
     pub state: ShardState,
     pub now_ms: u64,
     pub index: u64,
-    /// Of the last command.
+    /// Of the last entry.
     pub effects: Vec<Effect>,
     /// What a node keeps: bodies by name.
     pub bodies: BTreeMap<MessageId, Publication>,
@@ -41,19 +43,35 @@ impl Shard {
     }
 
     pub fn apply(&mut self, command: Command) -> Response {
+        let mut responses = self.entry(None, vec![command]);
+        responses.pop().expect("every command is answered")
+    }
+
+    /// Applies a whole entry of the log.
+    pub fn entry(&mut self, origin: Option<Origin>, commands: Vec<Command>) -> Vec<Response> {
         self.index += 1;
+        self.effects.clear();
+        self.state.begin_entry(origin.as_ref());
+        let mut responses = Vec::new();
+        for (position, command) in commands.into_iter().enumerate() {
+            responses.push(self.apply_one(position as u32, command));
+        }
+        responses
+    }
+
+    fn apply_one(&mut self, position: u32, command: Command) -> Response {
         let context = ApplyContext {
             index: self.index,
-            command: 0,
+            command: position,
             now_ms: self.now_ms,
             shard: 7,
         };
-        self.effects.clear();
+        let mut effects = Vec::new();
         let command = ShardCommand {
             command: Some(command),
         };
-        let response = self.state.apply(&context, command, &mut self.effects);
-        for effect in &self.effects {
+        let response = self.state.apply(&context, command, &mut effects);
+        for effect in &effects {
             match effect {
                 Effect::MessageStored { id, publication } => {
                     assert!(
@@ -70,6 +88,7 @@ impl Shard {
                 _ => {}
             }
         }
+        self.effects.append(&mut effects);
         self.state
             .check()
             .unwrap_or_else(|rule| panic!("after command {}: {rule}", self.index));
