@@ -14,7 +14,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use disk::Disk;
-pub(crate) use mounted::{LogListing, Mounted, SimulatedLock};
+pub(crate) use mounted::{LogListing, Mounted, SimulatedFile, SimulatedLock};
 pub(crate) use trees::Batch;
 
 /// A handle of the disk; all clones are the same disk.
