@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 /// Every kind of operation, with files that fill up and go.
 fn run_script(node: &mut Node) {
-    for round in 0..4 {
+    for round in 0..8 {
         for group in GROUPS {
             node.step(group, Step::Append(3 + group));
         }
@@ -105,7 +105,7 @@ fn run_lives(node: &mut Node, seed: u64) -> Result<(), String> {
 fn random_lives_and_crashes_lose_nothing_that_was_reported() {
     let seeds = match std::env::var("CRASH_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..1500).collect(),
+        Err(_) => (0..1000).collect(),
     };
     for seed in seeds {
         let mut node = Node::new(seed);
