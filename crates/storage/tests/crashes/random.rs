@@ -105,7 +105,7 @@ fn run_lives(node: &mut Node, seed: u64) -> Result<(), String> {
 fn random_lives_and_crashes_lose_nothing_that_was_reported() {
     let seeds = match std::env::var("CRASH_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..1000).collect(),
+        Err(_) => (0..1500).collect(),
     };
     for seed in seeds {
         let mut node = Node::new(seed);
