@@ -1,4 +1,5 @@
-//! What can go wrong with the disk. A failed sync of the Raft log is not here: it ends the process.
+//! What can go wrong with the disk. A failed sync of the Raft log is not here: it ends the
+//! process.
 
 use std::io;
 use std::path::PathBuf;
@@ -34,6 +35,42 @@ pub enum StorageError {
     /// The state store.
     #[error("the state store: {0}")]
     State(#[from] sled::Error),
+    /// A part of the node's data that was on the disk is not there any more. The replicas of the other nodes are
+    /// what it is restored from.
+    #[error(
+        "{what} in {path} is damaged: {detail}. To repair it, stop the node, remove its whole data directory and \
+         start it again: it comes back as a new node and gets its data from its peers. A node without peers has to \
+         be restored from a backup"
+    )]
+    DataDamaged {
+        /// Which part.
+        what: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The Raft log was closed, or failed and accepts nothing more.
+    #[error("{0}")]
+    LogEnded(&'static str),
+    /// A group's log was removed and its state was not yet.
+    #[error(
+        "group {group} was removed from this node and something of it is left: its removal has to be finished first"
+    )]
+    HalfRemoved {
+        /// Which group.
+        group: u64,
+    },
+    /// The node belongs to another cluster than the one that it is to belong to.
+    #[error(
+        "this node belongs to cluster {ours} and not to {theirs}; a node changes its cluster only with an empty data directory"
+    )]
+    OtherCluster {
+        /// Where it belongs.
+        ours: String,
+        /// Where it does not.
+        theirs: String,
+    },
     /// A record which was written by us and cannot be read.
     #[error("{what} is damaged: {detail}")]
     Damaged {

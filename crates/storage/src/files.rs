@@ -1,33 +1,141 @@
-//! Files that are there completely or not at all, also after a loss of power.
+//! Where the data directory is: on the file systems of this machine, or on a simulated disk. Files are replaced so
+//! that they are there completely or not at all, also after a loss of power.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::StorageError;
+use crate::simulated::{Mounted, SimulatedDisk, SimulatedLock};
+use crate::{MemoryKv, SharedKv, SledKv, StorageError};
 
-/// Replaces a file's contents: written beside it, synced, renamed, and the directory synced.
-pub(crate) fn replace(path: &Path, contents: &[u8]) -> Result<(), StorageError> {
-    let beside = path.with_extension("new");
-    let written = || -> io::Result<()> {
-        let mut file = File::create(&beside)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    written().map_err(|source| StorageError::File {
-        path: path.to_path_buf(),
-        source,
-    })?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))
+/// The files of a node.
+#[derive(Clone, Default)]
+pub enum Files {
+    /// Those of this machine.
+    #[default]
+    Real,
+    /// Files in memory, which lose what was not synced when the simulated machine crashes.
+    Simulated(SimulatedDisk),
+}
+
+impl Files {
+    /// Opens or creates the state store in a directory of its own: sled, or a map on a simulated disk.
+    pub fn open_kv(&self, path: &Path, cache_bytes: u64) -> Result<SharedKv, StorageError> {
+        match self {
+            Self::Real => Ok(Arc::new(SledKv::open(path, cache_bytes)?)),
+            Self::Simulated(disk) => Ok(Arc::new(MemoryKv::open(disk, path)?)),
+        }
+    }
+
+    /// The files as they are until the next crash.
+    pub(crate) fn mount(&self) -> Mount {
+        match self {
+            Self::Real => Mount::Real,
+            Self::Simulated(disk) => Mount::Simulated(disk.mount()),
+        }
+    }
+}
+
+/// Files in use: those of a simulated disk are gone for their user when it crashes.
+#[derive(Clone, Debug)]
+pub(crate) enum Mount {
+    Real,
+    Simulated(Mounted),
+}
+
+/// Lasts as long as the value, also when the process is killed.
+#[derive(Debug)]
+pub(crate) enum Lock {
+    Real(#[expect(dead_code, reason = "held, not read")] File),
+    Simulated(#[expect(dead_code, reason = "held, not read")] SimulatedLock),
+}
+
+impl Mount {
+    /// Creates a directory with its parents and makes its entry durable.
+    pub(crate) fn create_directory(&self, path: &Path) -> Result<(), StorageError> {
+        match self {
+            Self::Real => create_directory(path),
+            // Directories have no entries of their own in a simulation.
+            Self::Simulated(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Real => fs::read(path),
+            Self::Simulated(disk) => disk.read(path),
+        }
+    }
+
+    /// Replaces a file's contents: written beside it, synced, renamed, and the directory synced.
+    pub(crate) fn replace(&self, path: &Path, contents: &[u8]) -> Result<(), StorageError> {
+        let beside = path.with_extension("new");
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let replaced = match self {
+            Self::Real => write_real(&beside, contents).and_then(|()| fs::rename(&beside, path)),
+            Self::Simulated(disk) => disk
+                .write_whole(&beside, contents)
+                .and_then(|()| disk.rename(&beside, path)),
+        };
+        replaced.map_err(failed(path))?;
+        self.sync_directory(directory)
+    }
+
+    /// Makes the entries of a directory durable.
+    pub(crate) fn sync_directory(&self, path: &Path) -> Result<(), StorageError> {
+        match self {
+            Self::Real => sync_directory(path),
+            Self::Simulated(disk) => disk.sync_directory(path).map_err(failed(path)),
+        }
+    }
+
+    /// The files in a directory.
+    pub(crate) fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        match self {
+            Self::Real => fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect(),
+            Self::Simulated(disk) => Ok(disk.list(directory)),
+        }
+    }
+
+    /// A number that nobody knows; a simulated disk draws the same one again.
+    pub(crate) fn random(&self) -> u128 {
+        match self {
+            Self::Real => rand::random(),
+            Self::Simulated(disk) => disk.random(),
+        }
+    }
+
+    /// Locks a file, which is created if it is absent.
+    pub(crate) fn lock(&self, path: &Path) -> Result<Lock, StorageError> {
+        let in_use = || StorageError::InUse {
+            path: path.parent().unwrap_or(path).to_path_buf(),
+        };
+        match self {
+            Self::Real => {
+                let mut options = OpenOptions::new();
+                options.create(true).write(true).truncate(false);
+                let file = options.open(path).map_err(failed(path))?;
+                match file.try_lock() {
+                    Ok(()) => Ok(Lock::Real(file)),
+                    Err(TryLockError::WouldBlock) => Err(in_use()),
+                    Err(TryLockError::Error(source)) => Err(failed(path)(source)),
+                }
+            }
+            Self::Simulated(disk) => disk.lock(path).map(Lock::Simulated).ok_or_else(in_use),
+        }
+    }
+}
+
+fn write_real(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(contents)?;
+    file.sync_all()
 }
 
 /// Creates a directory with its parents and makes its entry durable.
-pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
-    fs::create_dir_all(path).map_err(|source| StorageError::File {
-        path: path.to_path_buf(),
-        source,
-    })?;
+fn create_directory(path: &Path) -> Result<(), StorageError> {
+    fs::create_dir_all(path).map_err(failed(path))?;
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
         _ => Ok(()),
@@ -36,9 +144,12 @@ pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
 
 /// Makes the entries of a directory durable.
 pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
-    let failed = |source| StorageError::File {
-        path: PathBuf::from(path),
-        source,
-    };
-    File::open(path).map_err(failed)?.sync_all().map_err(failed)
+    let synced = File::open(path).and_then(|directory| directory.sync_all());
+    synced.map_err(failed(path))
+}
+
+/// An error of the system, with the file it is about.
+pub(crate) fn failed(path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = PathBuf::from(path);
+    |source| StorageError::File { path, source }
 }

@@ -1,16 +1,21 @@
 //! Who this node is: a random number kept with its data, never a host name. An empty disk is a new node.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{StorageError, files};
+use parking_lot::Mutex;
+
+use crate::files::{Lock, Mount, failed};
+use crate::{Files, StorageError};
 
 /// A data directory that no other process has open.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    // The lock lasts as long as the file is open, also when the process is killed.
-    _lock: File,
+    files: Mount,
+    _lock: Lock,
+    /// One change of the identity at a time.
+    changing: Mutex<()>,
 }
 
 /// Who this node is and how often it was started.
@@ -18,39 +23,31 @@ pub struct DataDir {
 pub struct Identity {
     /// Random, drawn when the data directory was empty.
     pub node_id: u64,
-    /// The cluster this node belongs to.
-    pub cluster_id: String,
+    /// The cluster this node belongs to, once it does.
+    pub cluster_id: Option<String>,
     /// The number of shard groups of the cluster.
     pub shards: u16,
-    /// Counts the starts, from 1.
+    /// Counts the node's lives, from 1: its starts, and its returns to the cluster after it was declared down.
     pub incarnation: u64,
 }
 
 impl DataDir {
     /// Creates the directory if it is absent and locks it.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        files::create_directory(path)?;
-        let lock_path = path.join("LOCK");
-        let failed = |source| StorageError::File {
-            path: lock_path.clone(),
-            source,
-        };
-        let lock = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path: path.to_path_buf(),
-                _lock: lock,
-            }),
-            Err(TryLockError::WouldBlock) => Err(StorageError::InUse {
-                path: path.to_path_buf(),
-            }),
-            Err(TryLockError::Error(source)) => Err(failed(source)),
-        }
+        Self::open_on(&Files::Real, path)
+    }
+
+    /// Creates the directory on these files if it is absent and locks it.
+    pub fn open_on(files: &Files, path: &Path) -> Result<Self, StorageError> {
+        let files = files.mount();
+        files.create_directory(path)?;
+        let lock = files.lock(&path.join("LOCK"))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            files,
+            _lock: lock,
+            changing: Mutex::default(),
+        })
     }
 
     /// Where it is.
@@ -58,21 +55,68 @@ impl DataDir {
         &self.path
     }
 
-    /// Reads the identity, or draws a new one for a cluster of `shards`, and counts this start; it is durable when
-    /// this returns.
+    /// Reads the identity, or draws a new one with `shards` that belongs to no cluster, and counts this start; it is
+    /// durable when this returns.
     pub fn start_identity(&self, shards: u16) -> Result<Identity, StorageError> {
+        self.change(Some(shards), |identity| {
+            identity.incarnation += 1;
+            Ok(())
+        })
+    }
+
+    /// Joins a cluster, for good; it is durable when this returns. Joining the same one again changes nothing.
+    pub fn adopt(&self, cluster_id: &str) -> Result<Identity, StorageError> {
+        self.change(None, |identity| match &identity.cluster_id {
+            Some(ours) if ours != cluster_id => Err(StorageError::OtherCluster {
+                ours: ours.clone(),
+                theirs: cluster_id.to_owned(),
+            }),
+            _ => {
+                identity.cluster_id = Some(cluster_id.to_owned());
+                Ok(())
+            }
+        })
+    }
+
+    /// Begins a new life of the running node; it is durable when this returns.
+    pub fn bump_incarnation(&self) -> Result<Identity, StorageError> {
+        self.change(None, |identity| {
+            identity.incarnation += 1;
+            Ok(())
+        })
+    }
+
+    fn change(
+        &self,
+        shards_if_new: Option<u16>,
+        change: impl FnOnce(&mut Identity) -> Result<(), StorageError>,
+    ) -> Result<Identity, StorageError> {
+        let _changing = self.changing.lock();
         let path = self.path.join("IDENTITY");
-        let mut identity = match std::fs::read_to_string(&path) {
-            Ok(text) => Identity::parse(&text).map_err(|detail| StorageError::Identity {
-                path: path.clone(),
-                detail,
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Identity::draw(shards),
-            Err(source) => return Err(StorageError::File { path, source }),
+        let before = self.read(&path)?;
+        let mut identity = match (before.clone(), shards_if_new) {
+            (Some(identity), _) => identity,
+            (None, Some(shards)) => Identity::draw(shards),
+            (None, None) => return Err(failed(&path)(io::Error::from(io::ErrorKind::NotFound))),
         };
-        identity.incarnation += 1;
-        files::replace(&path, identity.to_text().as_bytes())?;
+        change(&mut identity)?;
+        if before.as_ref() != Some(&identity) {
+            self.files.replace(&path, identity.to_text().as_bytes())?;
+        }
         Ok(identity)
+    }
+
+    fn read(&self, path: &Path) -> Result<Option<Identity>, StorageError> {
+        let text = match self.files.read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(path)(error)),
+        };
+        let identity = Identity::parse(&String::from_utf8_lossy(&text));
+        identity.map(Some).map_err(|detail| StorageError::Identity {
+            path: path.to_path_buf(),
+            detail,
+        })
     }
 }
 
@@ -82,10 +126,15 @@ impl Identity {
         let node_id = rand::random_range(1..=u64::MAX);
         Self {
             node_id,
-            cluster_id: format!("{:032x}", rand::random::<u128>()),
+            cluster_id: None,
             shards,
             incarnation: 0,
         }
+    }
+
+    /// A name for a new cluster that no other has.
+    pub fn draw_cluster_id() -> String {
+        format!("{:032x}", rand::random::<u128>())
     }
 
     fn to_text(&self) -> String {
@@ -95,19 +144,21 @@ impl Identity {
             shards,
             incarnation,
         } = self;
-        format!(
-            "node = {node_id:016x}\ncluster = {cluster_id}\nshards = {shards}\nincarnation = {incarnation}\n"
-        )
+        let cluster = cluster_id
+            .as_ref()
+            .map(|cluster_id| format!("cluster = {cluster_id}\n"))
+            .unwrap_or_default();
+        format!("node = {node_id:016x}\n{cluster}shards = {shards}\nincarnation = {incarnation}\n")
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let field = |name: &str| {
+        let find = |name: &str| {
             text.lines()
                 .filter_map(|line| line.split_once('='))
                 .find(|(key, _)| key.trim() == name)
                 .map(|(_, value)| value.trim())
-                .ok_or_else(|| format!("`{name}` is missing"))
         };
+        let field = |name: &str| find(name).ok_or_else(|| format!("`{name}` is missing"));
         let number = |name: &str| {
             field(name)?
                 .parse::<u64>()
@@ -117,7 +168,7 @@ impl Identity {
         let shards = u16::try_from(number("shards")?).map_err(|error| format!("`shards`: {error}"))?;
         Ok(Self {
             node_id,
-            cluster_id: field("cluster")?.to_owned(),
+            cluster_id: find("cluster").map(str::to_owned),
             shards,
             incarnation: number("incarnation")?,
         })
@@ -145,14 +196,86 @@ mod tests {
     }
 
     #[test]
-    fn two_empty_directories_are_two_nodes_of_two_clusters() {
+    fn two_empty_directories_are_two_nodes_of_no_cluster() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [one, other] = dirs
             .each_ref()
             .map(|dir| DataDir::open(dir.path()).unwrap().start_identity(16).unwrap());
 
         assert_ne!(one.node_id, other.node_id);
-        assert_ne!(one.cluster_id, other.cluster_id);
+        assert_eq!([one.cluster_id, other.cluster_id], [None, None]);
+    }
+
+    #[test]
+    fn a_node_belongs_to_the_cluster_that_adopted_it_and_to_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(dir.path()).unwrap();
+        let drawn = data_dir.start_identity(16).unwrap();
+
+        let adopted = data_dir.adopt("one").unwrap();
+        let again = data_dir.adopt("one").unwrap();
+        let refused = data_dir.adopt("other").unwrap_err();
+        drop(data_dir);
+        let restarted = DataDir::open(dir.path()).unwrap().start_identity(16).unwrap();
+
+        assert_eq!(adopted.cluster_id.as_deref(), Some("one"));
+        assert_eq!((adopted.node_id, adopted.incarnation), (drawn.node_id, 1));
+        assert_eq!(again, adopted);
+        assert!(matches!(refused, StorageError::OtherCluster { .. }));
+        assert_eq!(
+            restarted,
+            Identity {
+                incarnation: 2,
+                ..adopted
+            }
+        );
+    }
+
+    #[test]
+    fn a_new_life_while_running_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(dir.path()).unwrap();
+        data_dir.start_identity(16).unwrap();
+
+        assert_eq!(data_dir.bump_incarnation().unwrap().incarnation, 2);
+        drop(data_dir);
+
+        let restarted = DataDir::open(dir.path()).unwrap().start_identity(16).unwrap();
+        assert_eq!(restarted.incarnation, 3);
+    }
+
+    #[test]
+    fn the_file_of_a_node_that_was_always_in_a_cluster_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "node = 00000000000000ab\ncluster = 0123\nshards = 16\nincarnation = 7\n";
+        std::fs::write(dir.path().join("IDENTITY"), text).unwrap();
+
+        let identity = DataDir::open(dir.path()).unwrap().start_identity(16).unwrap();
+
+        let expected = Identity {
+            node_id: 0xab,
+            cluster_id: Some("0123".into()),
+            shards: 16,
+            incarnation: 8,
+        };
+        assert_eq!(identity, expected);
+    }
+
+    #[test]
+    fn a_lock_on_a_simulated_disk_is_released_by_a_crash() {
+        let disk = crate::SimulatedDisk::new(1);
+        let files = Files::Simulated(disk.clone());
+        let first = DataDir::open_on(&files, Path::new("node")).unwrap();
+        let identity = first.start_identity(16).unwrap();
+        let refused = DataDir::open_on(&files, Path::new("node")).unwrap_err();
+
+        disk.crash();
+        let second = DataDir::open_on(&files, Path::new("node")).unwrap();
+        drop(first);
+
+        assert!(matches!(refused, StorageError::InUse { .. }));
+        assert_eq!(second.start_identity(16).unwrap().node_id, identity.node_id);
+        assert!(DataDir::open_on(&files, Path::new("node")).is_err());
     }
 
     #[test]

@@ -1,17 +1,25 @@
-//! The ordered store under the state machines' checkpoints: one tree per group. Kept tiny so that a test can put
-//! a map in its place.
+//! The ordered store under the state machines' checkpoints: one tree per group. Kept tiny so that a simulation can
+//! put a map in its place.
 
-use std::fs::File;
+mod memory;
+mod sled;
+
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::{StorageError, files};
+pub use memory::MemoryKv;
+pub use sled::SledKv;
+
+use crate::StorageError;
 
 /// Takes a key and a value, and says whether to go on.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
 /// A change of one key: a new value, or none when it is removed.
 pub(crate) type Write = (Vec<u8>, Option<Vec<u8>>);
+
+/// The store of a node, whichever it is. A call through it costs nothing next to what the store does.
+pub type SharedKv = Arc<dyn Kv>;
 
 /// An ordered store of small values with atomic batches. Every call may block.
 pub trait Kv: Send + Sync + 'static {
@@ -21,81 +29,10 @@ pub trait Kv: Send + Sync + 'static {
     fn range(&self, tree: u64, prefix: &[u8], visit: Visit<'_>) -> Result<(), StorageError>;
     /// Applies all writes to one tree or, after a crash, none of them.
     fn apply_batch(&self, tree: u64, writes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StorageError>;
+    /// Removes a tree with everything in it. As durable as a batch: with the next checkpoint.
+    fn remove_tree(&self, tree: u64) -> Result<(), StorageError>;
     /// Returns when everything applied before is on the disk.
     fn checkpoint(&self) -> Result<(), StorageError>;
     /// Bytes used on the disk.
     fn size_on_disk(&self) -> Result<u64, StorageError>;
-}
-
-/// sled, made durable by our own sync of its file: its `flush` does not wait for the disk.
-pub struct SledKv {
-    db: sled::Db,
-    path: PathBuf,
-}
-
-impl SledKv {
-    /// Opens or creates the store in a directory of its own.
-    pub fn open(path: &Path, cache_bytes: u64) -> Result<Self, StorageError> {
-        let db = sled::Config::new()
-            .path(path)
-            .mode(sled::Mode::HighThroughput)
-            .flush_every_ms(None)
-            .cache_capacity(cache_bytes)
-            .open()?;
-        let store = Self {
-            db,
-            path: path.to_path_buf(),
-        };
-        store.sync("db")?;
-        store.sync("conf")?;
-        files::sync_directory(path)?;
-        Ok(store)
-    }
-
-    fn tree(&self, tree: u64) -> Result<sled::Tree, StorageError> {
-        Ok(self.db.open_tree(tree.to_be_bytes())?)
-    }
-
-    fn sync(&self, name: &str) -> Result<(), StorageError> {
-        let path = self.path.join(name);
-        let synced = File::open(&path).and_then(|file| file.sync_data());
-        synced.map_err(|source| StorageError::File { path, source })
-    }
-}
-
-impl Kv for SledKv {
-    fn get(&self, tree: u64, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
-        Ok(self.tree(tree)?.get(key)?.map(|value| value.to_vec()))
-    }
-
-    fn range(&self, tree: u64, prefix: &[u8], visit: Visit<'_>) -> Result<(), StorageError> {
-        for pair in self.tree(tree)?.scan_prefix(prefix) {
-            let (key, value) = pair?;
-            if visit(&key, &value).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn apply_batch(&self, tree: u64, writes: Vec<Write>) -> Result<(), StorageError> {
-        let mut batch = sled::Batch::default();
-        for (key, value) in writes {
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        Ok(self.tree(tree)?.apply_batch(batch)?)
-    }
-
-    fn checkpoint(&self) -> Result<(), StorageError> {
-        self.db.flush()?;
-        // The kernel syncs a file's pages whichever descriptor asks.
-        self.sync("db")
-    }
-
-    fn size_on_disk(&self) -> Result<u64, StorageError> {
-        Ok(self.db.size_on_disk()?)
-    }
 }

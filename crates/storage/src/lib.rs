@@ -6,10 +6,15 @@ mod files;
 mod identity;
 mod kv;
 mod log;
+mod simulated;
 mod state;
 
 pub use error::StorageError;
+pub use files::Files;
 pub use identity::{DataDir, Identity};
-pub use kv::{Kv, SledKv, Visit};
-pub use log::{Flushed, GroupId, GroupLog, LogOptions, LogState, RaftLog};
+pub use kv::{Kv, MemoryKv, SharedKv, SledKv, Visit};
+pub use log::{
+    Flushed, GroupId, GroupLog, LogOptions, LogState, OnFatal, RaftLog, Turn, Writing, finish_removals,
+};
+pub use simulated::SimulatedDisk;
 pub use state::{Change, StateStore, VisitRecord};

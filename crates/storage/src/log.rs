@@ -1,11 +1,15 @@
 //! The Raft log of all groups of a node in one append stream, and their votes. One thread writes: whatever waits
 //! goes to disk in one synced write, so that many busy groups cost one sync.
 
+mod files;
 mod group;
+mod options;
 mod payload;
+mod removal;
+mod watermark;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,82 +18,73 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 use raft_engine::{Config, Engine, ReadableSize, RecoveryMode};
 
+use files::LogFiles;
 use group::Group;
 pub use group::{GroupLog, LogState};
-use writer::Writer;
+pub use options::{LogOptions, OnFatal, Writing};
+use removal::Removal;
+pub use removal::finish_removals;
+use watermark::Watermark;
+pub use writer::Turn;
+use writer::{Kind, Operation, Writer};
 
-use crate::StorageError;
+use crate::{Files, StorageError};
 
 /// The number of a Raft group on its node's log and state store.
 pub type GroupId = u64;
 
-/// Called once when a write is on the disk.
+/// Called once when a write is on the disk, or will not be.
 pub type Flushed = Box<dyn FnOnce(io::Result<()>) + Send>;
 
-/// Sizes of the log, and whether it is synced.
-#[derive(Clone, Debug)]
-pub struct LogOptions {
-    /// A file of the log is closed at this size.
-    pub file_bytes: u64,
-    /// Above this size, what is left of old files is written forward so that they can go.
-    pub collect_bytes: u64,
-    /// Entries of a group kept in memory; those not yet written come on top.
-    pub cache_bytes_per_group: usize,
-    /// Whether entries are synced before they are reported as flushed. Votes always are.
-    pub sync: bool,
-}
+type LogEngine = Engine<LogFiles>;
 
-impl Default for LogOptions {
-    fn default() -> Self {
-        Self {
-            file_bytes: 64 << 20,
-            collect_bytes: 512 << 20,
-            cache_bytes_per_group: 4 << 20,
-            sync: true,
-        }
-    }
-}
+/// What concerns the whole node is kept under this number.
+const NODE: GroupId = GroupId::MAX;
 
 /// The log of all groups.
 pub struct RaftLog {
-    engine: Arc<Engine>,
+    engine: Arc<LogEngine>,
     writer: Arc<Writer>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
+    groups: Mutex<Groups>,
     options: LogOptions,
 }
 
+#[derive(Default)]
+struct Groups {
+    open: BTreeMap<GroupId, Arc<Group>>,
+    /// Their log is removed, their state is not.
+    half_removed: BTreeSet<GroupId>,
+}
+
 impl RaftLog {
-    /// Opens or creates the log. A torn tail, which was never reported as flushed, is cut; any other damage is an
-    /// error.
+    /// Opens or creates the log. A torn tail, which was never reported as flushed, is cut; any other damage is
+    /// an error, here or when what is damaged is read.
     pub fn open(path: &Path, options: LogOptions) -> Result<Self, StorageError> {
-        crate::files::create_directory(path)?;
-        let config = Config {
-            dir: path.to_string_lossy().into_owned(),
-            recovery_mode: RecoveryMode::TolerateTailCorruption,
-            // Payloads are the clients'; compressing them costs more than it saves.
-            batch_compression_threshold: ReadableSize(0),
-            target_file_size: ReadableSize(options.file_bytes),
-            purge_threshold: ReadableSize(options.collect_bytes.max(options.file_bytes)),
-            ..Config::default()
-        };
-        let engine = Arc::new(Engine::open(config)?);
-        let writer = Arc::new(Writer::new(engine.clone(), options.sync));
-        let thread = {
-            let writer = writer.clone();
-            std::thread::Builder::new()
-                .name("raft-log".into())
-                .spawn(move || writer.run())
-        };
-        let thread = thread.map_err(|source| StorageError::File {
-            path: path.to_path_buf(),
-            source,
-        })?;
+        Self::open_on(&Files::Real, path, options)
+    }
+
+    /// Opens or creates the log on these files.
+    pub fn open_on(files: &Files, path: &Path, options: LogOptions) -> Result<Self, StorageError> {
+        let mount = files.mount();
+        mount.create_directory(path)?;
+        let mut watermark = Watermark::open(&mount, path)?;
+        let files = Arc::new(LogFiles::open(mount.clone(), path)?);
+        let opened = Engine::open_with_file_system(config(&files, &options), files.clone());
+        let engine = Arc::new(opened.map_err(|error| damaged_or_failed(path, error))?);
+        // The engine does not when it creates its first files.
+        mount.sync_directory(path)?;
+        watermark.check(&mount, path, &engine)?;
+        let half_removed = removal::read(&engine)?;
+        let writer = Arc::new(Writer::new(engine.clone(), files, watermark, &options));
         Ok(Self {
             engine,
+            thread: Mutex::new(start_thread(path, &writer, &options)?),
             writer,
-            thread: Mutex::new(Some(thread)),
-            groups: Mutex::default(),
+            groups: Mutex::new(Groups {
+                open: BTreeMap::new(),
+                half_removed,
+            }),
             options,
         })
     }
@@ -97,21 +92,57 @@ impl RaftLog {
     /// The log of one group, which is empty when it is new.
     pub fn group(&self, id: GroupId) -> Result<GroupLog, StorageError> {
         let mut groups = self.groups.lock();
-        let group = match groups.get(&id) {
+        if groups.half_removed.contains(&id) {
+            return Err(StorageError::HalfRemoved { group: id });
+        }
+        let group = match groups.open.get(&id) {
             Some(group) => group.clone(),
             None => {
-                let group = Arc::new(Group::open(&self.engine, id, self.options.cache_bytes_per_group)?);
-                groups.insert(id, group.clone());
+                let open = || Group::open(&self.engine, id, self.options.cache_bytes_per_group);
+                let group = Arc::new(self.writer.guard(open)?);
+                groups.open.insert(id, group.clone());
                 group
             }
         };
         Ok(GroupLog::new(group, self.engine.clone(), self.writer.clone()))
     }
 
+    /// Removes a group's log with its vote: for a replica that is not a member of its group any more. Handles of it
+    /// fail from now on, and the group cannot be opened before [`finish_removals`] was called.
+    pub fn remove_group(&self, id: GroupId, flushed: Flushed) {
+        let mut groups = self.groups.lock();
+        if let Some(group) = groups.open.remove(&id) {
+            group.remove();
+        }
+        groups.half_removed.insert(id);
+        let queued = self.writer.push(Operation {
+            kind: Kind::Remove(id, Removal::Log),
+            flushed,
+        });
+        drop(groups);
+        self.writer.settle(queued);
+    }
+
+    fn half_removed(&self) -> Vec<GroupId> {
+        self.groups.lock().half_removed.iter().copied().collect()
+    }
+
+    /// When the mark is still there after a crash, an empty state is removed again.
+    fn state_removed(&self, id: GroupId) {
+        let mut groups = self.groups.lock();
+        let queued = self.writer.push(Operation {
+            kind: Kind::Remove(id, Removal::Done),
+            flushed: Box::new(|_| ()),
+        });
+        groups.half_removed.remove(&id);
+        drop(groups);
+        self.writer.settle(queued);
+    }
+
     /// Removes files of which nothing is needed any more. Answers the groups that keep old files in use: a
     /// checkpoint and a purge of those would free them. May block for long.
     pub fn collect_garbage(&self) -> Result<Vec<GroupId>, StorageError> {
-        Ok(self.engine.purge_expired_files()?)
+        self.writer.guard(|| Ok(self.engine.purge_expired_files()?))
     }
 
     /// Bytes used on the disk.
@@ -123,7 +154,7 @@ impl RaftLog {
     pub fn close(&self) {
         self.writer.stop();
         if let Some(thread) = self.thread.lock().take() {
-            // The writer's panic has ended the process already.
+            // It catches the panics of what it calls.
             let _ = thread.join();
         }
     }
@@ -132,5 +163,47 @@ impl RaftLog {
 impl Drop for RaftLog {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+fn config(files: &LogFiles, options: &LogOptions) -> Config {
+    let defaults = Config::default();
+    Config {
+        dir: files.shown().to_string_lossy().into_owned(),
+        recovery_mode: RecoveryMode::TolerateTailCorruption,
+        recovery_threads: match files.is_simulated() {
+            true => 1,
+            false => defaults.recovery_threads,
+        },
+        // Payloads are the clients'; compressing them costs more than it saves.
+        batch_compression_threshold: ReadableSize(0),
+        target_file_size: ReadableSize(options.file_bytes),
+        purge_threshold: ReadableSize(options.collect_bytes.max(options.file_bytes)),
+        ..defaults
+    }
+}
+
+fn start_thread(
+    path: &Path,
+    writer: &Arc<Writer>,
+    options: &LogOptions,
+) -> Result<Option<JoinHandle<()>>, StorageError> {
+    let Writing::Thread = options.writing else {
+        return Ok(None);
+    };
+    let writer = writer.clone();
+    let thread = std::thread::Builder::new().name("raft-log".into());
+    let thread = thread.spawn(move || writer.run());
+    thread.map(Some).map_err(crate::files::failed(path))
+}
+
+fn damaged_or_failed(path: &Path, error: raft_engine::Error) -> StorageError {
+    match error {
+        raft_engine::Error::Corruption(detail) => StorageError::DataDamaged {
+            what: "the Raft log",
+            path: path.to_path_buf(),
+            detail,
+        },
+        error => StorageError::Log(error),
     }
 }

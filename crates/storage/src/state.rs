@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use crate::{Kv, StorageError};
+use crate::{Kv, SharedKv, StorageError};
 
 /// A record's new value, or none when it is removed.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -19,16 +19,16 @@ const WHOLE: u8 = 0;
 const CUT: u8 = 1;
 
 /// The records of one group, as of its last checkpoint.
-pub struct StateStore<K> {
-    kv: std::sync::Arc<K>,
+pub struct StateStore {
+    kv: SharedKv,
     tree: u64,
     /// The records that are cut, with the number of their continuations: to remove those that are not needed.
     cut: HashMap<Vec<u8>, u32>,
 }
 
-impl<K: Kv> StateStore<K> {
+impl StateStore {
     /// The store of one group.
-    pub fn open(kv: std::sync::Arc<K>, tree: u64) -> Result<Self, StorageError> {
+    pub fn open(kv: SharedKv, tree: u64) -> Result<Self, StorageError> {
         let mut cut = HashMap::new();
         kv.range(tree, &[CONTINUATION], &mut |key, _| {
             if let Some((record, _)) = split_continuation(key) {
@@ -113,7 +113,7 @@ impl<K: Kv> StateStore<K> {
     }
 }
 
-fn read_record<K: Kv>(kv: &K, tree: u64, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+fn read_record(kv: &dyn Kv, tree: u64, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
     match kv.get(tree, key)? {
         Some(value) => join(kv, tree, key, &value).map(Some),
         None => Ok(None),
@@ -156,7 +156,7 @@ fn cut(key: Vec<u8>, value: &[u8], writes: &mut Vec<(Vec<u8>, Option<Vec<u8>>)>)
     writes.push((key, Some(head)));
 }
 
-fn join<K: Kv>(kv: &K, tree: u64, key: &[u8], value: &[u8]) -> Result<Vec<u8>, StorageError> {
+fn join(kv: &dyn Kv, tree: u64, key: &[u8], value: &[u8]) -> Result<Vec<u8>, StorageError> {
     let damaged = |detail: &str| StorageError::Damaged {
         what: "a record",
         detail: detail.to_owned(),
@@ -185,11 +185,11 @@ mod tests {
     use super::*;
     use crate::SledKv;
 
-    fn open(dir: &tempfile::TempDir) -> StateStore<SledKv> {
+    fn open(dir: &tempfile::TempDir) -> StateStore {
         StateStore::open(Arc::new(SledKv::open(dir.path(), 16 << 20).unwrap()), 7).unwrap()
     }
 
-    fn records(store: &StateStore<SledKv>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fn records(store: &StateStore) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut records = Vec::new();
         store
             .scan(&[], &mut |key, value| {

@@ -277,7 +277,13 @@ proptest! {
     #[test]
     fn the_log_holds_what_a_list_would_hold(steps in proptest::collection::vec(step(), 1..40)) {
         let mut dir = tempfile::tempdir().unwrap();
-        let options = LogOptions { cache_bytes_per_group: 2000, sync: false, file_bytes: 4096, collect_bytes: 8192 };
+        let options = LogOptions {
+            cache_bytes_per_group: 2000,
+            sync: false,
+            file_bytes: 4096,
+            collect_bytes: 8192,
+            ..LogOptions::default()
+        };
         let mut log = RaftLog::open(dir.path(), options.clone()).unwrap();
         let (mut first, mut model, mut term) = (0, Vec::<Entry>::new(), 1);
         for step in steps {

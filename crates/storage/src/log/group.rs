@@ -5,12 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cluster_proto::raft::{Entry, LogId, Vote};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
-use raft_engine::Engine;
 
-use super::writer::{Kind, Operation, PURGED, TRUNCATED, VOTE, Writer};
-use super::{Flushed, GroupId, payload};
+use super::writer::{END, Kind, Operation, PURGED, Queued, VOTE, Writer};
+use super::{Flushed, GroupId, LogEngine, payload};
 use crate::StorageError;
 
 /// The ends of a group's log.
@@ -26,7 +25,7 @@ pub struct LogState {
 #[derive(Clone)]
 pub struct GroupLog {
     group: Arc<Group>,
-    engine: Arc<Engine>,
+    engine: Arc<LogEngine>,
     writer: Arc<Writer>,
 }
 
@@ -47,12 +46,12 @@ struct Memory {
     flushed_next: u64,
     /// Counts truncations: a flush of entries from before one says nothing about those after it.
     generation: u64,
-    /// The engine holds a mark that entries were truncated.
-    truncated: bool,
+    /// The group was removed from this node: nothing may be written for it.
+    removed: bool,
 }
 
 impl GroupLog {
-    pub(super) fn new(group: Arc<Group>, engine: Arc<Engine>, writer: Arc<Writer>) -> Self {
+    pub(super) fn new(group: Arc<Group>, engine: Arc<LogEngine>, writer: Arc<Writer>) -> Self {
         Self {
             group,
             engine,
@@ -74,7 +73,7 @@ impl GroupLog {
     pub fn save_vote(&self, vote: Vote, flushed: Flushed) {
         let mut memory = self.group.memory.lock();
         memory.vote = Some(vote);
-        self.push(Kind::SaveVote(vote), flushed);
+        self.push(memory, Kind::SaveVote(self.group.id, vote), flushed);
     }
 
     /// Appends entries, which must continue the log.
@@ -89,24 +88,19 @@ impl GroupLog {
             memory.cache_bytes += entry.encoded_len();
             memory.cache.push_back(entry.clone());
         }
-        let overwrites = std::mem::take(&mut memory.truncated);
-        let generation = memory.generation;
-        self.push(
-            Kind::Append {
-                entries,
-                generation,
-                overwrites,
-            },
-            flushed,
-        );
+        let kind = Kind::Append {
+            group: self.group.clone(),
+            entries,
+            generation: memory.generation,
+        };
+        self.push(memory, kind, flushed);
     }
 
     /// Removes the entries after `last`; all of them if it is none, nothing if the log ends before it.
     pub fn truncate_after(&self, last: Option<LogId>, flushed: Flushed) {
         let mut memory = self.group.memory.lock();
         let next_index = last.as_ref().map_or(0, |last| last.index + 1);
-        let end = memory.state.last.as_ref().map_or(0, |last| last.index + 1);
-        if next_index >= end {
+        if next_index >= memory.state.next_index() {
             drop(memory);
             return flushed(Ok(()));
         }
@@ -122,8 +116,11 @@ impl GroupLog {
         memory.state.last = last;
         memory.flushed_next = memory.flushed_next.min(next_index);
         memory.generation += 1;
-        memory.truncated = true;
-        self.push(Kind::Truncate { next_index }, flushed);
+        let kind = Kind::Truncate {
+            group: self.group.id,
+            next_index,
+        };
+        self.push(memory, kind, flushed);
     }
 
     /// Removes the entries up to and including `upto`, which may be beyond the last one.
@@ -145,7 +142,12 @@ impl GroupLog {
             memory.state.last = Some(upto);
         }
         memory.state.purged = Some(upto);
-        self.push(Kind::Purge(upto), flushed);
+        let kind = Kind::Purge {
+            group: self.group.id,
+            upto,
+            next_index: memory.state.next_index(),
+        };
+        self.push(memory, kind, flushed);
     }
 
     /// The entries of a range that are there. May read from disk.
@@ -160,7 +162,7 @@ impl GroupLog {
     fn split(&self, range: Range<u64>) -> (Range<u64>, Vec<Entry>) {
         let memory = self.group.memory.lock();
         let first = memory.state.purged.as_ref().map_or(0, |purged| purged.index + 1);
-        let next = memory.state.last.as_ref().map_or(0, |last| last.index + 1);
+        let next = memory.state.next_index();
         let range = range.start.max(first)..range.end.min(next);
         let cache_first = memory.cache.front().map_or(next, payload::index);
         let cached = range.start.max(cache_first)..range.end;
@@ -188,18 +190,23 @@ impl GroupLog {
         found.into_iter().map(payload::decode).collect()
     }
 
-    fn push(&self, kind: Kind, flushed: Flushed) {
-        self.writer.push(Operation {
-            group: self.group.clone(),
-            kind,
-            flushed,
-        });
+    fn push(&self, memory: MutexGuard<'_, Memory>, kind: Kind, flushed: Flushed) {
+        let queued = match memory.removed {
+            true => Queued::Refused(flushed, "the group was removed from this node"),
+            false => self.writer.push(Operation { kind, flushed }),
+        };
+        drop(memory);
+        self.writer.settle(queued);
     }
 }
 
 impl Group {
     /// Reads the ends of the group's log from the engine.
-    pub(super) fn open(engine: &Engine, id: GroupId, cache_bytes_max: usize) -> Result<Self, StorageError> {
+    pub(super) fn open(
+        engine: &LogEngine,
+        id: GroupId,
+        cache_bytes_max: usize,
+    ) -> Result<Self, StorageError> {
         let vote = engine
             .get(id, VOTE)
             .map(|bytes| decode::<Vote>("a vote", &bytes))
@@ -208,16 +215,10 @@ impl Group {
             .get(id, PURGED)
             .map(|bytes| decode::<LogId>("a log id", &bytes))
             .transpose()?;
-        let truncated = engine.get(id, TRUNCATED);
-        let truncated =
-            truncated.map(|bytes| bytes.first_chunk().map_or(0, |index| u64::from_be_bytes(*index)));
         let first = purged.as_ref().map_or(0, |purged| purged.index + 1);
         // Compactions are not always found again by the engine's recovery.
         engine.compact_to(id, first);
-        let next = engine
-            .last_index(id)
-            .map_or(0, |last| last + 1)
-            .min(truncated.unwrap_or(u64::MAX));
+        let next = read_end(engine, id, first)?;
         let last = match next > first {
             true => Some(last_log_id(engine, id, next - 1)?),
             false => purged,
@@ -226,7 +227,6 @@ impl Group {
             vote,
             flushed_next: last.as_ref().map_or(0, |last| last.index + 1),
             state: LogState { purged, last },
-            truncated: truncated.is_some(),
             ..Memory::default()
         };
         Ok(Self {
@@ -238,6 +238,14 @@ impl Group {
 
     pub(super) fn id(&self) -> GroupId {
         self.id
+    }
+
+    /// Nothing of it is left, and nothing more is accepted.
+    pub(super) fn remove(&self) {
+        *self.memory.lock() = Memory {
+            removed: true,
+            ..Memory::default()
+        };
     }
 
     /// The writer has handed the entries up to `index` to the engine.
@@ -257,6 +265,12 @@ impl Group {
     }
 }
 
+impl LogState {
+    fn next_index(&self) -> u64 {
+        self.last.as_ref().map_or(0, |last| last.index + 1)
+    }
+}
+
 impl Memory {
     fn evict_oldest(&mut self) {
         if let Some(entry) = self.cache.pop_front() {
@@ -265,7 +279,29 @@ impl Memory {
     }
 }
 
-fn last_log_id(engine: &Engine, id: GroupId, index: u64) -> Result<LogId, StorageError> {
+/// The first index that a truncation removed, in logs from before their end was kept; such a log has either.
+const TRUNCATED: &[u8] = b"t";
+
+/// The index after the last entry. The engine may have more entries, but never less.
+fn read_end(engine: &LogEngine, id: GroupId, first: u64) -> Result<u64, StorageError> {
+    let index = |key| {
+        let value = engine.get(id, key)?;
+        value.first_chunk().map(|index| u64::from_be_bytes(*index))
+    };
+    let found = engine.last_index(id).map_or(0, |last| last + 1);
+    let Some(end) = index(END) else {
+        return Ok(found.min(index(TRUNCATED).unwrap_or(u64::MAX)));
+    };
+    match end <= found.max(first) {
+        true => Ok(end),
+        false => Err(StorageError::Damaged {
+            what: "the Raft log",
+            detail: format!("group {id} ends before {found} and should end before {end}"),
+        }),
+    }
+}
+
+fn last_log_id(engine: &LogEngine, id: GroupId, index: u64) -> Result<LogId, StorageError> {
     let entry = engine.get_entry::<payload::Payload>(id, index)?;
     let entry = entry.map(payload::decode).transpose()?;
     entry
