@@ -34,14 +34,19 @@ impl Reply {
     }
 
     fn answer(&mut self, body: call_response::Body) {
-        let Some(answers) = self.answers.take() else { return };
+        let Some(answers) = self.answers.take() else {
+            return;
+        };
         let mut response = CallResponse {
             id: self.id,
             body: Some(body),
         };
         // The stream would end with it, and all the other calls with the stream.
         if response.encoded_len() > MESSAGE_BYTES_MAX {
-            let body = failed(failed::Reason::Unknown, "the answer is larger than a message may be");
+            let body = failed(
+                failed::Reason::Unknown,
+                "the answer is larger than a message may be",
+            );
             response.body = Some(call_response::Body::Failed(body));
         }
         answers.push(response);

@@ -206,8 +206,13 @@ impl Calls {
         };
         let mut client = client(channel.clone());
         let responses = client.calls(outgoing).await;
-        let mut responses = responses.map_err(|status| unreachable(text_of(&status)))?.into_inner();
-        let first = responses.message().await.map_err(|status| unreachable(text_of(&status)))?;
+        let mut responses = responses
+            .map_err(|status| unreachable(text_of(&status)))?
+            .into_inner();
+        let first = responses
+            .message()
+            .await
+            .map_err(|status| unreachable(text_of(&status)))?;
         match first.and_then(|first| first.body) {
             Some(call_response::Body::Done(_)) => {}
             Some(call_response::Body::Failed(failed)) => return Err(PeerError::Failed(failed)),
@@ -227,7 +232,9 @@ impl Calls {
     fn answer(&self, response: CallResponse) {
         let mut state = self.state.lock();
         // Without an entry, its caller has given up.
-        let Some(waiting) = state.waiting.remove(&response.id) else { return };
+        let Some(waiting) = state.waiting.remove(&response.id) else {
+            return;
+        };
         state.bytes -= waiting.bytes;
         state.rtt = Some(waiting.since.elapsed());
         drop(state);
@@ -266,7 +273,9 @@ impl Calls {
     /// A caller waits no longer. What was not sent is not sent any more.
     fn give_up(&self, id: u64) {
         let mut state = self.state.lock();
-        let Some(waiting) = state.waiting.remove(&id) else { return };
+        let Some(waiting) = state.waiting.remove(&id) else {
+            return;
+        };
         state.bytes -= waiting.bytes;
         if !waiting.sent
             && let Ok(place) = state.queue.binary_search_by_key(&id, |request| request.id)

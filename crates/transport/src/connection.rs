@@ -22,7 +22,10 @@ pub(crate) async fn connect(net: &dyn Net, address: &str) -> Result<Channel, Pee
         let io = net.connect(address).await.map_err(|error| unreachable(&error))?;
         let mut once = Some(TokioIo::new(io));
         let connector = tower::service_fn(move |_| {
-            ready(once.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
+            ready(
+                once.take()
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)),
+            )
         });
         let channel = endpoint().connect_with_connector(connector).await;
         channel.map_err(|error| unreachable(&error))

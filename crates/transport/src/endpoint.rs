@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use cluster_proto::{
-    AdoptRequest, AdoptResponse, CallRequest, ForwardRequest, HelloRequest, HelloResponse, Opening, SnapshotAnswer,
-    SnapshotPart, call_request, forward_request,
+    AdoptRequest, AdoptResponse, CallRequest, ForwardRequest, HelloRequest, HelloResponse, Opening,
+    SnapshotAnswer, SnapshotPart, call_request, forward_request,
 };
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -26,7 +26,11 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(service: Arc<dyn PeerService>, received: Arc<Received>, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        service: Arc<dyn PeerService>,
+        received: Arc<Received>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             service,
             received,
@@ -62,7 +66,10 @@ impl Peer for Endpoint {
 
     type ForwardStream = Acknowledging;
 
-    async fn forward(&self, request: Request<Streaming<ForwardRequest>>) -> Result<Response<Acknowledging>, Status> {
+    async fn forward(
+        &self,
+        request: Request<Streaming<ForwardRequest>>,
+    ) -> Result<Response<Acknowledging>, Status> {
         let mut requests = request.into_inner();
         let Some(forward_request::Body::Opening(lane)) = first(&mut requests).await?.body else {
             return Err(no_opening());

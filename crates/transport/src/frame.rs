@@ -55,7 +55,10 @@ fn piece(gathered: &mut BytesMut, count: &mut usize) -> Piece {
 pub(crate) enum LaneRequest {
     Opening(Box<ForwardRequest>),
     /// Pieces that follow each other.
-    Batch { first_sequence: u64, pieces: Vec<Piece> },
+    Batch {
+        first_sequence: u64,
+        pieces: Vec<Piece>,
+    },
 }
 
 /// Encodes requests of a lane as `ForwardRequest`.
@@ -95,7 +98,9 @@ fn room(request: &LaneRequest) -> usize {
     const AROUND: usize = 32;
     match request {
         LaneRequest::Opening(request) => request.encoded_len(),
-        LaneRequest::Batch { pieces, .. } => AROUND + pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>(),
+        LaneRequest::Batch { pieces, .. } => {
+            AROUND + pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>()
+        }
     }
 }
 
@@ -103,7 +108,10 @@ fn write(request: &LaneRequest, buffer: &mut impl BufMut) {
     let full = "room was made for it";
     match request {
         LaneRequest::Opening(request) => request.encode(buffer).expect(full),
-        LaneRequest::Batch { first_sequence, pieces } => {
+        LaneRequest::Batch {
+            first_sequence,
+            pieces,
+        } => {
             let head = ForwardBatch {
                 first_sequence: *first_sequence,
                 messages: Vec::new(),

@@ -204,7 +204,9 @@ impl Lane {
             .max_decoding_message_size(FRAME_BYTES_MAX)
             .max_encoding_message_size(FRAME_BYTES_MAX);
         let unreachable = |text: String| PeerError::Unreachable(text);
-        grpc.ready().await.map_err(|error| unreachable(error.to_string()))?;
+        grpc.ready()
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
         let (stream, first_sequence) = {
             let state = self.state.lock();
             (state.stream, state.first_sequence)
@@ -224,8 +226,13 @@ impl Lane {
         };
         let path = PathAndQuery::from_static("/flotilla.v1.Peer/Forward");
         let responses = grpc.streaming(Request::new(outgoing), path, LaneCodec).await;
-        let mut responses = responses.map_err(|status| unreachable(text_of(&status)))?.into_inner();
-        let first = responses.message().await.map_err(|status| unreachable(text_of(&status)))?;
+        let mut responses = responses
+            .map_err(|status| unreachable(text_of(&status)))?
+            .into_inner();
+        let first = responses
+            .message()
+            .await
+            .map_err(|status| unreachable(text_of(&status)))?;
         let first = first.ok_or_else(|| unreachable("the peer ended the stream".to_owned()))?;
         if let Some(failed) = first.refused {
             return Err(PeerError::Failed(failed));
@@ -315,7 +322,10 @@ impl State {
         self.sent += pieces.len();
         self.send_next += messages as u64;
         self.sent_until = self.sent_until.max(self.send_next);
-        Some(LaneRequest::Batch { first_sequence, pieces })
+        Some(LaneRequest::Batch {
+            first_sequence,
+            pieces,
+        })
     }
 
     fn end_stream(&mut self) {

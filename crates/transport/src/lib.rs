@@ -37,7 +37,8 @@ pub use answers::Reply;
 pub use error::PeerError;
 pub use lane::ForwardDone;
 pub use limits::{
-    CALL_BYTES_MAX, CALLS_MAX, LANE_BYTES_MAX, LANE_MESSAGES_MAX, LANES, MESSAGE_BYTES_MAX, SNAPSHOT_BYTES_MAX,
+    CALL_BYTES_MAX, CALLS_MAX, LANE_BYTES_MAX, LANE_MESSAGES_MAX, LANES, MESSAGE_BYTES_MAX,
+    SNAPSHOT_BYTES_MAX,
 };
 pub use memory::{MemoryNet, MemoryNode};
 pub use net::{BoxFuture, Incoming, Io, Net};

@@ -80,7 +80,11 @@ impl MemoryNet {
     fn listen(&self, address: &str) -> io::Result<MemoryIncoming> {
         let (sender, accepted) = mpsc::channel(BACKLOG);
         let mut links = self.links.lock();
-        if links.listeners.get(address).is_some_and(|listener| !listener.is_closed()) {
+        if links
+            .listeners
+            .get(address)
+            .is_some_and(|listener| !listener.is_closed())
+        {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         links.listeners.insert(address.to_owned(), sender);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster_proto::{
-    AdoptRequest, AdoptResponse, ForwardMessage, HelloRequest, HelloResponse, Introduction, Opening, SnapshotAnswer,
-    SnapshotHeader, call_request, call_response,
+    AdoptRequest, AdoptResponse, ForwardMessage, HelloRequest, HelloResponse, Introduction, Opening,
+    SnapshotAnswer, SnapshotHeader, call_request, call_response,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
@@ -162,7 +162,9 @@ impl Peers {
         self.once(within, async {
             let mut client = client(connect(&*self.inner.net, address).await?);
             let answer = client.hello(request).await;
-            answer.map(tonic::Response::into_inner).map_err(|status| error_of(&status))
+            answer
+                .map(tonic::Response::into_inner)
+                .map_err(|status| error_of(&status))
         })
         .await
     }
@@ -180,7 +182,9 @@ impl Peers {
         self.once(within, async {
             let mut client = client(connect(&*self.inner.net, address).await?);
             let answer = client.adopt(request).await;
-            answer.map(tonic::Response::into_inner).map_err(|status| error_of(&status))
+            answer
+                .map(tonic::Response::into_inner)
+                .map_err(|status| error_of(&status))
         })
         .await
     }

@@ -82,7 +82,12 @@ struct Taking {
 
 impl Taking {
     /// Hands over what is new in a batch. Returns what is expected next.
-    fn take(&self, from: &Introduction, mut batch: ForwardBatch, service: &dyn PeerService) -> Result<u64, Status> {
+    fn take(
+        &self,
+        from: &Introduction,
+        mut batch: ForwardBatch,
+        service: &dyn PeerService,
+    ) -> Result<u64, Status> {
         let mut position = self.lane.lock();
         if position.stream != self.stream {
             return Err(Status::aborted("the lane has a newer stream"));
@@ -91,7 +96,9 @@ impl Taking {
         let Some(known) = known else {
             return Err(Status::out_of_range("messages are missing"));
         };
-        let known = usize::try_from(known).unwrap_or(usize::MAX).min(batch.messages.len());
+        let known = usize::try_from(known)
+            .unwrap_or(usize::MAX)
+            .min(batch.messages.len());
         batch.messages.drain(..known);
         if !batch.messages.is_empty() {
             position.next += batch.messages.len() as u64;
@@ -133,7 +140,11 @@ impl Acknowledging {
         received: &Received,
         stop: &CancellationToken,
     ) -> Self {
-        let from = opening.opening.clone().and_then(|opening| opening.from).unwrap_or_default();
+        let from = opening
+            .opening
+            .clone()
+            .and_then(|opening| opening.from)
+            .unwrap_or_default();
         let taking = match received.open(from.node, &opening) {
             Ok(taking) => taking,
             Err(failed) => return Self::refused(failed),

@@ -96,21 +96,24 @@ fn connections(
     cut: CancellationToken,
 ) -> impl Stream<Item = Result<Guarded<OwnedSemaphorePermit>, Infallible>> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    futures_util::stream::unfold((incoming, places, cut), |(mut incoming, places, cut)| async move {
-        let place = Arc::clone(&places).acquire_owned().await.ok()?;
-        let io = loop {
-            match incoming.accept().await {
-                Ok((io, from)) => {
-                    tracing::debug!(from, "a peer connected");
-                    break io;
+    futures_util::stream::unfold(
+        (incoming, places, cut),
+        |(mut incoming, places, cut)| async move {
+            let place = Arc::clone(&places).acquire_owned().await.ok()?;
+            let io = loop {
+                match incoming.accept().await {
+                    Ok((io, from)) => {
+                        tracing::debug!(from, "a peer connected");
+                        break io;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a peer's connection cannot be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "a peer's connection cannot be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        };
-        let guarded = Guarded::new(io, &cut, place).with_preface_within(HANDSHAKE_WITHIN);
-        Some((Ok(guarded), (incoming, places, cut)))
-    })
+            };
+            let guarded = Guarded::new(io, &cut, place).with_preface_within(HANDSHAKE_WITHIN);
+            Some((Ok(guarded), (incoming, places, cut)))
+        },
+    )
 }

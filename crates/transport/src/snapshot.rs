@@ -16,7 +16,11 @@ use crate::peers::Peer;
 use crate::server::PeerService;
 
 /// Sends a snapshot over a connection of its own.
-pub(crate) async fn send(peer: &Peer, header: SnapshotHeader, data: Bytes) -> Result<SnapshotAnswer, PeerError> {
+pub(crate) async fn send(
+    peer: &Peer,
+    header: SnapshotHeader,
+    data: Bytes,
+) -> Result<SnapshotAnswer, PeerError> {
     if data.len() > SNAPSHOT_BYTES_MAX {
         return Err(PeerError::TooLarge(data.len()));
     }
@@ -25,8 +29,11 @@ pub(crate) async fn send(peer: &Peer, header: SnapshotHeader, data: Bytes) -> Re
         opening: Some(peer.opening()),
         ..header
     };
-    let sent = client.install_snapshot(futures_util::stream::iter(parts(header, data))).await;
-    sent.map(tonic::Response::into_inner).map_err(|status| error_of(&status))
+    let sent = client
+        .install_snapshot(futures_util::stream::iter(parts(header, data)))
+        .await;
+    sent.map(tonic::Response::into_inner)
+        .map_err(|status| error_of(&status))
 }
 
 /// The header goes ahead, so that a refusal costs nothing.
@@ -62,7 +69,10 @@ pub(crate) async fn receive(
         .await
         .map_err(|_| status_of(&failed(failed::Reason::Busy, "other snapshots are under way")))?;
     let mut data = BytesMut::new();
-    while let Some(part) = timeout(SNAPSHOT_PART_WITHIN, parts.message()).await.map_err(late)?? {
+    while let Some(part) = timeout(SNAPSHOT_PART_WITHIN, parts.message())
+        .await
+        .map_err(late)??
+    {
         if data.len() + part.data.len() > SNAPSHOT_BYTES_MAX {
             return Err(Status::out_of_range("the snapshot is too long"));
         }

@@ -130,7 +130,10 @@ async fn handshake(certificates: Arc<Certificates>, stream: TcpStream, from: Str
     match stream {
         Ok(Ok(stream)) => Ok((Box::new(stream), from)),
         Ok(Err(error)) => Err(io::Error::new(error.kind(), format!("{from}: {error}"))),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("{from}: no TLS handshake in time"))),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("{from}: no TLS handshake in time"),
+        )),
     }
 }
 
