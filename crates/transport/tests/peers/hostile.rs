@@ -38,7 +38,7 @@ async fn garbage_on_the_port_ends_and_others_are_not_disturbed() {
     );
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn who_says_nothing_is_shown_out() {
     let net = MemoryNet::default();
     let fake = Fake::new(2);
