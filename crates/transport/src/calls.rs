@@ -167,7 +167,10 @@ impl Calls {
         };
         match ended {
             Ended::Before(error) => {
-                tracing::debug!(node = peer.id, %error, "no connection to a peer");
+                // Once, not with each attempt.
+                if self.state.lock().failing.is_none() {
+                    tracing::info!(node = peer.id, %error, "a peer cannot be reached");
+                }
                 self.fail(&error, true);
             }
             Ended::After(reason) => {

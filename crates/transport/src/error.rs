@@ -36,7 +36,13 @@ impl PeerError {
         match self {
             PeerError::Unreachable(_) | PeerError::Busy | PeerError::TooLarge(_) => true,
             PeerError::Lost(_) | PeerError::Late | PeerError::Gone => false,
-            PeerError::Failed(failed) => failed.reason() != failed::Reason::NoQuorum,
+            PeerError::Failed(failed) => matches!(
+                failed.reason(),
+                failed::Reason::NotLeader
+                    | failed::Reason::Busy
+                    | failed::Reason::NoReplica
+                    | failed::Reason::Refused
+            ),
         }
     }
 }

@@ -159,7 +159,7 @@ impl Peers {
         request: HelloRequest,
         within: Duration,
     ) -> Result<HelloResponse, PeerError> {
-        self.once(within, async {
+        once(within, async {
             let mut client = client(connect(&*self.inner.net, address).await?);
             let answer = client.hello(request).await;
             answer
@@ -179,7 +179,7 @@ impl Peers {
         request: AdoptRequest,
         within: Duration,
     ) -> Result<AdoptResponse, PeerError> {
-        self.once(within, async {
+        once(within, async {
             let mut client = client(connect(&*self.inner.net, address).await?);
             let answer = client.adopt(request).await;
             answer
@@ -231,7 +231,7 @@ impl Peers {
         };
         tokio::select! {
             () = node.peer.gone.cancelled() => Err(PeerError::Gone),
-            sent = self.once(within, send) => sent,
+            sent = once(within, send) => sent,
         }
     }
 
@@ -277,14 +277,14 @@ impl Peers {
     fn node(&self, node: u64) -> Option<Arc<Node>> {
         self.inner.nodes.read().get(&node).cloned()
     }
+}
 
-    async fn once<T>(
-        &self,
-        within: Duration,
-        answer: impl Future<Output = Result<T, PeerError>>,
-    ) -> Result<T, PeerError> {
-        timeout(within, answer).await.unwrap_or(Err(PeerError::Late))
-    }
+/// An answer within the caller's deadline.
+async fn once<T>(
+    within: Duration,
+    answer: impl Future<Output = Result<T, PeerError>>,
+) -> Result<T, PeerError> {
+    timeout(within, answer).await.unwrap_or(Err(PeerError::Late))
 }
 
 impl Drop for Inner {

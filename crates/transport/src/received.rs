@@ -19,8 +19,10 @@ use crate::server::PeerService;
 /// What this process has received. It has to outlive the connections, and a server that is started again.
 #[derive(Default)]
 pub struct Received {
-    lanes: Mutex<HashMap<(u64, u32), Arc<Mutex<Position>>>>,
+    lanes: Mutex<HashMap<(u64, u32), SharedPosition>>,
 }
+
+type SharedPosition = Arc<Mutex<Position>>;
 
 /// The position of one lane. It is locked while messages are handed over: only the latest stream does that.
 #[derive(Default)]
@@ -38,9 +40,18 @@ impl Received {
         Arc::default()
     }
 
-    /// Drops what is known of a node that will not come back.
+    /// Drops what is known of a node that will not come back. Its streams hand over nothing more.
     pub fn forget(&self, node: u64) {
-        self.lanes.lock().retain(|(sender, _), _| *sender != node);
+        let mut forgotten = Vec::new();
+        self.lanes.lock().retain(|(sender, _), lane| {
+            if *sender == node {
+                forgotten.push(Arc::clone(lane));
+            }
+            *sender != node
+        });
+        for lane in forgotten {
+            lane.lock().stream += 1;
+        }
     }
 
     /// A new stream of a lane.
@@ -75,7 +86,7 @@ impl Received {
 
 /// The right of a stream to hand over messages, until a newer one has it.
 struct Taking {
-    lane: Arc<Mutex<Position>>,
+    lane: SharedPosition,
     stream: u64,
     next: u64,
 }
@@ -203,5 +214,134 @@ impl Stream for Acknowledging {
             }
             _ => Err(Status::invalid_argument("only the first request is an opening")),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster_proto::{AdoptRequest, AdoptResponse, ForwardMessage, HelloRequest, HelloResponse, Opening};
+    use cluster_proto::{SnapshotAnswer, SnapshotHeader, call_request};
+
+    use super::*;
+    use crate::answers::Reply;
+    use crate::net::BoxFuture;
+
+    #[test]
+    fn what_was_received_is_left_out_and_what_is_missing_ends_the_stream() {
+        let (received, sink) = (Received::new(), Sink::default());
+        let taking = received.open(1, &opening(7, 1)).unwrap();
+        assert_eq!(take(&taking, 1..=3, &sink), Some(4));
+        assert_eq!(take(&taking, 2..=5, &sink), Some(6));
+        assert_eq!(take(&taking, 1..=2, &sink), Some(6));
+        assert_eq!(take(&taking, 7..=8, &sink), None, "the sixth is missing");
+        assert_eq!(sink.numbers(), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn only_the_latest_stream_of_a_lane_hands_over() {
+        let (received, sink) = (Received::new(), Sink::default());
+        let old = received.open(1, &opening(7, 1)).unwrap();
+        assert_eq!(take(&old, 1..=3, &sink), Some(4));
+        let new = received.open(1, &opening(7, 2)).unwrap();
+        assert_eq!(new.next, 4, "it goes on where the old one was");
+        assert_eq!(take(&old, 4..=5, &sink), None);
+        drop(old);
+        assert_eq!(take(&new, 4..=4, &sink), Some(5));
+        assert_eq!(sink.numbers(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_new_life_begins_where_its_sender_says() {
+        let (received, sink) = (Received::new(), Sink::default());
+        let old = received.open(1, &opening(7, 1)).unwrap();
+        assert_eq!(take(&old, 1..=9, &sink), Some(10));
+        assert_eq!(received.open(1, &opening(8, 5)).unwrap().next, 5);
+        let last = received.open(1, &opening(8, 5)).unwrap();
+        received.forget(1);
+        assert!(received.lanes.lock().is_empty());
+        assert_eq!(take(&last, 5..=5, &sink), None, "forgotten");
+    }
+
+    #[test]
+    fn lanes_that_cannot_be_are_refused() {
+        let received = Received::new();
+        let mut lane = opening(7, 1);
+        lane.lane = LANES;
+        assert!(received.open(1, &lane).is_err());
+        assert!(received.open(1, &opening(7, 0)).is_err());
+    }
+
+    #[test]
+    fn senders_without_a_stream_are_forgotten_when_there_are_too_many() {
+        let received = Received::new();
+        let kept = received.open(0, &opening(7, 1)).unwrap();
+        for node in 1..2 * RECEIVED_MAX as u64 {
+            assert!(received.open(node, &opening(7, 1)).is_ok());
+        }
+        assert!(received.lanes.lock().len() <= RECEIVED_MAX);
+        assert!(received.lanes.lock().contains_key(&(0, 0)), "its stream is open");
+        drop(kept);
+    }
+
+    fn opening(life: u64, first_sequence: u64) -> LaneOpening {
+        LaneOpening {
+            opening: None,
+            lane: 0,
+            life,
+            first_sequence,
+        }
+    }
+
+    /// A batch whose messages carry their own numbers.
+    fn take(taking: &Taking, numbers: std::ops::RangeInclusive<u64>, sink: &Sink) -> Option<u64> {
+        let batch = ForwardBatch {
+            first_sequence: *numbers.start(),
+            messages: numbers
+                .map(|number| ForwardMessage {
+                    source_number: number,
+                    ..ForwardMessage::default()
+                })
+                .collect(),
+        };
+        taking.take(&Introduction::default(), batch, sink).ok()
+    }
+
+    #[derive(Default)]
+    struct Sink(Mutex<Vec<u64>>);
+
+    impl Sink {
+        fn numbers(&self) -> Vec<u64> {
+            self.0.lock().clone()
+        }
+    }
+
+    impl PeerService for Sink {
+        fn hello(&self, _request: HelloRequest) -> BoxFuture<'_, HelloResponse> {
+            Box::pin(async { HelloResponse::default() })
+        }
+
+        fn adopt(&self, _request: AdoptRequest) -> BoxFuture<'_, AdoptResponse> {
+            Box::pin(async { AdoptResponse::default() })
+        }
+
+        fn admit(&self, _opening: &Opening) -> Result<(), Failed> {
+            Ok(())
+        }
+
+        fn call(&self, _from: &Introduction, _body: call_request::Body, _reply: Reply) {}
+
+        fn forward(&self, _from: &Introduction, messages: Vec<ForwardMessage>) {
+            self.0
+                .lock()
+                .extend(messages.iter().map(|message| message.source_number));
+        }
+
+        fn snapshot(
+            &self,
+            _header: SnapshotHeader,
+            _data: bytes::Bytes,
+        ) -> BoxFuture<'_, Result<SnapshotAnswer, Failed>> {
+            Box::pin(async { Ok(SnapshotAnswer::default()) })
+        }
     }
 }

@@ -216,7 +216,9 @@ impl Running {
 }
 
 /// A network as node 1 sees it, as node 2 does, and where node 2 listens.
-pub(crate) fn networks() -> [(Arc<dyn Net>, Arc<dyn Net>, &'static str); 2] {
+type Network = (Arc<dyn Net>, Arc<dyn Net>, &'static str);
+
+pub(crate) fn networks() -> [Network; 2] {
     let memory = MemoryNet::default();
     [
         (
