@@ -5,11 +5,13 @@ mod encoding;
 pub mod meta;
 pub mod placement;
 pub mod shard;
+mod spread;
 
 pub use encoding::RestoreError;
 pub use meta::{MetaEffect, MetaState};
 pub use placement::shard_of;
+pub use spread::{copies, spread};
 pub use shard::{
-    ApplyContext, DropReason, Effect, EndReason, MessageId, OutboxBody, OutboxItem, QueueItem, SessionView,
+    ApplyContext, DropReason, Effect, EndReason, EntryKind, MessageId, OutboxBody, OutboxItem, QueueItem, SessionView,
     ShardState, Totals,
 };

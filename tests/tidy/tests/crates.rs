@@ -13,7 +13,7 @@ const PURE: [&str; 5] = [
     "cluster-proto",
     "cluster-state",
 ];
-const IMPURE_DEPENDENCIES: [&str; 9] = [
+const IMPURE_DEPENDENCIES: [&str; 10] = [
     "tokio",
     "tokio-util",
     "rand",
@@ -21,15 +21,17 @@ const IMPURE_DEPENDENCIES: [&str; 9] = [
     "tempfile",
     "axum",
     "rustls",
+    "tonic",
     "sled",
     "raft-engine",
 ];
 
 /// A dependency that one crate keeps to itself.
-const OWNED: [(&str, &str); 3] = [
+const OWNED: [(&str, &str); 4] = [
     ("sled", "storage"),
     ("raft-engine", "storage"),
     ("openraft", "cluster"),
+    ("tonic", "transport"),
 ];
 
 /// One crate as its Cargo.toml describes it. It goes by its folder's name.
@@ -101,7 +103,7 @@ fn crates_use_only_what_the_table_allows() {
 }
 
 #[test]
-fn storage_engines_and_raft_are_known_to_one_crate_each() {
+fn storage_engines_raft_and_grpc_are_known_to_one_crate_each() {
     for (folder, real) in crates().unwrap() {
         for (dependency, owner) in OWNED {
             let named = real.dependencies.contains(dependency);

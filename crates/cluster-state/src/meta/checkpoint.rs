@@ -35,7 +35,7 @@ impl MetaState {
         for shard in dirty.shards {
             changes.insert(
                 placement_key(shard),
-                self.placement.get(&shard).map(|nodes| encode_placement(nodes)),
+                self.placement_record(shard).map(|record| record.encode_to_vec()),
             );
         }
         for filter in std::mem::take(&mut self.routes.changed) {
@@ -58,9 +58,10 @@ impl MetaState {
                 .map(|member| (member_key(member.node), member.encode_to_vec())),
         );
         records.extend(
-            self.placement
-                .iter()
-                .map(|(shard, nodes)| (placement_key(*shard), encode_placement(nodes))),
+            self.placement.keys().filter_map(|shard| {
+                let record = self.placement_record(*shard)?;
+                Some((placement_key(*shard), record.encode_to_vec()))
+            }),
         );
         records.extend(
             self.routes
@@ -143,6 +144,12 @@ impl MetaState {
             .map(u16::from_be_bytes);
         let shard = shard.ok_or_else(|| fault(key, "the key does not end with a shard"))?;
         let record: PlacementRecord = decode(key, value)?;
+        // Absent in records of the first version: it has not changed since.
+        let initial = match record.initial.is_empty() {
+            true => record.nodes.clone(),
+            false => record.initial,
+        };
+        self.initial.insert(shard, initial);
         self.placement.insert(shard, record.nodes);
         Ok(())
     }
@@ -189,13 +196,6 @@ fn placement_key(shard: u16) -> Vec<u8> {
     let mut key = vec![PLACEMENT];
     key.extend_from_slice(&shard.to_be_bytes());
     key
-}
-
-fn encode_placement(nodes: &[u64]) -> Vec<u8> {
-    PlacementRecord {
-        nodes: nodes.to_vec(),
-    }
-    .encode_to_vec()
 }
 
 /// A topic filter has no U+0000. [MQTT-4.7.3-2]

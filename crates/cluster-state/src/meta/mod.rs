@@ -9,7 +9,7 @@ mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster_proto::{Found, Member, MetaCommand, MetaResponse, Place, ShareMember, meta_command::Command};
+use cluster_proto::{PlacementRecord, Found, Member, MetaCommand, MetaResponse, Place, ShareMember, meta_command::Command};
 
 pub use routes::{Destination, Destinations};
 
@@ -73,6 +73,8 @@ pub struct MetaState {
     members: BTreeMap<u64, Member>,
     retired: BTreeSet<u64>,
     placement: BTreeMap<u16, Vec<u64>>,
+    /// The first placement of each shard.
+    initial: BTreeMap<u16, Vec<u64>>,
     routes: Routes,
     shares: Shares,
     dirty: Dirty,
@@ -154,6 +156,7 @@ impl MetaState {
         if !command.nodes.iter().all(|node| self.members.contains_key(node)) {
             return Err("a node is not a member");
         }
+        self.initial.entry(shard).or_insert_with(|| command.nodes.clone());
         self.placement.insert(shard, command.nodes);
         self.dirty.shards.insert(shard);
         effects.push(MetaEffect::ShardPlaced { shard });
@@ -193,5 +196,23 @@ impl MetaState {
     /// The nodes with a replica of a shard, the preferred leader first.
     pub fn replicas(&self, shard: u16) -> &[u64] {
         self.placement.get(&shard).map_or(&[], Vec::as_slice)
+    }
+
+    /// The nodes of a shard's first placement: the voters with which its group begins.
+    pub fn initial_replicas(&self, shard: u16) -> &[u64] {
+        self.initial.get(&shard).map_or(&[], Vec::as_slice)
+    }
+
+    fn placement_record(&self, shard: u16) -> Option<PlacementRecord> {
+        Some(PlacementRecord {
+            nodes: self.placement.get(&shard)?.clone(),
+            // Left out while it is the same.
+            initial: self
+                .initial
+                .get(&shard)
+                .filter(|initial| self.placement.get(&shard) != Some(initial))
+                .cloned()
+                .unwrap_or_default(),
+        })
     }
 }

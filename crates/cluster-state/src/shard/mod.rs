@@ -32,6 +32,7 @@ use mqtt_topic::FilterTree;
 
 pub use effect::{DropReason, Effect, EndReason};
 pub use messages::MessageId;
+pub use origins::EntryKind;
 pub use outbox::{OutboxBody, OutboxItem};
 pub use view::{QueueItem, SessionView, Totals};
 

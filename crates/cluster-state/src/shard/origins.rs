@@ -26,6 +26,17 @@ struct Applied {
     answers: BTreeMap<(u64, u32), ShardResponse>,
 }
 
+/// What an entry is among those of its origin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EntryKind {
+    /// It follows the last one, or has no origin.
+    New,
+    /// It was applied before.
+    Repeated,
+    /// One before it is missing, or a later life of its node was heard of: its commands must not be applied.
+    Gap,
+}
+
 /// What is known of the entry that is being applied.
 #[derive(Clone, Copy, Default, Debug)]
 enum Entry {
@@ -46,11 +57,16 @@ pub(crate) struct Origins {
 }
 
 impl Origins {
-    /// Notes that an entry begins; says whether it was applied before.
-    fn begin(&mut self, origin: Option<&Origin>) -> bool {
+    /// Notes that an entry begins; says what it is.
+    fn begin(&mut self, origin: Option<&Origin>) -> EntryKind {
         self.entry = Entry::Nobodys;
-        let Some(origin) = origin else { return false };
+        let Some(origin) = origin else {
+            return EntryKind::New;
+        };
         let place = self.nodes.iter().position(|applied| applied.node == origin.node);
+        if self.is_gap(place, origin) {
+            return EntryKind::Gap;
+        }
         let known = place.map(|place| self.nodes.remove(place));
         let same_life = known.filter(|applied| applied.life == origin.life);
         let repeated = same_life
@@ -69,7 +85,19 @@ impl Origins {
         if self.nodes.len() > NODES_MAX {
             self.nodes.remove(0);
         }
-        repeated
+        match repeated {
+            true => EntryKind::Repeated,
+            false => EntryKind::New,
+        }
+    }
+
+    fn is_gap(&self, place: Option<usize>, origin: &Origin) -> bool {
+        let known = place.and_then(|place| self.nodes.get(place));
+        match known {
+            Some(known) if known.life > origin.life => true,
+            Some(known) if known.life == origin.life => origin.sequence > known.sequence + 1,
+            _ => origin.sequence != 1,
+        }
     }
 
     /// The sequence of the entry, if it is a repeated one.
@@ -188,9 +216,9 @@ fn to_keep(response: &ShardResponse) -> Option<ShardResponse> {
 }
 
 impl ShardState {
-    /// Has to be called once per entry, before its commands. True: the entry was applied before; `apply` will answer its
-    /// commands as it did then, and they change nothing and ask for nothing.
-    pub fn begin_entry(&mut self, origin: Option<&Origin>) -> bool {
+    /// Has to be called once per entry, before its commands. `apply` will answer those of a repeated one as it did then, and
+    /// they change nothing and ask for nothing. Those of one that does not follow the last one must not be applied.
+    pub fn begin_entry(&mut self, origin: Option<&Origin>) -> EntryKind {
         self.dirty |= origin.is_some();
         self.origins.begin(origin)
     }

@@ -1,0 +1,149 @@
+//! The real network: TCP, in the clear or with TLS on both sides.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls_pki_types::ServerName;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::limits::{HANDSHAKE_WITHIN, HANDSHAKES_MAX};
+use crate::net::{BoxFuture, Incoming, Io, Net};
+use crate::tls::{Certificates, TlsFiles};
+
+/// TCP. Names are resolved at each connect, so that a peer may move.
+#[derive(Clone)]
+pub struct TcpNet {
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl TcpNet {
+    /// In the clear: for loopback, or for networks that protect themselves.
+    pub fn plain() -> Self {
+        Self { certificates: None }
+    }
+
+    /// With TLS 1.3 and certificates on both sides. A server's certificate has to name the host that was dialled.
+    ///
+    /// # Errors
+    /// A file cannot be read, is not PEM, or certificate and key do not belong together.
+    pub fn tls(files: TlsFiles) -> io::Result<Self> {
+        Ok(Self {
+            certificates: Some(Arc::new(Certificates::open(files)?)),
+        })
+    }
+
+    /// Looks at the certificates now, instead of at one of the next connections. Connections stay as they are. True: there were
+    /// new ones.
+    ///
+    /// # Errors
+    /// They are of no use; those in force stay.
+    pub fn reload(&self) -> io::Result<bool> {
+        self.certificates
+            .as_ref()
+            .map_or(Ok(false), |certificates| certificates.reload())
+    }
+}
+
+impl Net for TcpNet {
+    fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let Some(certificates) = &self.certificates else {
+                return Ok(Box::new(stream) as Box<dyn Io>);
+            };
+            let host = ServerName::try_from(host_of(address).to_owned()).map_err(io::Error::other)?;
+            let connector = TlsConnector::from(certificates.current().await.client);
+            let handshake = timeout(HANDSHAKE_WITHIN, connector.connect(host, stream));
+            Ok(Box::new(handshake.await??) as Box<dyn Io>)
+        })
+    }
+
+    fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Incoming>>> {
+        Box::pin(async move {
+            let listener = TcpListener::bind(address).await?;
+            Ok(Box::new(TcpIncoming {
+                address: listener.local_addr()?.to_string(),
+                listener,
+                certificates: self.certificates.clone(),
+                handshakes: JoinSet::new(),
+            }) as Box<dyn Incoming>)
+        })
+    }
+}
+
+/// The host of `host:port`, without the brackets of an IPv6 address.
+fn host_of(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+type Accepted = (Box<dyn Io>, String);
+
+struct TcpIncoming {
+    address: String,
+    listener: TcpListener,
+    certificates: Option<Arc<Certificates>>,
+    /// Each on its own, so that a slow one delays nobody. It ends by itself after its deadline.
+    handshakes: JoinSet<io::Result<Accepted>>,
+}
+
+impl TcpIncoming {
+    async fn next(&mut self) -> io::Result<Accepted> {
+        loop {
+            tokio::select! {
+                Some(done) = self.handshakes.join_next() => match done {
+                    Ok(Ok(accepted)) => return Ok(accepted),
+                    Ok(Err(error)) => tracing::debug!(%error, "a connection to the peers' port came to nothing"),
+                    Err(error) => tracing::warn!(%error, "a TLS handshake ended badly"),
+                },
+                accepted = self.listener.accept(), if self.handshakes.len() < HANDSHAKES_MAX => {
+                    let (stream, from) = accepted?;
+                    // The connection may be gone already; then the first use says so.
+                    let _ = stream.set_nodelay(true);
+                    let Some(certificates) = self.certificates.clone() else {
+                        return Ok((Box::new(stream), from.to_string()));
+                    };
+                    self.handshakes.spawn(handshake(certificates, stream, from.to_string()));
+                }
+            }
+        }
+    }
+}
+
+impl Incoming for TcpIncoming {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Accepted>> {
+        Box::pin(self.next())
+    }
+
+    fn local_address(&self) -> String {
+        self.address.clone()
+    }
+}
+
+async fn handshake(certificates: Arc<Certificates>, stream: TcpStream, from: String) -> io::Result<Accepted> {
+    let acceptor = TlsAcceptor::from(certificates.current().await.server);
+    let stream = timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await;
+    match stream {
+        Ok(Ok(stream)) => Ok((Box::new(stream), from)),
+        Ok(Err(error)) => Err(io::Error::new(error.kind(), format!("{from}: {error}"))),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("{from}: no TLS handshake in time"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_an_address_without_its_port() {
+        assert_eq!(host_of("node-0.peers.local:7600"), "node-0.peers.local");
+        assert_eq!(host_of("[::1]:7600"), "::1");
+    }
+}

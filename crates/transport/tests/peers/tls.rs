@@ -1,0 +1,143 @@
+//! TLS between peers: one authority, both sides prove themselves, certificates change while the node runs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use transport::{Channel, Net, PeerError, Peers, Received, TcpNet, TlsFiles};
+
+use crate::fake::{AMPLE, Fake, Running, answer, peers, question};
+
+#[tokio::test]
+async fn peers_with_certificates_of_their_authority_speak() {
+    let authority = Authority::new();
+    let (one, two) = (authority.node("localhost"), authority.node("localhost"));
+    let fake = Fake::new(2);
+    let server = Running::start(&two.net(), "127.0.0.1:0", &fake, &Received::new()).await;
+    assert_eq!(ask(&known(one.net(), &server), 1).await, Ok(answer(1)));
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_refused_on_both_sides() {
+    let (authority, foreign) = (Authority::new(), Authority::new());
+    let (ours, theirs) = (authority.node("localhost"), foreign.node("localhost"));
+    // It has our authority's certificate, which is no secret, but none of its own from there.
+    let pretender = authority.node("localhost");
+    std::fs::copy(&theirs.files.certificate, &pretender.files.certificate).unwrap();
+    std::fs::copy(&theirs.files.key, &pretender.files.key).unwrap();
+
+    let fake = Fake::new(2);
+    for (client, server) in [
+        (&ours, &theirs),
+        (&theirs, &ours),
+        (&pretender, &ours),
+        (&ours, &pretender),
+    ] {
+        let server = Running::start(&server.net(), "127.0.0.1:0", &fake, &Received::new()).await;
+        let refused = ask(&known(client.net(), &server), 1).await;
+        assert!(matches!(refused, Err(PeerError::Unreachable(_))), "{refused:?}");
+        let plain = ask(&known(TcpNet::plain(), &server), 1).await;
+        assert!(matches!(plain, Err(PeerError::Unreachable(_))), "{plain:?}");
+    }
+    assert!(fake.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_certificate_has_to_name_the_host_that_was_dialled() {
+    let authority = Authority::new();
+    let (one, two) = (authority.node("localhost"), authority.node("elsewhere.example"));
+    let fake = Fake::new(2);
+    let server = Running::start(&two.net(), "127.0.0.1:0", &fake, &Received::new()).await;
+    let refused = ask(&known(one.net(), &server), 1).await;
+    assert!(matches!(refused, Err(PeerError::Unreachable(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn new_certificates_are_for_new_connections_and_bad_ones_change_nothing() {
+    let (before, after) = (Authority::new(), Authority::new());
+    let (one, two) = (before.node("localhost"), before.node("localhost"));
+    let fake = Fake::new(2);
+    let net = two.net();
+    let server = Running::start(&net, "127.0.0.1:0", &fake, &Received::new()).await;
+    let old = known(one.net(), &server);
+    assert_eq!(ask(&old, 1).await, Ok(answer(1)));
+
+    std::fs::write(&two.files.key, "no key").unwrap();
+    assert!(net.reload().is_err());
+    assert_eq!(
+        ask(&known(one.net(), &server), 2).await,
+        Ok(answer(2)),
+        "those in use stay"
+    );
+
+    after.write("localhost", two.folder.path());
+    assert!(net.reload().unwrap());
+    assert!(!net.reload().unwrap(), "nothing changed since");
+    assert_eq!(ask(&old, 3).await, Ok(answer(3)), "connections stay");
+    let refused = ask(&known(one.net(), &server), 4).await;
+    assert!(matches!(refused, Err(PeerError::Unreachable(_))), "{refused:?}");
+    let three = after.node("localhost");
+    assert_eq!(ask(&known(three.net(), &server), 5).await, Ok(answer(5)));
+}
+
+async fn ask(peers: &Peers, number: u64) -> Result<cluster_proto::call_response::Body, PeerError> {
+    peers.call(2, Channel::Data, question(number), AMPLE).await
+}
+
+/// Peers that know where the server is, by a name.
+fn known(net: impl Net, server: &Running) -> Peers {
+    let peers = peers(Arc::new(net));
+    peers.set_address(2, &server.address.replace("127.0.0.1", "localhost"));
+    peers
+}
+
+struct Authority {
+    certificate: rcgen::Certificate,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A node's files.
+struct Node {
+    folder: TempDir,
+    files: TlsFiles,
+}
+
+impl Node {
+    fn net(&self) -> TcpNet {
+        TcpNet::tls(self.files.clone()).unwrap()
+    }
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            certificate,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn node(&self, host: &str) -> Node {
+        let folder = TempDir::new().unwrap();
+        let files = TlsFiles {
+            ca: folder.path().join("ca.pem"),
+            certificate: folder.path().join("node.pem"),
+            key: folder.path().join("node.key"),
+        };
+        self.write(host, folder.path());
+        Node { folder, files }
+    }
+
+    fn write(&self, host: &str, folder: &Path) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([host.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(folder.join("ca.pem"), self.certificate.pem()).unwrap();
+        std::fs::write(folder.join("node.pem"), certificate.pem()).unwrap();
+        std::fs::write(folder.join("node.key"), key.serialize_pem()).unwrap();
+    }
+}
