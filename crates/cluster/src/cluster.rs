@@ -88,6 +88,11 @@ impl Cluster {
         self.0.is_alone()
     }
 
+    /// How many shards this node leads.
+    pub fn leads_count(&self) -> usize {
+        self.0.slots.iter().filter(|slot| slot.led_here().is_some()).count()
+    }
+
     /// The shard of a client's session.
     pub fn shard_of_client(&self, client: &str) -> ShardId {
         shard_of(client, self.shards())
@@ -171,14 +176,9 @@ impl Cluster {
             return Fetch::Gone;
         };
         if let Some(replica) = slot.replica() {
-            return match replica
+            return replica
                 .machine
-                .fetch(client, epoch, from_sequence, messages_max, bytes_max)
-            {
-                // This replica may have heard of the connection later than its own node.
-                Fetch::Gone if replica.machine.expects(client, epoch) => Fetch::Loading,
-                fetched => fetched,
-            };
+                .fetch(client, epoch, from_sequence, messages_max, bytes_max);
         }
         let request = FetchQueue {
             shard: u32::from(slot.id),

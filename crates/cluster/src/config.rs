@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use storage::{Files, OnFatal, Writing};
 use transport::Net;
 
 /// A shard group's number, from 0.
@@ -23,7 +24,7 @@ pub enum AckLevel {
 }
 
 /// Limits and intervals of the groups of one node.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Where the identity, the Raft log and the state are kept; created when absent.
     pub data_dir: PathBuf,
@@ -45,6 +46,12 @@ pub struct Config {
     pub name: String,
     /// Where the node stands; replicas of a shard are spread over zones.
     pub zone: String,
+    /// The disk: the real one, or a simulated one.
+    pub files: Files,
+    /// Who writes the Raft log: a thread, or whoever a simulation says.
+    pub writing: Writing,
+    /// What happens when the log cannot be written any more: the process ends.
+    pub on_fatal: OnFatal,
     /// Other nodes. Absent: this node has no peers and stays alone.
     pub peers: Option<PeerConfig>,
 }
@@ -116,6 +123,9 @@ impl Default for Config {
             propose_timeout: Duration::from_secs(10),
             name: String::new(),
             zone: String::new(),
+            files: Files::default(),
+            writing: Writing::Thread,
+            on_fatal: OnFatal::default(),
             peers: None,
         }
     }

@@ -5,11 +5,13 @@
 //! each of them has written down that it belongs to the new cluster. A founder that has lost its disk since finds nodes
 //! with a log and joins them, or finds that nobody ever had one.
 
+use openraft::async_runtime::WatchReceiver;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_proto::{AdoptRequest, HelloRequest, HelloResponse, Introduction, Member};
+use storage::Identity;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -55,7 +57,7 @@ impl Inner {
     /// Whether this node has a log of the meta group, or a vote in it.
     pub(crate) fn is_founded(&self) -> bool {
         let metrics = self.meta.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         metrics.last_log_index.is_some() || metrics.current_term > 0 || metrics.last_applied.is_some()
     }
 
@@ -77,7 +79,7 @@ impl Inner {
 
     /// Founds a cluster of this node alone.
     pub(crate) async fn found_alone(&self) -> Result<(), StartError> {
-        self.adopt_cluster(&new_cluster_id())?;
+        self.adopt_cluster(&Identity::draw_cluster_id())?;
         let address = self.myself().address;
         self.meta
             .initialize(BTreeMap::from([(self.node_id, address)]))
@@ -194,7 +196,7 @@ impl Inner {
             return Err("this node has no peers".to_owned());
         };
         let cluster_id = match self.cluster_id() {
-            known if known.is_empty() => new_cluster_id(),
+            known if known.is_empty() => Identity::draw_cluster_id(),
             known => known,
         };
         self.adopt_cluster(&cluster_id).map_err(|error| error.to_string())?;
@@ -238,10 +240,6 @@ impl Inner {
             error.to_string()
         })
     }
-}
-
-fn new_cluster_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
 }
 
 /// One voter has the whole say among two nodes; beyond that an odd number.

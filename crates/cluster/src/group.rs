@@ -1,5 +1,6 @@
 //! One Raft group on this node: started, elected, checkpointed, changed in its membership, stopped.
 
+use openraft::async_runtime::WatchReceiver;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,13 +114,13 @@ impl<M: Machine> Group<M> {
 
     /// Who leads, as far as this replica knows.
     pub(crate) fn leader(&self) -> Option<u64> {
-        self.raft.metrics().borrow().current_leader
+        self.raft.metrics().borrow_watched().current_leader
     }
 
     /// Time since a quorum last answered this leader; none when it does not lead.
     pub(crate) fn since_quorum(&self) -> Option<Duration> {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         if metrics.state != ServerState::Leader {
             return None;
         }
@@ -135,7 +136,7 @@ impl<M: Machine> Group<M> {
     /// The committed membership.
     pub(crate) fn members(&self) -> Members {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
         Members {
             voters: membership.voter_ids().collect(),
@@ -148,7 +149,7 @@ impl<M: Machine> Group<M> {
     /// Whether a replica has nearly all of this leader's log.
     pub(crate) fn is_caught_up(&self, node: u64) -> bool {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let Some(last) = metrics.last_log_index else {
             return true;
         };

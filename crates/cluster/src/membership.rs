@@ -1,6 +1,7 @@
 //! This node as a member: it asks for its lease twice a second, joins when the cluster does not know it or has declared it
 //! down, and counts as ready when it has caught up. Without a lease it closes its doors.
 
+use openraft::async_runtime::WatchReceiver;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -117,7 +118,7 @@ impl Inner {
             self.heard.note(request.node);
         }
         let metrics = self.meta.raft.metrics();
-        let committed = metrics.borrow().committed.as_ref().map_or(0, |id| id.index);
+        let committed = metrics.borrow_watched().cluster_committed.as_ref().map_or(0, |id| id.index);
         Some(Granted {
             granted,
             meta_index: committed,
@@ -130,7 +131,7 @@ impl Inner {
             return;
         }
         let Some(peers) = &self.peers else { return };
-        let known = peers.known();
+        let known: Vec<u64> = peers.stats().into_iter().map(|stats| stats.node).collect();
         if !known.is_empty() {
             let other = known[rand::random_range(0..known.len())];
             self.meta_hint.store(other, Ordering::Relaxed);
@@ -150,7 +151,7 @@ impl Inner {
             }
             let bumped = self.data_dir.lock().bump_incarnation();
             match bumped {
-                Ok(incarnation) => self.incarnation.store(incarnation, Ordering::Release),
+                Ok(identity) => self.incarnation.store(identity.incarnation, Ordering::Release),
                 Err(error) => return error!(%error, "the incarnation was not written"),
             }
             self.announcer.announce_all();
@@ -226,6 +227,24 @@ impl Inner {
         self.replicas_ready().await
     }
 
+    /// What waits for a node that was declared down is answered, once for each of its lives.
+    fn give_up_down(&self, peers: &transport::Peers, addresses: &foldhash::HashMap<u64, String>) {
+        let down: Vec<(u64, u64)> = self.meta.machine.read(|state| {
+            let down = state.members().filter(|member| member.down);
+            down.map(|member| (member.node, member.incarnation)).collect()
+        });
+        let mut given_up = self.given_up.lock();
+        given_up.retain(|one| down.contains(one));
+        for (node, incarnation) in down {
+            if node != self.node_id && given_up.insert((node, incarnation)) {
+                peers.forget(node);
+                if let Some(address) = addresses.get(&node) {
+                    peers.set_address(node, address);
+                }
+            }
+        }
+    }
+
     async fn replicas_ready(&self) -> bool {
         let placed: Vec<_> = self.slots.iter().filter(|slot| self.is_placed_here(slot.id)).collect();
         if placed.is_empty() && self.meta.machine.read(|state| state.replicas(0).is_empty()) {
@@ -269,15 +288,18 @@ impl Inner {
                 peers.set_address(*node, address);
             }
         }
+        self.give_up_down(peers, &addresses);
         let retired = self.meta.machine.read(|state| {
             peers
-                .known()
+                .stats()
                 .into_iter()
+                .map(|stats| stats.node)
                 .filter(|node| state.is_retired(*node))
                 .collect::<Vec<_>>()
         });
         for node in retired {
             peers.forget(node);
+            self.received.forget(node);
             self.applied.forget(node);
         }
     }

@@ -121,6 +121,7 @@ impl Meta {
                 } => self.observer.share_member(&filter, &member, added),
                 MetaEffect::MemberJoined { .. }
                 | MetaEffect::MemberDown { .. }
+                | MetaEffect::MemberLeaving { .. }
                 | MetaEffect::MemberRetired { .. }
                 | MetaEffect::ShardPlaced { .. } => changed = true,
             }

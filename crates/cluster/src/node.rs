@@ -1,5 +1,6 @@
 //! What all parts of this node's share of the cluster hold together, and what they ask of the meta group.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use storage::{DataDir, RaftLog};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use transport::{Channel, PeerError, Peers};
+use transport::{Channel, PeerError, Peers, Received};
 
 use crate::announcer::Announcer;
 use crate::barrier::Applied;
@@ -50,9 +51,13 @@ pub(crate) struct Inner {
     pub(crate) shard_parts: Node,
     pub(crate) lease: Lease,
     pub(crate) heard: Heard,
+    /// Lives that were declared down and are not waited for any more.
+    pub(crate) given_up: Mutex<BTreeSet<(u64, u64)>>,
     pub(crate) announcer: Announcer,
     pub(crate) applied: Applied,
     pub(crate) remote_queues: RemoteQueues,
+    /// What other nodes' lanes have brought.
+    pub(crate) received: Arc<Received>,
     /// Who led the meta group when somebody last said so; 0: not known.
     pub(crate) meta_hint: AtomicU64,
     pub(crate) stopping: AtomicBool,

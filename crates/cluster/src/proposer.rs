@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster_proto::{Origin, ShardCommand, ShardEntry, ShardResponse};
+use cluster_proto::{Origin, ShardCommand, ShardEntry, ShardResponse, shard_command::Command};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Notify;
@@ -45,6 +45,8 @@ pub(crate) trait Target: Send + Sync + 'static {
 pub(crate) struct Number {
     life: u64,
     sequence: u64,
+    /// A client connects by it: its node's replica has to know before the connection reads from it.
+    pub(crate) connects: bool,
 }
 
 struct Proposal {
@@ -264,6 +266,7 @@ impl Proposer {
         let number = Number {
             life: queue.life,
             sequence: queue.sequence,
+            connects: commands.iter().any(is_connect),
         };
         let origin = Origin {
             node: self.node,
@@ -308,6 +311,10 @@ impl Proposer {
             done(Ok(responses.by_ref().take(count).collect()));
         }
     }
+}
+
+fn is_connect(command: &ShardCommand) -> bool {
+    matches!(command.command, Some(Command::Connect(_)))
 }
 
 enum Next {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::bytes::Bytes;
 use cluster_proto::raft as proto;
-use cluster_proto::{Publication, ShardCommand, ShardEntry, ShareMember, shard_command};
+use cluster_proto::{Publication, ShardCommand, ShardEntry, shard_command};
 use cluster_state::{ApplyContext, Effect, EntryKind, ShardState};
 use foldhash::{HashMap, HashSet};
 use parking_lot::Mutex;
@@ -323,20 +323,12 @@ impl Shard {
             }
             Effect::SessionEnded { client, reason } => observer.session_ended(&client, reason.as_str()),
             Effect::SharedMember {
-                client,
                 filter,
-                qos,
+                member,
                 added,
                 ..
             } if self.node.far.is_alone() => {
                 // Otherwise the meta group says it to all nodes.
-                let member = ShareMember {
-                    client: client.to_string(),
-                    qos: u32::from(qos),
-                    shard: Some(u32::from(self.id)),
-                    node: 0,
-                    no_local: false,
-                };
                 observer.share_member(&filter, &member, added);
             }
             Effect::Dropped { reason, count } => observer.dropped(reason.as_str(), count),

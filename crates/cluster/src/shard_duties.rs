@@ -27,6 +27,7 @@ const INITIALIZE_AFTER: Duration = Duration::from_secs(5);
 /// Between two looks at the routes of a shard.
 const ROUTES_EVERY: Duration = Duration::from_secs(2);
 const ROUTES_MAX: usize = 512;
+const ROUTES_LOOKED_AT: usize = 100_000;
 const META_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
@@ -35,6 +36,9 @@ struct Memory {
     pristine_since: HashMap<ShardId, Instant>,
     led: BTreeSet<ShardId>,
     routes_seen: Option<Instant>,
+    /// Filters that had no subscription at the last look, and those that have none at this one.
+    idle: BTreeSet<(ShardId, String)>,
+    idle_next: BTreeSet<(ShardId, String)>,
 }
 
 /// Sees to the shards for as long as the node runs.
@@ -74,11 +78,12 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             inner.arrange_replicas(slot, &group).await;
             inner.move_leadership(slot, &group, &mut memory).await;
             if routes && !inner.is_alone() {
-                inner.tend_routes(slot, &group).await;
+                inner.tend_routes(slot, &group, &mut memory).await;
             }
         }
         if routes {
             memory.routes_seen = Some(Instant::now());
+            memory.idle = std::mem::take(&mut memory.idle_next);
         }
     }
 }
@@ -246,17 +251,33 @@ impl Inner {
     }
 
     /// Announces what has subscribers and is not announced, and takes back what has none any more.
-    async fn tend_routes(&self, slot: &Slot, group: &Group<Shard>) {
+    async fn tend_routes(&self, slot: &Slot, group: &Group<Shard>, memory: &mut Memory) {
         let (version, wanting, unused) = group.machine.read_applied(|state, index| {
             (index, state.unannounced_routes(ROUTES_MAX), state.unused_announcements(ROUTES_MAX))
         });
         if !wanting.is_empty() {
-            let filters = wanting.iter().map(ToString::to_string).collect();
-            let _ = self.announce_shard(slot.id, filters, version).await;
+            let _ = self.announce_shard(slot.id, wanting, version).await;
+        }
+        // Also what the meta group has without this shard's knowledge.
+        let routed: Vec<String> = self.meta.machine.read(|state| {
+            let routed = state.routes_of_shard(slot.id);
+            routed.map(ToString::to_string).take(ROUTES_LOOKED_AT).collect()
+        });
+        let idle = group.machine.read(|state| {
+            let mut idle = routed;
+            idle.retain(|filter| state.has_no_use_for(filter));
+            idle
+        });
+        let mut unused: BTreeSet<String> = unused.into_iter().chain(idle).take(ROUTES_MAX).collect();
+        if !unused.is_empty() {
+            // What lost its last subscription just now may get another one soon.
+            unused.retain(|filter| memory.idle.contains(&(slot.id, filter.clone())) || {
+                memory.idle_next.insert((slot.id, filter.clone()));
+                false
+            });
         }
         if !unused.is_empty() {
-            let filters = unused.iter().map(ToString::to_string).collect();
-            self.unannounce(slot, filters).await;
+            self.unannounce(slot, unused.into_iter().collect()).await;
         }
         self.tend_shares(slot, group).await;
     }
@@ -301,18 +322,8 @@ impl Inner {
     async fn tend_shares(&self, slot: &Slot, group: &Group<Shard>) {
         let (version, here) = group.machine.read_applied(|state, index| {
             let members: BTreeMap<(String, String), ShareMember> = state
-                .shared_members()
-                .map(|member| {
-                    let key = (member.filter.to_string(), member.client.to_string());
-                    let share = ShareMember {
-                        client: member.client.to_string(),
-                        qos: u32::from(member.qos),
-                        shard: Some(u32::from(slot.id)),
-                        node: member.node.unwrap_or(0),
-                        no_local: false,
-                    };
-                    (key, share)
-                })
+                .shared_members(slot.id)
+                .map(|(filter, member)| ((filter.to_string(), member.client.clone()), member))
                 .collect();
             (index, members)
         });

@@ -19,6 +19,8 @@ use crate::{Clock, ShardId};
 
 /// A leader answers an entry within this time, or it is proposed again.
 const PROPOSE_WITHIN: Duration = Duration::from_secs(5);
+/// A connection is not opened later than that because this node's replica is behind.
+const APPLY_WITHIN: Duration = Duration::from_secs(2);
 /// Entries of other nodes that wait to be proposed here.
 const FOREIGN_MAX: usize = 256;
 
@@ -188,7 +190,14 @@ impl Target for ShardTarget {
         let slot = self.slot.clone();
         tokio::spawn(async move {
             let result = match call.await {
-                Ok(call_response::Body::Proposed(proposed)) => Ok(proposed.responses),
+                Ok(call_response::Body::Proposed(proposed)) => {
+                    if number.connects
+                        && let Some(replica) = slot.replica()
+                    {
+                        replica.wait_applied(proposed.index, APPLY_WITHIN).await;
+                    }
+                    Ok(proposed.responses)
+                }
                 Ok(_) => Err(()),
                 Err(PeerError::Failed(failed)) => {
                     slot.learn_leader(failed.leader);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use cluster_proto::{QueuesGrew, call_request, meta_command::Command};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use storage::{DataDir, Identity, LogOptions, RaftLog, SharedKv, SledKv, StorageError};
+use storage::{DataDir, Identity, LogOptions, RaftLog, SharedKv, StorageError};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use transport::{Channel, Peers, PeerService};
+use transport::{Channel, PeerService, Peers, Received};
 
 use crate::announcer::Announcer;
 use crate::barrier::Applied;
@@ -121,7 +121,7 @@ impl Cluster {
             config,
             node_id,
             incarnation,
-            cluster_id: Mutex::new(cluster_id),
+            cluster_id: Mutex::new(cluster_id.unwrap_or_default()),
             data_dir: Mutex::new(files.data_dir),
             clock: clock.clone(),
             observer,
@@ -132,9 +132,11 @@ impl Cluster {
             shard_parts,
             lease: Lease::new(),
             heard: Heard::default(),
+            given_up: Mutex::default(),
             announcer: Announcer::new(node_id),
             applied: Applied::default(),
             remote_queues: RemoteQueues::default(),
+            received: Received::new(),
             meta_hint: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             stop: CancellationToken::new(),
@@ -143,7 +145,12 @@ impl Cluster {
         late.set(&inner);
         if let Some(incoming) = incoming {
             let service: Arc<dyn PeerService> = Arc::new(Service(Arc::downgrade(&inner)));
-            inner.spawn(transport::serve(incoming, service, inner.stop.clone()));
+            let serving = transport::serve(incoming, service, inner.received.clone(), inner.stop.clone());
+            inner.spawn(async move {
+                if let Err(error) = serving.await {
+                    tracing::error!(%error, "peers are not served any more");
+                }
+            });
         }
         for (slot, received) in foreign {
             inner.spawn(slot::run_foreign(slot, clock.clone(), received));
@@ -297,12 +304,14 @@ impl Inner {
     pub(crate) async fn remove_replica(&self, shard: ShardId) {
         let (log, kv) = (self.log.clone(), self.shard_parts.kv.clone());
         let id = group_of(shard);
-        let removed = tokio::task::spawn_blocking(move || {
-            storage::remove_group(&kv, id)?;
-            log.remove_group(id)
-        });
-        match removed.await {
-            Ok(Ok(())) => self.shard_parts.bodies.clear(shard),
+        let (sender, removed) = tokio::sync::oneshot::channel();
+        log.remove_group(id, Box::new(move |result| drop(sender.send(result))));
+        if !matches!(removed.await, Ok(Ok(()))) {
+            return tracing::error!(shard, "the log of a replica that has moved away was not removed");
+        }
+        let finished = tokio::task::spawn_blocking(move || storage::finish_removals(&log, kv.as_ref()));
+        match finished.await {
+            Ok(Ok(_)) => self.shard_parts.bodies.clear(shard),
             Ok(Err(error)) => tracing::error!(%error, shard, "a replica that has moved away was not removed"),
             Err(error) => tracing::error!(%error, shard, "removing a replica failed"),
         }
@@ -443,7 +452,7 @@ impl FarOwners for LateNode {
 }
 
 fn open_files(config: &Config) -> Result<Files, StartError> {
-    let data_dir = DataDir::open(&config.data_dir).map_err(storage_failed)?;
+    let data_dir = DataDir::open_on(&config.files, &config.data_dir).map_err(storage_failed)?;
     let identity = data_dir.start_identity(config.shards).map_err(storage_failed)?;
     if identity.shards != config.shards {
         return Err(StartError::ShardsDiffer {
@@ -453,15 +462,19 @@ fn open_files(config: &Config) -> Result<Files, StartError> {
     }
     let options = LogOptions {
         sync: config.ack == AckLevel::QuorumSynced,
+        writing: config.writing.clone(),
+        on_fatal: config.on_fatal.clone(),
         ..LogOptions::default()
     };
-    let log = RaftLog::open(&data_dir.path().join("log"), options).map_err(storage_failed)?;
-    let kv = SledKv::open(&data_dir.path().join("state"), STATE_CACHE_BYTES).map_err(storage_failed)?;
+    let log = RaftLog::open_on(&config.files, &data_dir.path().join("log"), options).map_err(storage_failed)?;
+    let kv = config.files.open_kv(&data_dir.path().join("state"), STATE_CACHE_BYTES);
+    let kv = kv.map_err(storage_failed)?;
+    storage::finish_removals(&log, kv.as_ref()).map_err(storage_failed)?;
     Ok(Files {
         data_dir,
         identity,
         log,
-        kv: Arc::new(kv),
+        kv,
     })
 }
 

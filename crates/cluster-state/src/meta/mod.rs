@@ -9,7 +9,7 @@ mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster_proto::{PlacementRecord, Found, Member, MetaCommand, MetaResponse, Place, ShareMember, meta_command::Command};
+use cluster_proto::{Found, Member, MetaCommand, MetaResponse, Place, PlacementRecord, ShareMember, meta_command::Command};
 
 pub use routes::{Destination, Destinations};
 

@@ -58,7 +58,7 @@ impl Replica {
         let answer = peers.call(self.target, Channel::Raft, body, within).await;
         answer.map_err(|error| match error {
             // Reached, and it said no, or too late: the next try comes at once.
-            PeerError::Failed(_) | PeerError::Timeout => RPCError::Network(NetworkError::new(&error)),
+            PeerError::Failed(_) | PeerError::Late => RPCError::Network(NetworkError::new(&error)),
             _ => unreachable(&error.to_string()).into(),
         })
     }
