@@ -16,6 +16,7 @@ use crate::node::Inner;
 use crate::proposer::BatchDone;
 use crate::raft::Machine;
 use crate::slot::Slot;
+use crate::status::Status;
 use crate::{Fetch, ProposeError, SessionInfo, SessionWaker, ShardId, Totals};
 
 /// Called once with the response of a command, after commit on disk and apply.
@@ -86,6 +87,11 @@ impl Cluster {
     /// Whether this node is its cluster's only member: nothing needs announcing or forwarding.
     pub fn is_alone(&self) -> bool {
         self.0.is_alone()
+    }
+
+    /// The cluster as this node knows it.
+    pub fn status(&self) -> Status {
+        self.0.status()
     }
 
     /// How many shards this node leads.

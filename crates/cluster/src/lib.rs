@@ -26,6 +26,7 @@ mod shard;
 mod shard_duties;
 mod slot;
 mod start;
+mod status;
 mod view;
 
 pub use clock::{Clock, SystemClock};
@@ -35,4 +36,5 @@ pub use cluster_state::shard_of;
 pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError};
 pub use observe::{Observer, SessionWaker};
 pub use proposer::BatchDone;
+pub use status::{MemberStatus, ShardStatus, Status};
 pub use view::{Fetch, Queued, SessionInfo, Totals};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster::proto::{
-    Acknowledge, Append, Connect, Publication, SequenceRange, ShardCommand, ShardResponse, Subscribe,
+    Acknowledge, Append, Connect, ForwardMessage, Publication, SequenceRange, ShareMember, ShardCommand, ShardResponse, Subscribe,
     Subscription, shard_command::Command, shard_response::Response,
 };
 use cluster::{
@@ -21,9 +21,14 @@ struct Notes {
 
 impl Observer for Notes {
     fn outbox_ready(&self, _: u16) {}
-    fn shared_member(&self, _: &str, _: &str, _: u8, _: bool) {
+    fn share_member(&self, _: &str, _: &ShareMember, _: bool) {
         self.shared_members.fetch_add(1, Ordering::Relaxed);
     }
+    fn forwarded(&self, _: u64, _: Vec<ForwardMessage>) {}
+    fn kick(&self, _: &str, _: u64) -> Option<tokio::sync::watch::Receiver<()>> {
+        None
+    }
+    fn fenced(&self) {}
     fn owner_lost(&self, _: &str, _: u64) {
         self.owners_lost.fetch_add(1, Ordering::Relaxed);
     }
@@ -321,16 +326,16 @@ async fn a_takeover_fences_the_earlier_connection() {
 async fn a_durable_subscription_routes_its_topics_to_its_shard() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = start(config(dir.path())).await;
-    let before = cluster.durable_routes_generation();
+    let before = cluster.routes_generation();
     let epoch = connect(&cluster, "durable").await;
     subscribe(&cluster, "durable", epoch, "a/+").await;
 
     let mut shards = Vec::new();
-    cluster.matching_shards("a/b", &mut shards);
-    cluster.matching_shards("b/b", &mut shards);
+    cluster.destinations("a/b", &mut Vec::new(), &mut shards);
+    cluster.destinations("b/b", &mut Vec::new(), &mut shards);
 
     assert_eq!(shards, [cluster.shard_of_client("durable")]);
-    assert!(cluster.durable_routes_generation() > before);
+    assert!(cluster.routes_generation() > before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,171 @@
+//! The cluster as an operator sees it from one node, and the operator's two wishes: to leave, and to forget a dead node.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use cluster_proto::{Leave, Retire, meta_command::Command};
+
+use crate::node::Inner;
+use crate::{Cluster, ProposeError};
+
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// The cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Its random name; empty while this node has no cluster.
+    pub cluster_id: String,
+    /// This node.
+    pub node: u64,
+    /// Whether it serves clients.
+    pub is_ready: bool,
+    /// Who leads the meta group, as far as this node knows.
+    pub meta_leader: Option<u64>,
+    /// Who votes in the meta group.
+    pub meta_voters: Vec<u64>,
+    /// How far this node has applied the meta group's log.
+    pub meta_applied: u64,
+    /// All members.
+    pub members: Vec<MemberStatus>,
+    /// All shards.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// A member.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    /// Its random number.
+    pub node: u64,
+    /// Of its pod or host.
+    pub name: String,
+    /// Where its peers reach it.
+    pub address: String,
+    /// Its zone.
+    pub zone: String,
+    /// How often it was started or taken back.
+    pub incarnation: u64,
+    /// It was declared down.
+    pub down: bool,
+    /// Its replicas are moving away.
+    pub leaving: bool,
+    /// Replicas that are placed there.
+    pub replicas: usize,
+}
+
+/// A shard.
+#[derive(Clone, Debug)]
+pub struct ShardStatus {
+    /// Its number.
+    pub shard: u16,
+    /// Where its replicas are placed, the preferred leader first.
+    pub placed: Vec<u64>,
+    /// Who leads it, as far as this node knows.
+    pub leader: Option<u64>,
+    /// How far this node's replica has applied the log; none where there is no replica here.
+    pub applied: Option<u64>,
+}
+
+impl Inner {
+    pub(crate) fn status(&self) -> Status {
+        let (cluster_id, members, placed) = self.meta.machine.read(|state| {
+            let placed: Vec<Vec<u64>> = self
+                .slots
+                .iter()
+                .map(|slot| state.replicas(slot.id).to_vec())
+                .collect();
+            let members: Vec<_> = state.members().cloned().collect();
+            (state.cluster_id().to_owned(), members, placed)
+        });
+        let members = members.into_iter().map(|member| MemberStatus {
+            replicas: placed.iter().filter(|nodes| nodes.contains(&member.node)).count(),
+            node: member.node,
+            name: member.name,
+            address: member.address,
+            zone: member.zone,
+            incarnation: member.incarnation,
+            down: member.down,
+            leaving: member.leaving,
+        });
+        let members = members.collect();
+        let shards = self.slots.iter().zip(placed).map(|(slot, placed)| ShardStatus {
+            shard: slot.id,
+            placed,
+            leader: slot.leader(),
+            applied: slot.replica().map(|replica| {
+                use crate::raft::Machine;
+                replica.machine.applied_index()
+            }),
+        });
+        Status {
+            cluster_id,
+            node: self.node_id,
+            is_ready: !self.is_stopping() && self.lease.is_ready() && self.lease.is_held(),
+            meta_leader: self.meta_leader(),
+            meta_voters: self.meta.members().voters.into_iter().collect(),
+            meta_applied: self.meta_applied(),
+            members,
+            shards: shards.collect(),
+        }
+    }
+}
+
+impl Cluster {
+    /// A node is to leave for good: its replicas move to others, and once it has none it is retired. Its id never comes back.
+    ///
+    /// # Errors
+    /// Why it may not, in words.
+    pub async fn leave(&self, node: u64) -> Result<(), String> {
+        let status = self.status();
+        if !status.members.iter().any(|member| member.node == node) {
+            return Err("there is no such member".to_owned());
+        }
+        let staying = status
+            .members
+            .iter()
+            .filter(|member| member.node != node && !member.leaving && !member.down);
+        if staying.count() == 0 {
+            return Err("it is the last member: there is nobody to take its shards".to_owned());
+        }
+        self.change(Command::Leave(Leave { node })).await
+    }
+
+    /// A node that is down will never come back: its replicas are made anew on others.
+    ///
+    /// # Errors
+    /// Why it may not, in words: it is not down, or a shard would be left without a majority of its replicas.
+    pub async fn forget(&self, node: u64) -> Result<(), String> {
+        let status = self.status();
+        let Some(member) = status.members.iter().find(|member| member.node == node) else {
+            return Err("there is no such member".to_owned());
+        };
+        if !member.down {
+            return Err("the node is not down: let it leave instead".to_owned());
+        }
+        let down: BTreeSet<u64> = status
+            .members
+            .iter()
+            .filter(|member| member.down)
+            .map(|member| member.node)
+            .collect();
+        for shard in status.shards.iter().filter(|shard| shard.placed.contains(&node)) {
+            let live = shard.placed.iter().filter(|node| !down.contains(node)).count();
+            if live * 2 <= shard.placed.len() {
+                return Err(format!(
+                    "shard {} has only {live} of its {} replicas left: bring one of the others back first",
+                    shard.shard,
+                    shard.placed.len()
+                ));
+            }
+        }
+        self.change(Command::Retire(Retire { node })).await
+    }
+
+    async fn change(&self, command: Command) -> Result<(), String> {
+        match self.0.meta_propose(command, WITHIN).await {
+            Ok((_, response)) if response.accepted => Ok(()),
+            Ok((_, response)) => Err(response.reason),
+            Err(error @ ProposeError::NoQuorum) => Err(format!("{error}; whether it was done is not known")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
