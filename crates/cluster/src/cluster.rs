@@ -317,7 +317,7 @@ impl Cluster {
     }
 
     /// Visits the retained messages that match and have not expired; a filter without wildcards asks one shard.
-    pub fn retained(&self, filter: &str, limit: usize, visit: &mut dyn FnMut(&Publication)) {
+    pub fn retained_local(&self, filter: &str, limit: usize, visit: &mut dyn FnMut(&Publication)) {
         let now_ms = self.0.clock.now_ms();
         let mut left = limit;
         for (id, shard) in (0..).zip(self.0.shards.iter()) {

@@ -63,6 +63,9 @@ pub enum ProposeError {
     /// This node is shutting down.
     #[error("the node is stopping")]
     Stopping,
+    /// The node that was to answer was declared down.
+    #[error("the node is down")]
+    Gone,
     /// The disk failed.
     #[error("storage: {0}")]
     Storage(String),

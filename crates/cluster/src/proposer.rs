@@ -185,6 +185,7 @@ impl Proposer {
         let entry = ShardEntry {
             now_ms: clock.now_ms(),
             commands,
+            origin: None,
         };
         let payload = Payload(Bytes::from(entry.encode_to_vec()));
         let completion = Completion {

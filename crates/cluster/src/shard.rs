@@ -104,7 +104,9 @@ impl Shard {
         self.live.store(true, Ordering::Release);
         let (members, outbox) = self.read(|state| (shared_members(state), state.outbox().next().is_some()));
         for (client, filter, qos) in members {
-            self.node.observer.shared_member(&client, &filter, qos, true);
+            self.node
+                .observer
+                .share_member(&filter, &share_member(&client, qos, self.id), true);
         }
         if outbox {
             self.node.observer.outbox_ready(self.id);
@@ -244,7 +246,7 @@ impl Shard {
                 qos,
                 added,
             } => {
-                observer.shared_member(&client, &filter, qos, added);
+                observer.share_member(&filter, &share_member(&client, qos, self.id), added);
             }
             Effect::Dropped { reason, count } => observer.dropped(reason.as_str(), count),
             _ => {}
@@ -259,7 +261,7 @@ impl Machine for Shard {
             return Ok(Responses::default());
         };
         let bytes = payload.len();
-        let ShardEntry { now_ms, commands } = ShardEntry::decode(payload).map_err(io::Error::other)?;
+        let ShardEntry { now_ms, commands, .. } = ShardEntry::decode(payload).map_err(io::Error::other)?;
         let index = entry.log_id.index;
         let mut effects = Vec::new();
         let mut responses = Vec::with_capacity(commands.len());
@@ -323,4 +325,13 @@ fn shared_members(state: &ShardState) -> Vec<(Arc<str>, Arc<str>, u8)> {
         .shared_members()
         .map(|(client, filter, qos)| (client.clone(), filter.clone(), qos))
         .collect()
+}
+
+fn share_member(client: &str, qos: u8, shard: ShardId) -> cluster_proto::ShareMember {
+    cluster_proto::ShareMember {
+        client: client.to_owned(),
+        qos: u32::from(qos),
+        shard: Some(u32::from(shard)),
+        ..Default::default()
+    }
 }

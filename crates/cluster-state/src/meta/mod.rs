@@ -79,9 +79,8 @@ impl MetaState {
             Some(Command::Retire(retire)) => self.retire(retire.node, effects),
             Some(Command::Place(place)) => self.place(place, effects),
             Some(Command::ChangeRoutes(change)) => self.change_routes(&change.changes),
-            Some(Command::RemoveNodeRoutes(remove)) => {
-                self.remove_node_routes(remove.node, remove.incarnation)
-            }
+            Some(Command::NodeDown(down)) => self.remove_node_routes(down.node, down.incarnation),
+            Some(Command::Leave(_)) => Err("not yet"),
             None => Err("no command"),
         };
         if self.routes.generation() != generation {

@@ -114,7 +114,9 @@ impl MetaState {
                 Some(route_change::Destination::Shard(shard)) => {
                     Destination::Shard(u16::try_from(shard).map_err(|_| "no such shard")?)
                 }
-                None => return Err("a route needs a destination"),
+                Some(route_change::Destination::Member(_)) | None => {
+                    return Err("a route needs a destination");
+                }
             };
             parsed.push((filter, destination, change.added));
         }

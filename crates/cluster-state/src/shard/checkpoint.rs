@@ -65,6 +65,7 @@ impl ShardState {
             last_epoch: self.last_epoch,
             next_outbox_number: self.outbox.next_number(),
             sources: self.sources.encode(),
+            ..ShardRecord::default()
         }
         .encode_to_vec()
     }

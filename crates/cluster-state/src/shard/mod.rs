@@ -123,6 +123,7 @@ impl ShardState {
             Command::Tick(_) => self.tick(context, effects),
             Command::EndSession(end) => self.end_session(context, &end, effects),
             Command::NodeDown(down) => self.node_down(context, &down, effects),
+            Command::Announce(_) | Command::Unannounce(_) => answer::malformed(),
         }
     }
 }

@@ -57,7 +57,10 @@ impl ShardState {
             .into_iter()
             .map(|(parsed, filter, options)| self.add_subscription(id, &parsed, &filter, options, effects));
         let existed = existed.collect();
-        answer::of(Response::Subscribed(Subscribed { existed }))
+        answer::of(Response::Subscribed(Subscribed {
+            existed,
+            ..Subscribed::default()
+        }))
     }
 
     /// Adds or replaces a subscription; says whether there was one. The queue stays as it is. [MQTT-3.8.4-3]
