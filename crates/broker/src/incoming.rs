@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cluster::ShardId;
 use cluster::proto::{ForwardMessage, Publication};
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 use mqtt_topic::TopicName;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -148,5 +148,123 @@ pub(crate) fn outgoing(publication: Publication, source: Option<Source>) -> Forw
         source_shard: source.map(|source| u32::from(source.shard)),
         source_number: source.map_or(0, |source| source.number),
         ..ForwardMessage::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mqtt_codec::QoS;
+
+    use super::*;
+    use crate::mailbox::Grant;
+    use crate::testing::{grant, message, node, received, subscribe};
+
+    fn shared_message(client: &str, payload: &str) -> ForwardMessage {
+        ForwardMessage {
+            only_client: client.into(),
+            share_filter: "$share/g/t".into(),
+            ..message("p", "t", payload, 2)
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_of_another_node_reach_the_subscribers_of_this_one_in_order() {
+        let (_files, shared) = node().await;
+        let all = subscribe(&shared, "all", "#", grant(QoS::AtLeastOnce), false);
+        let some = subscribe(&shared, "some", "a/+", grant(QoS::AtLeastOnce), false);
+        let messages = [
+            ("p", "a/b", "1"),
+            ("q", "a/b", "2"),
+            ("q", "c", "3"),
+            ("q", "a/b", "4"),
+        ];
+        let messages = messages.map(|(publisher, topic, payload)| message(publisher, topic, payload, 1));
+        receive(&shared, messages.to_vec());
+        let payloads = |mailbox| {
+            received(mailbox)
+                .into_iter()
+                .map(|(payload, _)| payload)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(payloads(&all), ["1", "2", "3", "4"]);
+        assert_eq!(payloads(&some), ["1", "2", "4"]);
+    }
+
+    #[tokio::test]
+    async fn a_session_kept_in_a_shard_gets_only_qos_0_from_other_nodes() {
+        let (_files, shared) = node().await;
+        let durable = subscribe(&shared, "durable", "t", grant(QoS::AtLeastOnce), true);
+        receive(&shared, vec![message("p", "t", "above", 1)]);
+        assert!(received(&durable).is_empty());
+        receive(&shared, vec![message("p", "t", "live", 0)]);
+        assert_eq!(received(&durable), [("live".to_owned(), QoS::AtMostOnce)]);
+    }
+
+    #[tokio::test]
+    async fn no_local_holds_for_what_the_same_client_published_on_another_node() {
+        let (_files, shared) = node().await;
+        let no_local = Grant {
+            no_local: true,
+            ..grant(QoS::AtLeastOnce)
+        };
+        let mailbox = subscribe(&shared, "c", "t", no_local, false);
+        receive(
+            &shared,
+            vec![message("c", "t", "own", 1), message("d", "t", "other", 1)],
+        );
+        assert_eq!(received(&mailbox), [("other".to_owned(), QoS::AtLeastOnce)]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_of_an_outbox_that_comes_again_reaches_nobody_twice() {
+        let (_files, shared) = node().await;
+        let mailbox = subscribe(&shared, "c", "t", grant(QoS::ExactlyOnce), false);
+        let batch = |numbers: std::ops::Range<u64>| {
+            let from_outbox = |number: u64| ForwardMessage {
+                source_shard: Some(1),
+                source_number: number,
+                ..message("p", "t", &number.to_string(), 2)
+            };
+            numbers.map(from_outbox).collect::<Vec<_>>()
+        };
+        receive(&shared, batch(1..3));
+        receive(&shared, batch(1..4));
+        let payloads: Vec<_> = received(&mailbox)
+            .into_iter()
+            .map(|(payload, _)| payload)
+            .collect();
+        assert_eq!(payloads, ["1", "2", "3"]);
+    }
+
+    #[tokio::test]
+    async fn a_shared_message_goes_to_the_client_that_was_chosen_as_it_was_granted() {
+        let (_files, shared) = node().await;
+        let first = subscribe(&shared, "a", "$share/g/t", grant(QoS::AtLeastOnce), false);
+        let second = subscribe(&shared, "b", "$share/g/t", grant(QoS::AtMostOnce), false);
+        receive(&shared, vec![shared_message("b", "1"), shared_message("a", "2")]);
+        assert_eq!(received(&first), [("2".to_owned(), QoS::AtLeastOnce)]);
+        assert_eq!(received(&second), [("1".to_owned(), QoS::AtMostOnce)]);
+    }
+
+    #[tokio::test]
+    async fn a_shared_message_for_a_client_that_has_left_goes_to_another_member() {
+        let (_files, shared) = node().await;
+        let left = subscribe(&shared, "a", "$share/g/t", grant(QoS::AtLeastOnce), false);
+        let stays = subscribe(&shared, "b", "$share/g/t", grant(QoS::AtLeastOnce), false);
+        let filter = mqtt_topic::TopicFilter::parse("t".into()).unwrap();
+        let leaving = crate::share::Leaving::Ended;
+        assert!(
+            shared
+                .router
+                .leave("$share/g/t", &filter, &left, leaving, shared.cluster.node_id())
+        );
+        receive(&shared, vec![shared_message("a", "1")]);
+        let mut found = received(&stays);
+        while found.is_empty() {
+            tokio::task::yield_now().await;
+            found = received(&stays);
+        }
+        assert_eq!(found, [("1".to_owned(), QoS::AtLeastOnce)]);
+        assert!(received(&left).is_empty());
     }
 }

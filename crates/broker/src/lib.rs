@@ -20,6 +20,8 @@ mod share;
 mod shared;
 mod sources;
 mod sys_topics;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod websocket;
 

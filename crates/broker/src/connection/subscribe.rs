@@ -256,9 +256,11 @@ impl<S: Stream> Connection<S> {
                 let rest = appends.split_off(appends.len().min(APPENDS_AT_ONCE));
                 let part = std::mem::replace(&mut appends, rest);
                 let (count, (done, stored)) = (part.len() as u64, oneshot::channel());
-                // The connection may have ended meanwhile.
-                let report = Box::new(move |result: Result<_, _>| drop(done.send(result.is_ok())));
-                cluster.propose_batch(shard, part, report);
+                let report = move |result: Result<_, _>| {
+                    // The connection may have ended meanwhile.
+                    let _ = done.send(result.is_ok());
+                };
+                cluster.propose_batch(shard, part, Box::new(report));
                 if !stored.await.unwrap_or(false) {
                     metrics.dropped_queue_full.increment(count);
                 }
