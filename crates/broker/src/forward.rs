@@ -55,6 +55,9 @@ impl<T: Send + 'static> NodeBatch<T> {
             kept,
             ..
         } = self;
+        if messages.is_empty() {
+            return;
+        }
         let count = messages.len() as u64;
         let qos_0 = messages.iter().filter(|message| is_qos_0(message)).count() as u64;
         if tickets.is_empty() {
@@ -130,4 +133,64 @@ fn is_qos_0(message: &ForwardMessage) -> bool {
         .publication
         .as_ref()
         .is_none_or(|publication| publication.qos == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use mqtt_codec::QoS;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::message::from_stored;
+    use crate::share::Known;
+    use crate::testing::{grant, message, node, received, subscribe};
+
+    fn kept(client: &str, payload: &str) -> Handover {
+        let stored = message("p", "t", payload, 1).publication.unwrap();
+        Handover {
+            group: "$share/g/t".into(),
+            message: from_stored(&stored).unwrap(),
+            publisher: "p".into(),
+            source: None,
+            except: SmallVec::from_iter([client.into()]),
+            hops: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn shared_messages_a_node_died_with_go_to_other_members_before_they_are_acknowledged() {
+        let (_files, shared) = node().await;
+        let stays = subscribe(&shared, "b", "$share/g/t", grant(QoS::AtLeastOnce), false);
+        let dead = Known {
+            qos: QoS::AtLeastOnce,
+            shard: None,
+            node: u64::MAX,
+        };
+        shared.router.group("$share/g/t").unwrap().learn("a", dead);
+        let (sender, answer) = oneshot::channel();
+        let waiting = Waiting {
+            kept: vec![kept("a", "1"), kept("a", "2")],
+            tickets: SmallVec::from_iter([7]),
+            answer: move |tickets: SmallVec<[i32; 4]>, reason_code| {
+                sender.send((tickets.to_vec(), reason_code)).unwrap();
+            },
+        };
+        waiting.settle(Arc::clone(&shared), Err(ProposeError::Gone));
+        assert_eq!(answer.await.unwrap(), (vec![7], ReasonCode::Success));
+        let payloads: Vec<_> = received(&stays).into_iter().map(|(payload, _)| payload).collect();
+        assert_eq!(payloads, ["1", "2"]);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_died_is_not_waited_for() {
+        let (_files, shared) = node().await;
+        let (sender, answer) = oneshot::channel();
+        let waiting = Waiting {
+            kept: Vec::new(),
+            tickets: SmallVec::from_iter([7]),
+            answer: move |_: SmallVec<[i32; 4]>, reason_code| sender.send(reason_code).unwrap(),
+        };
+        waiting.settle(shared, Err(ProposeError::Gone));
+        assert_eq!(answer.await.unwrap(), ReasonCode::Success);
+    }
 }
