@@ -156,7 +156,7 @@ impl Router {
         this_node: u64,
     ) -> bool {
         let mut left = false;
-        self.from_group(name, filter, |group| {
+        self.take_from_group(name, filter, |group| {
             left = group.leave(mailbox, leaving, this_node);
         });
         left
@@ -169,7 +169,7 @@ impl Router {
 
     /// The cluster has not got a member any more.
     pub(crate) fn forget(&self, name: &str, filter: &TopicFilter, client: &str) {
-        self.from_group(name, filter, |group| group.forget(client));
+        self.take_from_group(name, filter, |group| group.forget(client));
     }
 
     /// Adds to a group, which is made when it is missing.
@@ -188,7 +188,7 @@ impl Router {
     }
 
     /// Takes from a group, which goes when nobody is left in it.
-    fn from_group(&self, name: &str, filter: &TopicFilter, take: impl FnOnce(&ShareGroup)) {
+    fn take_from_group(&self, name: &str, filter: &TopicFilter, take: impl FnOnce(&ShareGroup)) {
         let mut table = self.table.write();
         let Some(entry) = table.get_mut(filter) else {
             return;
