@@ -1,5 +1,6 @@
 //! One client's protocol after the CONNACK: a packet comes in, packets and actions go out.
 
+use bytestring::ByteString;
 use mqtt_codec::{
     Acknowledgement, Auth, Disconnect, Packet, PacketId, ProtocolVersion, Publication, PublishHead, QoS,
     ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode, encode_publish, encoded_len, publish_len,
@@ -484,7 +485,7 @@ impl Session {
     }
 
     /// Sends the client to another server, where this version has words for it. (4.13)
-    pub fn redirect(&mut self, server_reference: bytestring::ByteString, out: &mut WriteQueue) {
+    pub fn redirect(&mut self, server_reference: ByteString, out: &mut WriteQueue) {
         if self.version != ProtocolVersion::V5 {
             return;
         }
