@@ -140,6 +140,10 @@ section! {
         shared_strategy: SharedStrategy = SharedStrategy::RoundRobin;
         /// Whether members of a shared subscription that are connected come before those that are away.
         shared_prefer_connected: bool = true;
+        /// Whether members connected to the publisher's node come first.
+        shared_prefer_local: bool = false;
+        /// Another server, named to clients that this node has to send away (Server Reference). Empty: none is.
+        server_reference: String = String::new();
         /// How often the `$SYS` topics are published. 0s: never.
         sys_interval: TimeSpan = TimeSpan::from_secs(10), TimeSpan::ZERO => TimeSpan::from_days(1);
     }

@@ -3,6 +3,9 @@
 pub mod auth;
 pub mod config;
 mod connection;
+mod forward;
+mod handover;
+mod incoming;
 mod listener;
 mod mailbox;
 mod message;
@@ -12,17 +15,23 @@ mod outbox;
 mod publisher;
 mod registry;
 mod router;
+mod run;
 mod share;
 mod shared;
+mod sources;
 mod sys_topics;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod websocket;
 
+use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use cluster::{Clock, Cluster, SystemClock};
+use cluster::{Clock, Cluster, Observer, SystemClock};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::info;
@@ -89,36 +98,31 @@ impl Broker {
         config: Config,
         authenticator: Arc<dyn Authenticator>,
     ) -> Result<Self, BrokerError> {
+        let clock = Arc::new(SystemClock::default());
+        Self::start_on(config, authenticator, clock, Cluster::start).await
+    }
+
+    /// As `start_with`, on groups that `open` starts: over another network, or by another clock.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub async fn start_on<F>(
+        config: Config,
+        authenticator: Arc<dyn Authenticator>,
+        clock: Arc<dyn Clock>,
+        open: impl FnOnce(cluster::Config, Arc<dyn Clock>, Arc<dyn Observer>) -> F,
+    ) -> Result<Self, BrokerError>
+    where
+        F: Future<Output = Result<Cluster, cluster::StartError>>,
+    {
         // Sockets first: a port that is taken is noticed before the log is opened.
         let mut bound = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
             bound.push(listener::bind(listener)?);
         }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
-        let (router, registry, metrics) = (
-            Arc::new(Router::new()),
-            Arc::new(Registry::default()),
-            Arc::new(Metrics::new()),
-        );
         let outboxes = Arc::new(OutboxSignal::new(config.storage.shards));
-        let observer = Arc::new(NodeObserver {
-            shards: config.storage.shards,
-            router: Arc::clone(&router),
-            registry: Arc::clone(&registry),
-            metrics: Arc::clone(&metrics),
-            outboxes: Arc::clone(&outboxes),
-        });
-        let cluster = Cluster::start(cluster_config(&config), Arc::clone(&clock), observer).await?;
-        let handshakes = Arc::new(Semaphore::new(config.limits.handshakes_max as usize));
-        let shared = Arc::new(Shared::new(
-            config,
-            cluster,
-            clock,
-            router,
-            registry,
-            metrics,
-            authenticator,
-        ));
+        let shared = open_shared(config, authenticator, clock, &outboxes, open).await?;
+        let handshakes = Arc::new(Semaphore::new(shared.config.limits.handshakes_max as usize));
         let mut tasks = JoinSet::new();
         tasks.spawn(outbox::run(Arc::clone(&shared), outboxes));
         tasks.spawn(sys_topics::run(Arc::clone(&shared)));
@@ -133,6 +137,28 @@ impl Broker {
             addresses,
             tasks,
         })
+    }
+
+    /// Serves a client on a stream that was accepted elsewhere, by the rules of the listener of that name. Where there is
+    /// none, the client has to name a user. It returns at once; the connection ends as any other does.
+    pub fn serve_stream<S>(&self, stream: S, peer: SocketAddr, listener: &str)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+    {
+        let mut known = self.shared.config.listeners.iter();
+        let known = known.find(|known| known.name == listener);
+        let origin = connection::Origin {
+            peer,
+            listener: listener.into(),
+            permits_anonymous: known.is_some_and(|listener| listener.permits_anonymous()),
+        };
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            let within = shared.config.limits.connect_timeout.get();
+            if let Some(accepted) = connection::accept(&shared, stream, origin, within).await {
+                connection::serve(shared, accepted).await;
+            }
+        });
     }
 
     /// The name and the true address of each listener, in the order of the configuration.
@@ -161,6 +187,45 @@ impl Broker {
         while self.tasks.join_next().await.is_some() {}
         self.shared.cluster.shutdown().await;
     }
+}
+
+/// Opens the replicated state, and ties what it tells to what connections hold together.
+async fn open_shared<F>(
+    config: Config,
+    authenticator: Arc<dyn Authenticator>,
+    clock: Arc<dyn Clock>,
+    outboxes: &Arc<OutboxSignal>,
+    open: impl FnOnce(cluster::Config, Arc<dyn Clock>, Arc<dyn Observer>) -> F,
+) -> Result<Arc<Shared>, cluster::StartError>
+where
+    F: Future<Output = Result<Cluster, cluster::StartError>>,
+{
+    let (router, registry, metrics) = (
+        Arc::new(Router::new()),
+        Arc::new(Registry::default()),
+        Arc::new(Metrics::new()),
+    );
+    let late = Arc::new(OnceLock::new());
+    let observer = Arc::new(NodeObserver {
+        router: Arc::clone(&router),
+        registry: Arc::clone(&registry),
+        metrics: Arc::clone(&metrics),
+        outboxes: Arc::clone(outboxes),
+        shared: Arc::clone(&late),
+    });
+    let cluster = open(cluster_config(&config), Arc::clone(&clock), observer).await?;
+    let shared = Arc::new(Shared::new(
+        config,
+        cluster,
+        clock,
+        router,
+        registry,
+        metrics,
+        authenticator,
+    ));
+    // Nothing else sets it.
+    let _ = late.set(Arc::downgrade(&shared));
+    Ok(shared)
 }
 
 fn cluster_config(config: &Config) -> cluster::Config {

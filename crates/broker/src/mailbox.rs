@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use bytestring::ByteString;
 use mqtt_codec::{PacketId, Publication, QoS, ReasonCode};
 use mqtt_session::Delivery;
 use parking_lot::Mutex;
@@ -26,12 +27,10 @@ pub(crate) struct Batch {
     /// The highest and the lowest among the messages.
     pub(crate) qos: QoS,
     pub(crate) qos_min: QoS,
-    /// The publisher's connection, for No Local. Zero: none.
-    pub(crate) publisher: u64,
 }
 
 impl Batch {
-    pub(crate) fn new(messages: SmallVec<[LiveMessage; 1]>, publisher: u64) -> Self {
+    pub(crate) fn new(messages: SmallVec<[LiveMessage; 1]>) -> Self {
         let bytes = messages
             .iter()
             .map(|message| message.publication.size() + 64)
@@ -51,7 +50,6 @@ impl Batch {
             bytes,
             qos,
             qos_min,
-            publisher,
         }
     }
 
@@ -86,6 +84,8 @@ pub(crate) enum Close {
     Administrative,
     /// The node stops.
     ShuttingDown,
+    /// The node may be cut off from the cluster, and must not keep up promises that others may have broken.
+    Fenced,
 }
 
 #[derive(Debug)]
@@ -96,7 +96,7 @@ pub(crate) enum Event {
     },
     /// By a shared subscription that chose this client.
     DeliverOne(Box<Delivery>),
-    /// Publishes are committed (or failed) in one destination.
+    /// One destination, a shard or another node, has publishes or failed to take them.
     Committed {
         packet_ids: SmallVec<[PacketId; 4]>,
         reason_code: ReasonCode,
@@ -134,6 +134,7 @@ struct Inner {
 pub(crate) struct Mailbox {
     /// Of the connection; never used twice in a process.
     pub(crate) id: u64,
+    pub(crate) client: ByteString,
     live_bytes_max: usize,
     queue_bytes_max: usize,
     inner: Mutex<Inner>,
@@ -143,9 +144,15 @@ pub(crate) struct Mailbox {
 const PROMPT_BYTES: usize = 64 * 1024;
 
 impl Mailbox {
-    pub(crate) fn new(id: u64, live_bytes_max: usize, queue_bytes_max: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        id: u64,
+        client: ByteString,
+        live_bytes_max: usize,
+        queue_bytes_max: usize,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
+            client,
             live_bytes_max,
             queue_bytes_max,
             inner: Mutex::default(),
@@ -273,7 +280,7 @@ mod tests {
             retain: false,
             expires_at: None,
         };
-        Arc::new(Batch::new(SmallVec::from_iter([message]), 0))
+        Arc::new(Batch::new(SmallVec::from_iter([message])))
     }
 
     fn grant() -> Arc<Grant> {
@@ -288,7 +295,7 @@ mod tests {
 
     #[test]
     fn qos_0_gives_way_before_qos_1_when_a_receiver_is_behind() {
-        let mailbox = Mailbox::new(1, 1_000, 10_000);
+        let mailbox = Mailbox::new(1, "c".into(), 1_000, 10_000);
         let mut wakers = Vec::new();
         assert!(mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
         assert!(!mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
@@ -298,7 +305,7 @@ mod tests {
 
     #[test]
     fn taking_makes_room_again() {
-        let mailbox = Mailbox::new(1, 1_000, 1_000);
+        let mailbox = Mailbox::new(1, "c".into(), 1_000, 1_000);
         let (mut wakers, mut events) = (Vec::new(), Vec::new());
         assert!(mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
         mailbox.take(&mut events, Waker::noop());

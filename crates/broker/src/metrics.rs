@@ -4,7 +4,7 @@ use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use mqtt_codec::QoS;
 
 /// Why connections end, in the words of the metric.
-pub(crate) const CLOSE_REASONS: [&str; 8] = [
+pub(crate) const CLOSE_REASONS: [&str; 9] = [
     "client_disconnect",
     "keepalive_timeout",
     "takeover",
@@ -12,6 +12,7 @@ pub(crate) const CLOSE_REASONS: [&str; 8] = [
     "administrative",
     "server_shutdown",
     "unavailable",
+    "fenced",
     "io_error",
 ];
 
@@ -32,6 +33,13 @@ pub(crate) struct Metrics {
     pub(crate) dropped_expired: Counter,
     pub(crate) dropped_too_large: Counter,
     pub(crate) dropped_session_ended: Counter,
+    pub(crate) dropped_peer_congested: Counter,
+    pub(crate) forwarded_in: Counter,
+    forwarded_out: Counter,
+    announced: Counter,
+    announce_failed: Counter,
+    pub(crate) kicks: Counter,
+    pub(crate) fences: Counter,
     pub(crate) takeovers: Counter,
     pub(crate) sessions_expired: Counter,
     pub(crate) sessions: Gauge,
@@ -65,6 +73,13 @@ impl Metrics {
             dropped_expired: dropped("expired"),
             dropped_too_large: dropped("too_large"),
             dropped_session_ended: dropped("session_ended"),
+            dropped_peer_congested: dropped("peer_congested"),
+            forwarded_in: counter!("flotilla_forwarded_messages_total", "direction" => "in"),
+            forwarded_out: counter!("flotilla_forwarded_messages_total", "direction" => "out"),
+            announced: counter!("flotilla_subscribe_announcements_total", "outcome" => "announced"),
+            announce_failed: counter!("flotilla_subscribe_announcements_total", "outcome" => "failed"),
+            kicks: counter!("flotilla_session_kicks_total"),
+            fences: counter!("flotilla_fences_total"),
             takeovers: counter!("flotilla_session_takeovers_total"),
             sessions_expired: counter!("flotilla_sessions_expired_total"),
             sessions: gauge!("flotilla_sessions"),
@@ -81,6 +96,22 @@ impl Metrics {
     pub(crate) fn closed(&self, reason: &str) {
         let place = CLOSE_REASONS.iter().position(|known| *known == reason);
         self.closed[place.unwrap_or(CLOSE_REASONS.len() - 1)].increment(1);
+    }
+
+    /// Messages that left for another node; or were refused, and so many of them, with QoS 0, are lost by that.
+    pub(crate) fn forwarded(&self, messages: u64, refused_qos_0: Option<u64>) {
+        match refused_qos_0 {
+            None => self.forwarded_out.increment(messages),
+            Some(lost) => self.dropped_peer_congested.increment(lost),
+        }
+    }
+
+    /// A SUBSCRIBE has waited for the other nodes.
+    pub(crate) fn announced(&self, every_node_knows: bool) {
+        match every_node_knows {
+            true => self.announced.increment(1),
+            false => self.announce_failed.increment(1),
+        }
     }
 
     /// Messages a receiver was too far behind for.
@@ -136,6 +167,22 @@ fn describe() {
     describe_counter!(
         "flotilla_sessions_expired_total",
         "Sessions that ended because their expiry interval passed"
+    );
+    describe_counter!(
+        "flotilla_forwarded_messages_total",
+        "Messages to and from other nodes, by direction"
+    );
+    describe_counter!(
+        "flotilla_subscribe_announcements_total",
+        "Subscriptions whose answer waited for the other nodes to route by them, by outcome"
+    );
+    describe_counter!(
+        "flotilla_session_kicks_total",
+        "Connections closed because their client id connected to another node"
+    );
+    describe_counter!(
+        "flotilla_fences_total",
+        "Times the node closed its connections because it may have been cut off"
     );
     describe_gauge!("flotilla_sessions", "Sessions, connected or not");
     describe_gauge!("flotilla_subscriptions", "Subscriptions of durable sessions");

@@ -1,19 +1,19 @@
 //! What the replicated state tells this node, passed on to the connections and the router.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
-use cluster::{Observer, ShardId};
+use cluster::{Observer, ShardId, proto};
 use mqtt_topic::SubscriptionFilter;
-use smallvec::SmallVec;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tracing::warn;
 
-use crate::mailbox::{Close, Grant};
-use crate::message::qos_of;
+use crate::incoming;
+use crate::mailbox::Close;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::router::Router;
-use crate::share::Member;
+use crate::shared::Shared;
 
 /// Which outboxes have something to send.
 #[derive(Default, Debug)]
@@ -38,20 +38,23 @@ impl OutboxSignal {
         }
     }
 
-    pub(crate) fn take(&self) -> Vec<ShardId> {
-        let taken = |(shard, ready): (usize, &AtomicBool)| {
-            ready.swap(false, Ordering::AcqRel).then_some(shard as ShardId)
+    /// Those among the shards that `idle` names.
+    pub(crate) fn take(&self, idle: impl Fn(ShardId) -> bool) -> Vec<ShardId> {
+        let taken = |(shard, ready): (ShardId, &AtomicBool)| {
+            (idle(shard) && ready.swap(false, Ordering::AcqRel)).then_some(shard)
         };
-        self.ready.iter().enumerate().filter_map(taken).collect()
+        (0..).zip(&self.ready).filter_map(taken).collect()
     }
 }
 
+/// Called from the cluster's own tasks: nothing here waits.
 pub(crate) struct NodeObserver {
-    pub(crate) shards: u16,
     pub(crate) router: Arc<Router>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) outboxes: Arc<OutboxSignal>,
+    /// Known when the cluster has started; before that nobody is connected here.
+    pub(crate) shared: Arc<OnceLock<Weak<Shared>>>,
 }
 
 impl Observer for NodeObserver {
@@ -59,38 +62,27 @@ impl Observer for NodeObserver {
         self.outboxes.set(shard);
     }
 
-    fn shared_member(&self, client: &str, subscription_filter: &str, qos: u8, added: bool) {
-        let Ok(filter) = SubscriptionFilter::parse(subscription_filter.into()) else {
+    fn share_member(&self, filter: &str, member: &proto::ShareMember, added: bool) {
+        let Ok(parsed) = SubscriptionFilter::parse(filter.into()) else {
             return;
         };
-        if !added {
-            self.router.leave(subscription_filter, filter.filter(), client);
-            return;
+        match added {
+            true => self
+                .router
+                .learn(filter, parsed.filter(), &member.client, member.into()),
+            false => self.router.forget(filter, parsed.filter(), &member.client),
         }
-        // The connection, if there is one, enters itself with its mailbox afterwards.
-        let grant = Grant {
-            qos: qos_of(u32::from(qos)),
-            no_local: false,
-            retain_as_published: false,
-            subscription_ids: SmallVec::new(),
-        };
-        let member = Member {
-            client: client.into(),
-            grant: Arc::new(grant),
-            shard: Some(cluster::shard_of(client, self.shards)),
-            mailbox: None,
-        };
-        self.router.join(subscription_filter, filter.filter(), member);
     }
 
     fn owner_lost(&self, client: &str, epoch: u64) {
-        self.registry.fence(client, epoch, Close::TakenOver);
+        // Nobody waits for its end.
+        let _ = self.registry.fence(client, epoch, Close::TakenOver);
     }
 
     fn session_ended(&self, client: &str, reason: &'static str) {
         match reason {
             "expired" => self.metrics.sessions_expired.increment(1),
-            "administrative" => self.registry.fence(client, u64::MAX, Close::Administrative),
+            "administrative" => drop(self.registry.fence(client, u64::MAX, Close::Administrative)),
             _ => {}
         }
     }
@@ -102,5 +94,28 @@ impl Observer for NodeObserver {
             _ => &self.metrics.dropped_queue_full,
         };
         counter.increment(count);
+    }
+
+    fn forwarded(&self, _from: u64, messages: Vec<proto::ForwardMessage>) {
+        match self.shared.get().and_then(Weak::upgrade) {
+            Some(shared) => incoming::receive(&shared, messages),
+            None => self.metrics.no_subscribers.increment(messages.len() as u64),
+        }
+    }
+
+    fn kick(&self, client: &str, epoch: u64) -> Option<watch::Receiver<()>> {
+        let ended = self.registry.fence(client, epoch, Close::TakenOver)?;
+        self.metrics.kicks.increment(1);
+        Some(ended)
+    }
+
+    fn fenced(&self) {
+        let connections = self.registry.len();
+        warn!(
+            connections,
+            "this node may be cut off from its cluster: it closes its connections"
+        );
+        self.metrics.fences.increment(1);
+        self.registry.close_all(Close::Fenced);
     }
 }

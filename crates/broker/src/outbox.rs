@@ -1,40 +1,60 @@
 //! Messages the replicated state wants published: QoS 2 messages of durable publishers after their PUBREL, and wills.
-//! Each is sent to all its destinations before it is marked done; a shard that got it before ignores it.
+//! Each is sent to all its destinations before it is marked done; who got it before ignores it.
 
 use std::sync::Arc;
 
 use cluster::proto::{OutboxDone, Publication, Retain, ShardCommand, shard_command::Command};
 use cluster::{ProposeError, ShardId};
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use mqtt_codec::QoS;
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::message::from_stored;
 use crate::observer::OutboxSignal;
-use crate::publisher::{Publisher, Source};
+use crate::publisher::{Outgoing, Publisher};
 use crate::shared::Shared;
+use crate::sources::Source;
 
 /// Messages under way together.
 const BATCH: usize = 256;
 
-/// Empties the outboxes of this node's shards for as long as the node runs.
+/// A shard whose messages could not be stored waits this long.
+const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Empties the outboxes of the shards this node leads for as long as the node runs. One that has to wait holds up no other.
 pub(crate) async fn run(shared: Arc<Shared>, signal: Arc<OutboxSignal>) {
+    let mut draining = FuturesUnordered::new();
+    let mut busy: HashSet<ShardId> = HashSet::new();
     loop {
-        for shard in signal.take() {
-            if let Err(error) = drain(&shared, shard).await {
-                warn!(shard, %error, "outbox waits: its messages could not be stored yet");
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                signal.set(shard);
-            }
+        for shard in signal.take(|shard| !busy.contains(&shard)) {
+            busy.insert(shard);
+            draining.push(empty(&shared, &signal, shard));
         }
         tokio::select! {
+            Some(shard) = draining.next() => drop(busy.remove(&shard)),
             () = signal.notify.notified() => {}
-            () = shared.stopping.cancelled() => return,
+            () = shared.stopping.cancelled() => break,
         }
     }
+    // What is under way comes to its end: each wait in it has one.
+    while draining.next().await.is_some() {}
 }
 
-async fn drain(shared: &Shared, shard: ShardId) -> Result<(), ProposeError> {
+async fn empty(shared: &Arc<Shared>, signal: &OutboxSignal, shard: ShardId) -> ShardId {
+    if let Err(error) = drain(shared, shard).await {
+        warn!(shard, %error, "outbox waits: its messages could not be stored yet");
+        tokio::select! {
+            () = tokio::time::sleep(RETRY_AFTER) => {}
+            () = shared.stopping.cancelled() => {}
+        }
+        signal.set(shard);
+    }
+    shard
+}
+
+async fn drain(shared: &Arc<Shared>, shard: ShardId) -> Result<(), ProposeError> {
     loop {
         let messages = shared.cluster.outbox(shard, BATCH);
         let Some((last, _)) = messages.last() else {
@@ -55,6 +75,7 @@ async fn drain(shared: &Shared, shard: ShardId) -> Result<(), ProposeError> {
             command: Some(Command::OutboxDone(OutboxDone { up_to })),
         };
         shared.cluster.request(shard, done).await?;
+        shared.sources.done(shard, up_to);
     }
 }
 
@@ -83,13 +104,15 @@ async fn retain(
 }
 
 async fn send(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     shard: ShardId,
     part: &mut Vec<(u64, Publication)>,
 ) -> Result<(), ProposeError> {
-    // The publisher's own name is part of the message: No Local and the hash of a share depend on it.
+    // The publisher's own name is part of the message: No Local and the hash of a share depend on it. But all of them go
+    // by one lane, so that the numbers grow wherever they arrive.
+    let lane: Arc<str> = format!("outbox {shard}").into();
     let mut publishers: HashMap<String, Publisher<()>> = HashMap::new();
-    let mut proposals = Vec::new();
+    let mut answers = Vec::new();
     let mut previous: Option<String> = None;
     for (number, stored) in part.drain(..) {
         let Some(message) = from_stored(&stored) else {
@@ -101,15 +124,11 @@ async fn send(
             .is_some_and(|previous| *previous != stored.publisher)
             && let Some(publisher) = previous.as_ref().and_then(|name| publishers.get_mut(name))
         {
-            proposals.extend(publisher.flush(shared));
+            dispatch(shared, publisher, &mut answers);
         }
-        let connection = shared
-            .registry
-            .get(&stored.publisher)
-            .map_or(0, |connected| connected.mailbox.id);
         let publisher = publishers
             .entry(stored.publisher.clone())
-            .or_insert_with(|| Publisher::new(stored.publisher.as_str().into(), connection));
+            .or_insert_with(|| Publisher::in_lane(stored.publisher.as_str().into(), Arc::clone(&lane)));
         let routed = publisher.publish(shared, message, (), Some(Source { shard, number }));
         if !routed.matched && stored.qos > QoS::AtMostOnce as u32 {
             shared.metrics.no_subscribers.increment(1);
@@ -117,19 +136,38 @@ async fn send(
         previous = Some(stored.publisher);
     }
     if let Some(publisher) = previous.as_ref().and_then(|name| publishers.get_mut(name)) {
-        proposals.extend(publisher.flush(shared));
+        dispatch(shared, publisher, &mut answers);
     }
-    let mut waiting = Vec::with_capacity(proposals.len());
+    for answer in answers {
+        answer.await.unwrap_or(Err(ProposeError::Stopping))?;
+    }
+    Ok(())
+}
+
+/// Sends what a publisher has pending; each destination that has to answer adds an answer.
+fn dispatch(
+    shared: &Arc<Shared>,
+    publisher: &mut Publisher<()>,
+    answers: &mut Vec<oneshot::Receiver<Result<(), ProposeError>>>,
+) {
+    let Outgoing { proposals, forwards } = publisher.flush(shared);
     for proposal in proposals {
-        let (done, answer) = tokio::sync::oneshot::channel();
+        let (done, answer) = oneshot::channel();
         let report = Box::new(move |result: Result<_, _>| drop(done.send(result.map(drop))));
         shared
             .cluster
             .propose_batch(proposal.shard, proposal.commands, report);
-        waiting.push(answer);
+        answers.push(answer);
     }
-    for answer in waiting {
-        answer.await.unwrap_or(Err(ProposeError::Stopping))?;
+    for batch in forwards {
+        let (done, answer) = oneshot::channel();
+        if !batch.tickets.is_empty() {
+            answers.push(answer);
+        }
+        batch.send(shared, publisher.lane(), move |_, reason_code| {
+            let failed = reason_code as u8 >= 0x80;
+            let result = if failed { Err(ProposeError::Busy) } else { Ok(()) };
+            drop(done.send(result));
+        });
     }
-    Ok(())
 }

@@ -1,34 +1,29 @@
-//! From one publisher to all destinations: connections of this node at once, shards by proposal.
+//! From one publisher to all destinations: connections of this node at once, shards by proposal, other nodes by forwarding.
 //! Used by each connection, by the outboxes and by `$SYS`.
 
 use std::sync::Arc;
-use std::task::Waker;
 
+use bytestring::ByteString;
 use cluster::ShardId;
 use cluster::proto::{self, ShardCommand, shard_command::Command};
 use foldhash::{HashMap, HashMapExt};
 use mqtt_codec::QoS;
-use mqtt_session::Delivery;
 use mqtt_topic::TopicName;
 use smallvec::SmallVec;
 
-use crate::mailbox::{Batch, LiveMessage};
+use crate::forward::NodeBatch;
+use crate::handover::{self, Handover, delivery_for};
+use crate::incoming::outgoing;
+use crate::mailbox::LiveMessage;
 use crate::message::to_stored;
-use crate::router::{Route, Subscriber};
-use crate::share::{Choice, Member, ShareGroup};
+use crate::router::Route;
+use crate::run::Run;
+use crate::share::{Place, ShareGroup};
 use crate::shared::Shared;
+use crate::sources::Source;
 
 /// Routes remembered by one publisher; beyond it they are looked up anew.
 const ROUTES_MAX: usize = 1024;
-/// Messages that leave together at the most.
-const BATCH_MAX: usize = 512;
-
-/// A number given to a message in an outbox, by which a shard takes it once.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Source {
-    pub(crate) shard: ShardId,
-    pub(crate) number: u64,
-}
 
 /// Commands for one shard, in order, each with the message it belongs to.
 #[derive(Debug)]
@@ -38,48 +33,72 @@ pub(crate) struct Proposal<T> {
     pub(crate) tickets: SmallVec<[T; 4]>,
 }
 
+/// What has to leave for other places.
+#[derive(Debug)]
+pub(crate) struct Outgoing<T> {
+    pub(crate) proposals: Vec<Proposal<T>>,
+    pub(crate) forwards: Vec<NodeBatch<T>>,
+}
+
+impl<T> Outgoing<T> {
+    fn new() -> Self {
+        Self {
+            proposals: Vec::new(),
+            forwards: Vec::new(),
+        }
+    }
+}
+
 /// What became of a message that was routed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Routed {
-    /// Shards that have to commit it before it may be acknowledged.
-    pub(crate) shards: usize,
+    /// Shards and nodes that have to answer before it may be acknowledged.
+    pub(crate) destinations: usize,
     /// Whether anybody subscribes to it.
     pub(crate) matched: bool,
 }
 
-/// What a group did with a message.
-enum Chosen {
-    /// A connected member has it.
-    Delivered,
-    /// A shard has to put it into the queue of a member.
-    Kept(ShardId, Box<proto::Append>),
-    Nobody,
+/// The message in hand, and the places that have to answer for it.
+struct Post<T> {
+    message: LiveMessage,
+    ticket: T,
+    source: Option<Source>,
+    shards: SmallVec<[ShardId; 4]>,
+    nodes: SmallVec<[u64; 4]>,
 }
 
 /// The routes one publisher uses, and the messages it is sending just now.
 #[derive(Debug)]
 pub(crate) struct Publisher<T> {
     client: Arc<str>,
-    connection: u64,
+    /// What its lane to each node is chosen by: what goes through one lane stays in order.
+    lane: Arc<str>,
     routes: HashMap<TopicName, Arc<Route>>,
-    run: Option<(Arc<Route>, SmallVec<[LiveMessage; 1]>)>,
-    proposals: Vec<Proposal<T>>,
-    wakers: Vec<Waker>,
+    run: Run,
+    outgoing: Outgoing<T>,
 }
 
-impl<T: Copy> Publisher<T> {
-    pub(crate) fn new(client: Arc<str>, connection: u64) -> Self {
+impl<T: Copy + Send + 'static> Publisher<T> {
+    pub(crate) fn new(client: Arc<str>) -> Self {
+        Self::in_lane(Arc::clone(&client), client)
+    }
+
+    /// For messages that have to stay in order with those of other publishers.
+    pub(crate) fn in_lane(client: Arc<str>, lane: Arc<str>) -> Self {
         Self {
             client,
-            connection,
+            lane,
             routes: HashMap::new(),
-            run: None,
-            proposals: Vec::new(),
-            wakers: Vec::new(),
+            run: Run::default(),
+            outgoing: Outgoing::new(),
         }
     }
 
-    /// Routes a message. It is on its way when `flush` returns and its proposals are made.
+    pub(crate) fn lane(&self) -> &Arc<str> {
+        &self.lane
+    }
+
+    /// Routes a message. It is on its way when `flush` returns and what that hands out is sent.
     pub(crate) fn publish(
         &mut self,
         shared: &Shared,
@@ -90,38 +109,44 @@ impl<T: Copy> Publisher<T> {
         let route = self.route(shared, message.publication.topic());
         if route.is_empty() {
             return Routed {
-                shards: 0,
+                destinations: 0,
                 matched: false,
             };
         }
-        let mut touched: SmallVec<[ShardId; 4]> = SmallVec::new();
-        if message.qos > QoS::AtMostOnce {
+        let mut post = Post {
+            message,
+            ticket,
+            source,
+            shards: SmallVec::new(),
+            nodes: SmallVec::new(),
+        };
+        let above_0 = post.message.qos > QoS::AtMostOnce;
+        if above_0 {
             for shard in &route.shards {
-                let append = self.append(&message, source, 0);
-                self.propose(*shard, append, ticket, &mut touched);
+                let append = self.append(&post, 0);
+                self.propose(&mut post, *shard, append);
             }
+        }
+        for node in route.nodes.iter().filter(|node| !(above_0 && node.qos_0_only)) {
+            self.forward(shared, &mut post, node.node);
         }
         for (index, group) in route.groups.iter().enumerate() {
-            match self.share(shared, group, &message, source, index as u64 + 1) {
-                Chosen::Kept(shard, append) => self.propose(shard, *append, ticket, &mut touched),
-                Chosen::Delivered => {}
-                Chosen::Nobody => shared.metrics.dropped_congested.increment(1),
-            }
+            self.share(shared, &mut post, group, index as u64 + 1);
         }
-        if !route.subscribers.is_empty() {
-            self.run_with(shared, route, message);
+        let destinations = post.shards.len() + post.nodes.len();
+        let is_new = || source.is_none_or(|source| shared.sources.is_new(source));
+        if !route.subscribers.is_empty() && is_new() {
+            self.run.push(&shared.metrics, &self.client, route, post.message);
         }
         Routed {
-            shards: touched.len(),
+            destinations,
             matched: true,
         }
     }
 
     fn route(&mut self, shared: &Shared, topic: &TopicName) -> Arc<Route> {
-        if let Some((route, messages)) = &self.run
-            && messages
-                .first()
-                .is_some_and(|message| message.publication.topic() == topic)
+        if let (Some(route), Some(known)) = (self.run.route(), self.run.topic())
+            && known == topic
             && shared.router.is_current(route, &shared.cluster)
         {
             return Arc::clone(route);
@@ -139,168 +164,142 @@ impl<T: Copy> Publisher<T> {
         route
     }
 
-    fn append(&self, message: &LiveMessage, source: Option<Source>, index: u64) -> proto::Append {
+    fn append(&self, post: &Post<T>, index: u64) -> proto::Append {
         proto::Append {
-            publication: Some(to_stored(message, &self.client)),
-            source_shard: source.map(|source| u32::from(source.shard)),
+            publication: Some(to_stored(&post.message, &self.client)),
+            source_shard: post.source.map(|source| u32::from(source.shard)),
             // One message may have several commands for a shard; their numbers must differ and grow.
-            source_number: source.map_or(0, |source| (source.number << 16) | index),
+            source_number: post.source.map_or(0, |source| (source.number << 16) | index),
             ..proto::Append::default()
         }
     }
 
-    fn propose(
-        &mut self,
-        shard: ShardId,
-        append: proto::Append,
-        ticket: T,
-        touched: &mut SmallVec<[ShardId; 4]>,
-    ) {
+    fn propose(&mut self, post: &mut Post<T>, shard: ShardId, append: proto::Append) {
         let command = ShardCommand {
             command: Some(Command::Append(append)),
         };
-        let proposal = match self
-            .proposals
-            .iter_mut()
-            .position(|proposal| proposal.shard == shard)
-        {
-            Some(place) => &mut self.proposals[place],
+        let proposals = &mut self.outgoing.proposals;
+        let proposal = match proposals.iter().position(|proposal| proposal.shard == shard) {
+            Some(place) => &mut proposals[place],
             None => {
-                self.proposals.push(Proposal {
+                proposals.push(Proposal {
                     shard,
                     commands: Vec::new(),
                     tickets: SmallVec::new(),
                 });
-                self.proposals.last_mut().expect("one was pushed a line above")
+                proposals.last_mut().expect("one was pushed a line above")
             }
         };
         proposal.commands.push(command);
-        if !touched.contains(&shard) {
-            touched.push(shard);
-            proposal.tickets.push(ticket);
+        if !post.shards.contains(&shard) {
+            post.shards.push(shard);
+            proposal.tickets.push(post.ticket);
         }
     }
 
-    /// Gives a message to one member of a group; a member kept in a shard gets it by a command.
-    fn share(
-        &mut self,
-        shared: &Shared,
-        group: &ShareGroup,
-        message: &LiveMessage,
-        source: Option<Source>,
-        index: u64,
-    ) -> Chosen {
-        let mut except: Option<Member> = None;
+    /// For all subscribers that are connected to another node.
+    fn forward(&mut self, shared: &Shared, post: &mut Post<T>, node: u64) {
+        let publisher = Arc::clone(&self.client);
+        if let Some(batch) = self.batch_for(shared, post, node) {
+            let stored = to_stored(&post.message, &publisher);
+            batch.messages.push(outgoing(stored, post.source));
+        }
+    }
+
+    /// The batch for a node, which the message is going to be part of. `None`: it is QoS 0, there is no room for it.
+    fn batch_for(&mut self, shared: &Shared, post: &mut Post<T>, node: u64) -> Option<&mut NodeBatch<T>> {
+        let forwards = &mut self.outgoing.forwards;
+        let batch = match forwards.iter().position(|batch| batch.node == node) {
+            Some(place) => &mut forwards[place],
+            None => {
+                let congested = shared.cluster.is_forward_congested(node, &self.lane);
+                forwards.push(NodeBatch::new(node, congested));
+                forwards.last_mut().expect("one was pushed a line above")
+            }
+        };
+        if post.message.qos == QoS::AtMostOnce {
+            if batch.congested {
+                shared.metrics.dropped_peer_congested.increment(1);
+                return None;
+            }
+        } else if !post.nodes.contains(&node) {
+            post.nodes.push(node);
+            batch.tickets.push(post.ticket);
+        }
+        Some(batch)
+    }
+
+    /// Gives a message to one member of a group: here, on another node, or into the queue it has in a shard.
+    fn share(&mut self, shared: &Shared, post: &mut Post<T>, group: &ShareGroup, index: u64) {
+        if post
+            .source
+            .is_some_and(|source| shared.sources.is_share_taken(source, &group.name))
+        {
+            return;
+        }
+        let mut except: SmallVec<[ByteString; 1]> = SmallVec::new();
         for _ in 0..2 {
-            let choice = Choice {
-                strategy: shared.config.mqtt.shared_strategy,
-                prefer_connected: shared.config.mqtt.shared_prefer_connected,
-                publisher: &self.client,
-                topic: message.publication.topic().as_str(),
-                qos: message.qos,
-                except: except.as_ref().map(|member| &*member.client),
-            };
-            let Some(member) = group.choose(&choice) else {
+            let Some(chosen) = handover::choose(shared, group, &self.client, &post.message, &except) else {
                 break;
             };
-            let qos = message.qos.min(member.grant.qos);
-            if let (Some(shard), true) = (member.shard, qos > QoS::AtMostOnce) {
-                let append = proto::Append {
-                    only_client: member.client.to_string(),
-                    share_filter: group.name.to_string(),
-                    ..self.append(message, source, index)
-                };
-                return Chosen::Kept(shard, Box::new(append));
+            match chosen.place {
+                Place::Shard(shard) => {
+                    let append = proto::Append {
+                        only_client: chosen.client.to_string(),
+                        share_filter: group.name.to_string(),
+                        ..self.append(post, index)
+                    };
+                    return self.propose(post, shard, append);
+                }
+                Place::Here { mailbox, grant } => {
+                    let delivery = Box::new(delivery_for(&post.message, &grant, &group.name));
+                    if mailbox.deliver_one(delivery, &mut self.run.wakers).is_ok() {
+                        if let Some(source) = post.source {
+                            shared.sources.share_taken(source, &group.name);
+                        }
+                        return;
+                    }
+                    except.push(chosen.client);
+                }
+                Place::Node(node) => return self.forward_to(shared, post, node, chosen.client, group),
             }
-            let delivery = Box::new(delivery_for(message, &member, &group.name));
-            let Some(mailbox) = &member.mailbox else { break };
-            if mailbox.deliver_one(delivery, &mut self.wakers).is_ok() {
-                return Chosen::Delivered;
-            }
-            except = Some(member);
         }
-        Chosen::Nobody
+        shared.metrics.dropped_congested.increment(1);
     }
 
-    fn run_with(&mut self, shared: &Shared, route: Arc<Route>, message: LiveMessage) {
-        if let Some((current, messages)) = &mut self.run
-            && Arc::ptr_eq(current, &route)
-            && messages.len() < BATCH_MAX
-        {
-            messages.push(message);
-            return;
-        }
-        self.send_run(shared);
-        self.run = Some((route, SmallVec::from_iter([message])));
-    }
-
-    fn send_run(&mut self, shared: &Shared) {
-        let Some((route, messages)) = self.run.take() else {
+    /// For one member of a group that is connected to another node.
+    fn forward_to(
+        &mut self,
+        shared: &Shared,
+        post: &mut Post<T>,
+        node: u64,
+        client: ByteString,
+        group: &ShareGroup,
+    ) {
+        let publisher = Arc::clone(&self.client);
+        let Some(batch) = self.batch_for(shared, post, node) else {
             return;
         };
-        let batch = Arc::new(Batch::new(messages, self.connection));
-        for Subscriber {
-            mailbox,
-            grant,
-            durable,
-        } in &route.subscribers
-        {
-            let by_shard = *durable && batch.qos_min.min(grant.qos) > QoS::AtMostOnce;
-            let own = grant.no_local && mailbox.id == batch.publisher;
-            if by_shard || own {
-                continue;
-            }
-            if !mailbox.deliver(&batch, grant, &mut self.wakers) {
-                shared
-                    .metrics
-                    .dropped(batch.qos.min(grant.qos), batch.messages.len());
-            }
+        batch.messages.push(proto::ForwardMessage {
+            only_client: client.to_string(),
+            share_filter: group.name.to_string(),
+            ..outgoing(to_stored(&post.message, &publisher), post.source)
+        });
+        if post.message.qos > QoS::AtMostOnce {
+            batch.kept.push(Handover {
+                group: Arc::clone(&group.name),
+                message: post.message.clone(),
+                publisher,
+                source: post.source,
+                except: SmallVec::from_iter([client]),
+                hops: 0,
+            });
         }
     }
 
-    /// Sends what is left, wakes every receiver once, and hands out the proposals to be made.
-    pub(crate) fn flush(&mut self, shared: &Shared) -> Vec<Proposal<T>> {
-        self.send_run(shared);
-        for waker in self.wakers.drain(..) {
-            waker.wake();
-        }
-        std::mem::take(&mut self.proposals)
-    }
-}
-
-/// Gives a message that a member left unacknowledged to another one. False: there is none that can take it.
-pub(crate) fn redeliver(shared: &Shared, group: &ShareGroup, delivery: &Delivery) -> bool {
-    let message = LiveMessage {
-        publication: delivery.publication.clone(),
-        qos: delivery.qos,
-        retain: delivery.retain,
-        expires_at: delivery.expires_at,
-    };
-    let mut publisher: Publisher<()> = Publisher::new("".into(), 0);
-    let mut touched = SmallVec::new();
-    let sent = match publisher.share(shared, group, &message, None, 0) {
-        Chosen::Kept(shard, append) => {
-            publisher.propose(shard, *append, (), &mut touched);
-            true
-        }
-        Chosen::Delivered => true,
-        Chosen::Nobody => false,
-    };
-    for proposal in publisher.flush(shared) {
-        shared
-            .cluster
-            .propose_batch(proposal.shard, proposal.commands, Box::new(drop));
-    }
-    sent
-}
-
-fn delivery_for(message: &LiveMessage, member: &Member, group: &Arc<str>) -> Delivery {
-    Delivery {
-        publication: message.publication.clone(),
-        qos: message.qos.min(member.grant.qos),
-        retain: message.retain && member.grant.retain_as_published,
-        subscription_ids: member.grant.subscription_ids.clone(),
-        expires_at: message.expires_at,
-        share: Some(Arc::clone(group)),
+    /// Leaves what is left in the mailboxes, wakes every receiver once, and hands out what is to be sent.
+    pub(crate) fn flush(&mut self, shared: &Shared) -> Outgoing<T> {
+        self.run.flush(&shared.metrics, &self.client);
+        std::mem::replace(&mut self.outgoing, Outgoing::new())
     }
 }

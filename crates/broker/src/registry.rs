@@ -21,51 +21,141 @@ pub(crate) struct Connected {
 /// All of them.
 #[derive(Default, Debug)]
 pub(crate) struct Registry {
-    clients: Mutex<HashMap<ByteString, Connected>>,
+    clients: Mutex<Clients>,
+}
+
+#[derive(Default, Debug)]
+struct Clients {
+    connected: HashMap<ByteString, Connected>,
+    claims: HashMap<ByteString, Claims>,
+}
+
+/// Connections that are about to have a client id.
+#[derive(Default, Debug)]
+struct Claims {
+    count: usize,
+    /// The highest epoch that was fenced meanwhile.
+    fenced: Option<u64>,
+}
+
+/// A connection is about to have a client id: a fence that comes before it is entered is not forgotten.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    registry: &'a Registry,
+    client: ByteString,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut clients = self.registry.clients.lock();
+        if let Some(claims) = clients.claims.get_mut(&self.client) {
+            claims.count -= 1;
+            if claims.count == 0 {
+                clients.claims.remove(&self.client);
+            }
+        }
+    }
 }
 
 impl Registry {
     /// The connection that has a client id now.
     pub(crate) fn get(&self, client: &str) -> Option<Connected> {
-        self.clients.lock().get(client).cloned()
+        self.clients.lock().connected.get(client).cloned()
     }
 
-    /// Enters a connection; one with an older epoch is told to close. False: a newer one is here already.
-    pub(crate) fn enter(&self, client: ByteString, connected: Connected) -> bool {
+    /// To be held from before the client's shard is asked until the connection is entered.
+    pub(crate) fn claim(&self, client: ByteString) -> Claim<'_> {
         let mut clients = self.clients.lock();
-        if let Some(known) = clients.get(&client) {
+        clients.claims.entry(client.clone()).or_default().count += 1;
+        Claim {
+            registry: self,
+            client,
+        }
+    }
+
+    /// Enters a connection; one with an older epoch is told to close. False: a newer one is here already, or somewhere else.
+    pub(crate) fn enter(&self, claim: Claim<'_>, connected: Connected) -> bool {
+        let mut clients = self.clients.lock();
+        let client = claim.client.clone();
+        let fenced = clients.claims.get(&client).and_then(|claims| claims.fenced);
+        if fenced.is_some_and(|fenced| fenced >= connected.epoch) {
+            return false;
+        }
+        if let Some(known) = clients.connected.get(&client) {
             if known.epoch > connected.epoch {
                 return false;
             }
             known.mailbox.close(Close::TakenOver);
         }
-        clients.insert(client, connected);
+        clients.connected.insert(client, connected);
         true
     }
 
     pub(crate) fn leave(&self, client: &str, epoch: u64) {
-        let mut clients = self.clients.lock();
+        let clients = &mut self.clients.lock().connected;
         if clients.get(client).is_some_and(|known| known.epoch == epoch) {
             clients.remove(client);
         }
     }
 
-    /// Closes the client's connection if its epoch is not above the one that was lost.
-    pub(crate) fn fence(&self, client: &str, epoch: u64, reason: Close) {
-        if let Some(known) = self.clients.lock().get(client)
-            && known.epoch <= epoch
+    /// Closes the client's connection if its epoch is not above the one that was lost. The receiver sees its end.
+    pub(crate) fn fence(&self, client: &str, epoch: u64, reason: Close) -> Option<watch::Receiver<()>> {
+        let mut clients = self.clients.lock();
+        // An operator's end of a session is no judgement on the connection that makes the next one.
+        if let Some(claims) = clients.claims.get_mut(client)
+            && epoch != u64::MAX
         {
-            known.mailbox.close(reason);
+            claims.fenced = claims.fenced.max(Some(epoch));
         }
+        let known = clients.connected.get(client)?;
+        if known.epoch > epoch {
+            return None;
+        }
+        known.mailbox.close(reason);
+        Some(known.ended.clone())
     }
 
     pub(crate) fn close_all(&self, reason: Close) {
-        for connected in self.clients.lock().values() {
+        for connected in self.clients.lock().connected.values() {
             connected.mailbox.close(reason);
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.clients.lock().len()
+        self.clients.lock().connected.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connected(epoch: u64) -> Connected {
+        Connected {
+            epoch,
+            mailbox: Mailbox::new(epoch, "c".into(), 100, 100),
+            ended: watch::channel(()).1,
+        }
+    }
+
+    #[test]
+    fn a_fence_that_comes_before_its_connection_is_not_forgotten() {
+        let registry = Registry::default();
+        let claim = registry.claim("c".into());
+        assert!(registry.fence("c", 3, Close::TakenOver).is_none());
+        assert!(!registry.enter(claim, connected(3)));
+        let claim = registry.claim("c".into());
+        assert!(
+            registry.enter(claim, connected(3)),
+            "only what is being claimed remembers"
+        );
+    }
+
+    #[test]
+    fn a_fence_leaves_a_newer_connection_alone() {
+        let registry = Registry::default();
+        assert!(registry.enter(registry.claim("c".into()), connected(4)));
+        assert!(registry.fence("c", 3, Close::TakenOver).is_none());
+        assert!(registry.fence("c", 4, Close::TakenOver).is_some());
     }
 }

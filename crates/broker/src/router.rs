@@ -1,16 +1,16 @@
-//! Which connections of this node and which shards a topic goes to. Answers are cached by each publisher and stay
-//! valid for as long as the generation does not change.
+//! Which connections of this node, which other nodes and which shards a topic goes to. Answers are cached by each publisher
+//! and stay valid for as long as the generation does not change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cluster::{Cluster, ShardId};
+use cluster::{Cluster, NodeRoute, ShardId};
 use foldhash::{HashMap, HashMapExt};
 use mqtt_topic::{FilterTree, SubscriptionFilter, TopicFilter};
 use parking_lot::RwLock;
 
 use crate::mailbox::{Grant, Mailbox};
-use crate::share::{Member, ShareGroup};
+use crate::share::{Here, Known, Leaving, ShareGroup};
 
 /// A connected client's subscription.
 #[derive(Clone, Debug)]
@@ -27,12 +27,17 @@ pub(crate) struct Route {
     generation: (u64, u64),
     pub(crate) subscribers: Vec<Subscriber>,
     pub(crate) groups: Vec<Arc<ShareGroup>>,
+    /// Other nodes with connected subscribers.
+    pub(crate) nodes: Vec<NodeRoute>,
     pub(crate) shards: Vec<ShardId>,
 }
 
 impl Route {
     pub(crate) fn is_empty(&self) -> bool {
-        self.subscribers.is_empty() && self.groups.is_empty() && self.shards.is_empty()
+        self.subscribers.is_empty()
+            && self.groups.is_empty()
+            && self.nodes.is_empty()
+            && self.shards.is_empty()
     }
 }
 
@@ -61,7 +66,7 @@ impl Router {
     fn generation(&self, cluster: &Cluster) -> (u64, u64) {
         (
             self.generation.load(Ordering::Acquire),
-            cluster.durable_routes_generation(),
+            cluster.routes_generation(),
         )
     }
 
@@ -72,9 +77,8 @@ impl Router {
 
     /// Looks a topic up.
     pub(crate) fn route(&self, topic: &str, cluster: &Cluster) -> Route {
-        let generation = self.generation(cluster);
         let mut route = Route {
-            generation,
+            generation: self.generation(cluster),
             ..Route::default()
         };
         self.table.read().for_each_match(topic, |entry| {
@@ -82,8 +86,26 @@ impl Router {
             route.groups.extend_from_slice(&entry.groups);
         });
         merge_overlapping(&mut route.subscribers);
-        cluster.matching_shards(topic, &mut route.shards);
+        cluster.destinations(topic, &mut route.nodes, &mut route.shards);
         route
+    }
+
+    /// Only the connections of this node that subscribe to a topic.
+    pub(crate) fn route_here(&self, topic: &str) -> Route {
+        let mut route = Route {
+            generation: (self.generation.load(Ordering::Acquire), 0),
+            ..Route::default()
+        };
+        self.table.read().for_each_match(topic, |entry| {
+            route.subscribers.extend_from_slice(&entry.subscribers);
+        });
+        merge_overlapping(&mut route.subscribers);
+        route
+    }
+
+    /// Whether an answer of `route_here` still is one.
+    pub(crate) fn is_current_here(&self, route: &Route) -> bool {
+        route.generation.0 == self.generation.load(Ordering::Acquire)
     }
 
     /// Adds or replaces a connection's subscription to a plain filter. True: it is new.
@@ -119,40 +141,70 @@ impl Router {
         true
     }
 
-    /// Adds or replaces a member of a shared subscription. True: it is new.
-    pub(crate) fn join(&self, name: &str, filter: &TopicFilter, member: Member) -> bool {
+    /// A connection of this node joins a shared subscription, or changes what it is granted.
+    pub(crate) fn join(&self, name: &str, filter: &TopicFilter, here: Here) {
+        self.with_group(name, filter, |group| group.join(here));
+    }
+
+    /// A connection of this node leaves a shared subscription. True: it was in it.
+    pub(crate) fn leave(
+        &self,
+        name: &str,
+        filter: &TopicFilter,
+        mailbox: &Mailbox,
+        leaving: Leaving,
+        this_node: u64,
+    ) -> bool {
+        let mut left = false;
+        self.take_from_group(name, filter, |group| {
+            left = group.leave(mailbox, leaving, this_node);
+        });
+        left
+    }
+
+    /// The cluster has a member of a shared subscription.
+    pub(crate) fn learn(&self, name: &str, filter: &TopicFilter, client: &str, known: Known) {
+        self.with_group(name, filter, |group| group.learn(client, known));
+    }
+
+    /// The cluster has not got a member any more.
+    pub(crate) fn forget(&self, name: &str, filter: &TopicFilter, client: &str) {
+        self.take_from_group(name, filter, |group| group.forget(client));
+    }
+
+    /// Adds to a group, which is made when it is missing.
+    fn with_group(&self, name: &str, filter: &TopicFilter, add: impl FnOnce(&ShareGroup)) {
         let mut table = self.table.write();
         let groups = &mut table.get_or_insert_with(filter, Entry::default).groups;
         let group = match groups.iter().find(|group| &*group.name == name) {
             Some(group) => group,
             None => {
                 groups.push(Arc::new(ShareGroup::new(name)));
-                groups.last().expect("one was pushed a line above")
+                self.generation.fetch_add(1, Ordering::Release);
+                groups.last().expect("one was pushed two lines above")
             }
         };
-        let new = group.join(member);
-        self.generation.fetch_add(1, Ordering::Release);
-        new
+        add(group);
     }
 
-    /// Takes a member away from a shared subscription. True: it was one.
-    pub(crate) fn leave(&self, name: &str, filter: &TopicFilter, client: &str) -> bool {
+    /// Takes from a group, which goes when nobody is left in it.
+    fn take_from_group(&self, name: &str, filter: &TopicFilter, take: impl FnOnce(&ShareGroup)) {
         let mut table = self.table.write();
         let Some(entry) = table.get_mut(filter) else {
-            return false;
+            return;
         };
         let Some(place) = entry.groups.iter().position(|group| &*group.name == name) else {
-            return false;
+            return;
         };
-        let left = entry.groups[place].leave(client);
-        if entry.groups[place].is_empty() {
-            entry.groups.remove(place);
+        take(&entry.groups[place]);
+        if !entry.groups[place].is_empty() {
+            return;
         }
+        entry.groups.remove(place);
         if entry.subscribers.is_empty() && entry.groups.is_empty() {
             table.remove(filter);
         }
         self.generation.fetch_add(1, Ordering::Release);
-        left
     }
 
     /// The group of a shared subscription, if it has members.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytestring::ByteString;
 use cluster::{Clock, Cluster};
 use mqtt_codec::QoS;
 use mqtt_session::ServerLimits;
@@ -10,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
 use crate::config::{Config, WhenFull};
+use crate::incoming::Incoming;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::router::Router;
+use crate::sources::Sources;
 use crate::sys_topics::SysTopics;
 
 pub(crate) struct Shared {
@@ -25,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) sys: SysTopics,
+    pub(crate) incoming: Incoming,
+    pub(crate) sources: Sources,
     /// Cancelled when the node stops.
     pub(crate) stopping: CancellationToken,
     next_connection: AtomicU64,
@@ -42,6 +47,7 @@ impl Shared {
     ) -> Self {
         Self {
             limits: Arc::new(server_limits(&config)),
+            sources: Sources::new(config.storage.shards),
             config,
             cluster,
             clock,
@@ -50,9 +56,16 @@ impl Shared {
             metrics,
             authenticator,
             sys: SysTopics::default(),
+            incoming: Incoming::default(),
             stopping: CancellationToken::new(),
             next_connection: AtomicU64::new(1),
         }
+    }
+
+    /// Where clients are sent when this node cannot serve them.
+    pub(crate) fn server_reference(&self) -> Option<ByteString> {
+        let reference = &self.config.mqtt.server_reference;
+        (!reference.is_empty()).then(|| reference.as_str().into())
     }
 
     /// A number no other connection of this process has had.

@@ -58,7 +58,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
     let started = Instant::now();
     let mut ticks = tokio::time::interval(interval);
-    let mut publisher: Publisher<()> = Publisher::new("".into(), 0);
+    let mut publisher: Publisher<()> = Publisher::new("".into());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -78,7 +78,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             shared.sys.replace(&message);
             publisher.publish(&shared, message, (), None);
         }
-        publisher.flush(&shared);
+        // Other nodes have values of their own; only what a shared subscription chose a member for leaves this one.
+        for mut batch in publisher.flush(&shared).forwards {
+            batch.messages.retain(|message| !message.only_client.is_empty());
+            batch.send(&shared, publisher.lane(), |_, _| {});
+        }
     }
 }
 

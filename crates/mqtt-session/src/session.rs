@@ -1,5 +1,6 @@
 //! One client's protocol after the CONNACK: a packet comes in, packets and actions go out.
 
+use bytestring::ByteString;
 use mqtt_codec::{
     Acknowledgement, Auth, Disconnect, Packet, PacketId, ProtocolVersion, Publication, PublishHead, QoS,
     ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode, encode_publish, encoded_len, publish_len,
@@ -475,12 +476,31 @@ impl Session {
             return;
         }
         let reason_string = detail.filter(|_| self.problem_information).map(Into::into);
-        let mut packet = Packet::Disconnect(Disconnect {
+        let packet = Disconnect {
             reason_code,
             reason_string,
             ..Disconnect::default()
-        });
-        // No reason string makes it larger than the client takes. [MQTT-3.14.2-3]
+        };
+        self.disconnect(packet, out);
+    }
+
+    /// Sends the client to another server, where this version has words for it. (4.13)
+    pub fn redirect(&mut self, server_reference: ByteString, out: &mut WriteQueue) {
+        if self.version != ProtocolVersion::V5 {
+            return;
+        }
+        let packet = Disconnect {
+            reason_code: ReasonCode::UseAnotherServer,
+            server_reference: Some(server_reference),
+            ..Disconnect::default()
+        };
+        self.disconnect(packet, out);
+    }
+
+    fn disconnect(&mut self, packet: Disconnect, out: &mut WriteQueue) {
+        let reason_code = packet.reason_code;
+        let mut packet = Packet::Disconnect(packet);
+        // No property makes it larger than the client takes. [MQTT-3.14.2-3]
         let fits =
             encoded_len(&packet, self.version).is_ok_and(|len| len <= self.client_packet_size_max as usize);
         if !fits {

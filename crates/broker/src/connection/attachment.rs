@@ -15,10 +15,18 @@ use mqtt_topic::SubscriptionFilter;
 use tokio::sync::watch;
 
 use crate::mailbox::{Event, Mailbox};
+use crate::share::Leaving;
 use crate::shared::Shared;
 
 /// The end of a session without persistence may wait this long for other commands of its shard.
 const END_WITHIN: Duration = Duration::from_millis(10);
+
+/// A subscription of this connection in the router.
+pub(super) struct Entered {
+    pub(super) filter: SubscriptionFilter,
+    /// What is above QoS 0 comes to it through the session's shard.
+    pub(super) from_shard: bool,
+}
 
 pub(crate) struct Attachment {
     pub(super) shared: Arc<Shared>,
@@ -29,7 +37,7 @@ pub(crate) struct Attachment {
     pub(super) session_expiry_interval: u32,
     pub(super) mailbox: Arc<Mailbox>,
     /// Of this connection in the router, by the name the client used.
-    pub(super) subscriptions: HashMap<ByteString, SubscriptionFilter>,
+    pub(super) subscriptions: HashMap<ByteString, Entered>,
     /// Whether the will is published: always, unless the client has taken leave. [MQTT-3.1.2-10]
     publish_will: bool,
     new_expiry: Option<u32>,
@@ -116,15 +124,10 @@ pub(super) fn is_rejected(response: &ShardResponse) -> bool {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        let router = &self.shared.router;
-        for (name, filter) in &self.subscriptions {
-            match filter.share() {
-                None => drop(router.unsubscribe(filter.filter(), self.mailbox.id)),
-                Some(_) if self.durable => {
-                    super::subscribe::away(&self.shared, name, filter, &self.client, self.shard)
-                }
-                Some(_) => drop(router.leave(name, filter.filter(), &self.client)),
-            }
+        let stays = self.durable && self.new_expiry != Some(0);
+        let leaving = if stays { Leaving::Away } else { Leaving::Ended };
+        for (name, entered) in &self.subscriptions {
+            self.withdraw(name, entered, leaving);
         }
         if self.durable {
             self.shared.cluster.detach(&self.client, self.epoch);

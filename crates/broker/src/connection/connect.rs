@@ -26,7 +26,7 @@ use crate::shared::Shared;
 use super::attachment::Attachment;
 use super::{FAREWELL, Stream};
 
-/// How long a new connection waits for the one it takes over from, where that is on this node.
+/// How long a new connection waits for the one it takes over from.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(1);
 
 /// Where a connection comes from.
@@ -126,6 +126,12 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let version = connect.version;
         let limits = &self.shared.limits;
         let refuse = |error| Refusal::Answer(version, error);
+        if !self.shared.cluster.is_ready() {
+            return Err(refuse(ProtocolError::new(
+                ReasonCode::ServerUnavailable,
+                "this node is not ready",
+            )));
+        }
         if self.shared.registry.len() >= self.shared.config.limits.connections_max as usize {
             return Err(refuse(ProtocolError::new(
                 ReasonCode::QuotaExceeded,
@@ -221,11 +227,19 @@ impl<'a, S: Stream> Arrival<'a, S> {
             // Ends when the sender is dropped: its last acknowledgements are proposed by then.
             let _ = tokio::time::timeout(TAKEOVER_WAIT, ended.changed()).await;
         }
+        let claim = shared.registry.claim(client.clone());
         let connected = self.request(&connect, &handshake).await?;
+        if let Some(previous) = &connected.previous
+            && previous.node != shared.cluster.node_id()
+        {
+            // What it still does is fenced by its epoch: nothing but good order asks to wait.
+            let _ = tokio::time::timeout(TAKEOVER_WAIT, shared.cluster.kick(previous, &client)).await;
+        }
         let durable = handshake.session_expiry_interval > 0;
         let queues = &shared.config.queues;
         let mailbox = Mailbox::new(
             shared.next_connection(),
+            client.clone(),
             queues.live_bytes_max.as_usize(),
             queues.bytes_max.as_usize(),
         );
@@ -235,7 +249,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             mailbox: Arc::clone(&mailbox),
             ended: has_ended,
         };
-        let newest = shared.registry.enter(client.clone(), registered);
+        let newest = shared.registry.enter(claim, registered);
         let expiry = handshake.session_expiry_interval;
         shared.metrics.connections.increment(1.0);
         let mut attachment = Attachment::new(

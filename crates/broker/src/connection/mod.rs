@@ -5,6 +5,7 @@ mod connect;
 mod deliver;
 mod publish;
 mod read;
+mod retained;
 mod subscribe;
 
 use std::collections::VecDeque;
@@ -15,8 +16,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster::proto::{ShardCommand, ShardResponse, shard_command::Command};
-use cluster::{ProposeError, proto};
+use cluster::ProposeError;
+use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command};
 use mqtt_codec::{Decoder, Disconnect, PacketId, ReasonCode, Unsubscribe, WriteQueue};
 use mqtt_session::{Action, Delivery, ProtocolError, Session, SubscribeRequest};
 use smallvec::SmallVec;
@@ -25,6 +26,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::{debug, info};
 
 use crate::auth::{Exchange, Step};
+use crate::handover::{self, Handover};
 use crate::mailbox::{Close, Event};
 use crate::publisher::Publisher;
 use crate::shared::Shared;
@@ -32,6 +34,7 @@ use crate::shared::Shared;
 use attachment::Attachment;
 pub(crate) use connect::{Accepted, Origin, accept};
 use publish::Held;
+use subscribe::{Entering, Told};
 
 /// Bytes waiting for the socket beyond which nothing more is encoded for it, and nothing is read.
 const OUT_MAX: usize = 256 * 1024;
@@ -70,20 +73,23 @@ impl End {
             End::Closed(Close::TakenOver) => "takeover",
             End::Closed(Close::Administrative) => "administrative",
             End::Closed(Close::ShuttingDown) => "server_shutdown",
+            End::Closed(Close::Fenced) => "fenced",
             End::Unavailable => "unavailable",
         }
     }
 }
 
-/// A request to the session's shard that the packets behind it wait for.
-struct Operation {
-    work: Work,
-    answer: Pin<Box<dyn Future<Output = Result<ShardResponse, ProposeError>> + Send>>,
-}
+/// Something asked of the cluster that the packets behind it wait for.
+type Operation = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-enum Work {
-    Subscribe(SubscribeRequest),
-    Unsubscribe(Unsubscribe),
+enum Answer {
+    /// The session's shard has a SUBSCRIBE, or not.
+    Subscribe(SubscribeRequest, Result<ShardResponse, ProposeError>),
+    /// The other nodes know of a SUBSCRIBE, and the retained messages are read.
+    Announced(Entering, Told),
+    /// Retained messages are in the session's queue.
+    Appended,
+    Unsubscribe(Unsubscribe, Result<ShardResponse, ProposeError>),
 }
 
 struct Connection<S> {
@@ -104,9 +110,10 @@ struct Connection<S> {
     retains: Vec<(cluster::ShardId, ShardCommand)>,
     retains_under_way: usize,
     retain_failed: bool,
-    /// Publishes that more than one shard has to commit.
+    /// Publishes that more than one destination has to answer for.
     parts: Vec<(PacketId, usize, ReasonCode)>,
-    proposals_under_way: usize,
+    /// Batches of publishes that shards and other nodes have not answered.
+    batches_under_way: usize,
     congested: bool,
     /// There may be something in the session's replicated queue.
     pull: bool,
@@ -149,7 +156,7 @@ impl<S: Stream> Connection<S> {
             attachment,
             method,
         } = accepted;
-        let publisher = Publisher::new((&*attachment.client).into(), attachment.mailbox.id);
+        let publisher = Publisher::new((&*attachment.client).into());
         Box::new(Self {
             fetch_from: session.next_sequence(),
             pull: session.is_durable(),
@@ -169,7 +176,7 @@ impl<S: Stream> Connection<S> {
             retains_under_way: 0,
             retain_failed: false,
             parts: Vec::new(),
-            proposals_under_way: 0,
+            batches_under_way: 0,
             congested: false,
             retained: VecDeque::new(),
             received: SmallVec::new(),
@@ -209,6 +216,10 @@ impl<S: Stream> Connection<S> {
             };
             progress |= read;
             self.settle(now);
+            // What waits here may be acknowledgements. A node that is cut off cannot know that they are true.
+            if !self.out.is_empty() && !self.shared.cluster.may_acknowledge() {
+                return Poll::Ready(End::Closed(Close::Fenced));
+            }
             match self.poll_write(cx) {
                 Ok(any) => progress |= any,
                 Err(end) => return Poll::Ready(end),
@@ -224,15 +235,15 @@ impl<S: Stream> Connection<S> {
         let Some(operation) = &mut self.operation else {
             return false;
         };
-        let Poll::Ready(result) = operation.answer.as_mut().poll(cx) else {
+        let Poll::Ready(answer) = operation.as_mut().poll(cx) else {
             return false;
         };
-        let Some(Operation { work, .. }) = self.operation.take() else {
-            return false;
-        };
-        match work {
-            Work::Subscribe(request) => self.finish_subscribe(request, result, now),
-            Work::Unsubscribe(packet) => self.finish_unsubscribe(packet, result),
+        self.operation = None;
+        match answer {
+            Answer::Subscribe(request, result) => self.subscribe_stored(request, result, now),
+            Answer::Announced(entering, told) => self.finish_subscribe(entering, told, now),
+            Answer::Appended => {}
+            Answer::Unsubscribe(packet, result) => self.finish_unsubscribe(packet, result),
         }
         true
     }
@@ -268,7 +279,7 @@ impl<S: Stream> Connection<S> {
                 packet_ids,
                 reason_code,
             } => {
-                self.proposals_under_way -= 1;
+                self.batches_under_way -= 1;
                 for packet_id in packet_ids {
                     self.committed(packet_id, reason_code)?;
                 }
@@ -290,7 +301,12 @@ impl<S: Stream> Connection<S> {
             && self.held.is_empty()
             && self.out.len() < OUT_MAX
             && self.session.unacknowledged() < UNACKNOWLEDGED_MAX
-            && !(self.congested && self.proposals_under_way > 0)
+            && !self.is_held_up()
+    }
+
+    /// Destinations are behind: what they have to answer first is waited for.
+    fn is_held_up(&self) -> bool {
+        self.congested && self.batches_under_way > 0
     }
 
     fn act(&mut self, action: Action, now: u64) -> Result<(), End> {
@@ -412,7 +428,9 @@ impl<S: Stream> Connection<S> {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: u64) -> Poll<End> {
-        let keep_alive = self.session.keep_alive_deadline();
+        // A client that is not listened to cannot be told from one that is silent.
+        let listening = self.operation.is_none() && self.held.is_empty() && !self.is_held_up();
+        let keep_alive = self.session.keep_alive_deadline().filter(|_| listening);
         if keep_alive.is_some_and(|deadline| deadline <= now) {
             return Poll::Ready(End::KeepAlive);
         }
@@ -472,6 +490,8 @@ impl<S: Stream> Connection<S> {
     async fn finish(mut self: Box<Self>, end: End) {
         self.shared.metrics.closed(end.metric());
         let client = self.attachment.client.clone();
+        // Acknowledgements that must not be given, perhaps cut off in the middle: nothing can be said behind them.
+        let withheld = !self.out.is_empty() && !self.shared.cluster.may_acknowledge();
         match &end {
             End::Left(packet) => self.attachment.left(packet),
             End::Protocol(error) => {
@@ -497,10 +517,17 @@ impl<S: Stream> Connection<S> {
                 self.session
                     .refuse(ReasonCode::ServerShuttingDown, None, &mut self.out);
             }
+            End::Closed(Close::Fenced) => match self.shared.server_reference() {
+                Some(reference) => self.session.redirect(reference, &mut self.out),
+                None => self.session.refuse(ReasonCode::ServerBusy, None, &mut self.out),
+            },
             End::Unavailable => self
                 .session
                 .refuse(ReasonCode::ServerUnavailable, None, &mut self.out),
             End::Lost => {}
+        }
+        if withheld {
+            self.out.clear();
         }
         let finished = self.session.take_finished();
         if !finished.is_empty() {
@@ -517,7 +544,10 @@ impl<S: Stream> Connection<S> {
         } = *self;
         // The client id is free, and the session's last commands are under way, before the farewell is.
         drop(attachment);
-        redeliver(&shared, shared_messages);
+        if !shared_messages.is_empty() {
+            // As many as the client could hold.
+            tokio::spawn(async move { handover::all(&shared, shared_messages).await });
+        }
         let farewell = async {
             while !out.is_empty() {
                 if stream.write_buf(&mut out).await.is_err() {
@@ -529,15 +559,15 @@ impl<S: Stream> Connection<S> {
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
 
-    fn undelivered_shared(&mut self) -> Vec<Delivery> {
+    /// Shared messages of a member that leaves go to another one. [MQTT-4.8.2-5]
+    fn undelivered_shared(&mut self) -> Vec<Handover> {
         let mut messages = self.session.take_shared();
         for event in self.attachment.mailbox.drain() {
             if let Event::DeliverOne(delivery) = event {
                 messages.push(*delivery);
             }
         }
-        messages.retain(|delivery| delivery.share.is_some());
-        messages
+        messages.into_iter().filter_map(Handover::left_behind).collect()
     }
 
     fn receive(&mut self, sequence: u64) {
@@ -580,19 +610,5 @@ impl<S: Stream> Connection<S> {
             true => Event::Released(packet_id),
             false => Event::Failed,
         });
-    }
-}
-
-/// Shared messages of a member that left go to another one. [MQTT-4.8.2-5]
-fn redeliver(shared: &Shared, messages: Vec<Delivery>) {
-    if messages.is_empty() {
-        return;
-    }
-    for delivery in messages {
-        let group = delivery.share.as_ref().and_then(|name| shared.router.group(name));
-        let sent = group.is_some_and(|group| crate::publisher::redeliver(shared, &group, &delivery));
-        if !sent {
-            shared.metrics.no_subscribers.increment(1);
-        }
     }
 }

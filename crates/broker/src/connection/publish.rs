@@ -7,9 +7,10 @@ use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command};
 use mqtt_codec::{PacketId, ProtocolVersion, Publication, QoS, ReasonCode};
 use smallvec::SmallVec;
 
+use crate::forward;
 use crate::mailbox::{Event, LiveMessage};
 use crate::message::{expires_at, to_stored};
-use crate::publisher::Routed;
+use crate::publisher::{Outgoing, Routed};
 
 use super::attachment::is_rejected;
 use super::{Connection, Stream};
@@ -79,7 +80,7 @@ impl<S: Stream> Connection<S> {
             packet_id: u32::from(packet_id.get()),
             publication: Some(to_stored(message, &self.attachment.client)),
         });
-        self.proposals_under_way += 1;
+        self.batches_under_way += 1;
         self.attachment.propose(command, move |stored| match stored {
             true => Event::Committed {
                 packet_ids: SmallVec::from_iter([packet_id]),
@@ -91,16 +92,19 @@ impl<S: Stream> Connection<S> {
 
     fn route(&mut self, message: LiveMessage, packet_id: Option<PacketId>) {
         let ticket = packet_id.unwrap_or_else(|| PacketId::new(1).expect("one is not zero"));
-        let Routed { shards, matched } = self.publisher.publish(&self.shared, message, ticket, None);
+        let Routed {
+            destinations,
+            matched,
+        } = self.publisher.publish(&self.shared, message, ticket, None);
         if !matched {
             self.shared.metrics.no_subscribers.increment(1);
         }
         let Some(packet_id) = packet_id else { return };
-        match shards {
+        match destinations {
             0 if matched => self.acknowledge_publish(Some(packet_id), ReasonCode::Success),
             0 => self.acknowledge_publish(Some(packet_id), ReasonCode::NoMatchingSubscribers),
             1 => {}
-            _ => self.parts.push((packet_id, shards, ReasonCode::Success)),
+            _ => self.parts.push((packet_id, destinations, ReasonCode::Success)),
         }
     }
 
@@ -110,11 +114,16 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// After a read: the messages leave for their receivers, and the commands for their shards.
+    /// After a read: the messages leave for their receivers and for other nodes, and the commands for their shards.
     pub(super) fn flush_publishes(&mut self) {
-        for proposal in self.publisher.flush(&self.shared) {
-            self.proposals_under_way += 1;
-            self.congested = self.shared.cluster.is_congested(proposal.shard);
+        let Outgoing { proposals, forwards } = self.publisher.flush(&self.shared);
+        if proposals.is_empty() && forwards.is_empty() {
+            return;
+        }
+        self.congested = false;
+        for proposal in proposals {
+            self.batches_under_way += 1;
+            self.congested |= self.shared.cluster.is_congested(proposal.shard);
             let mailbox = Arc::clone(&self.attachment.mailbox);
             let tickets = proposal.tickets;
             let done = move |result: Result<Vec<ShardResponse>, ProposeError>| {
@@ -127,6 +136,21 @@ impl<S: Stream> Connection<S> {
             self.shared
                 .cluster
                 .propose_batch(proposal.shard, proposal.commands, Box::new(done));
+        }
+        for batch in forwards {
+            self.congested |= batch.congested;
+            self.batches_under_way += usize::from(!batch.tickets.is_empty());
+            let mailbox = Arc::clone(&self.attachment.mailbox);
+            batch.send(
+                &self.shared,
+                self.publisher.lane(),
+                move |packet_ids, reason_code| {
+                    mailbox.answer(Event::Committed {
+                        packet_ids,
+                        reason_code,
+                    });
+                },
+            );
         }
     }
 
@@ -209,7 +233,6 @@ fn outcome(result: &Result<Vec<ShardResponse>, ProposeError>) -> ReasonCode {
     match result {
         Ok(responses) if responses.iter().any(is_rejected) => ReasonCode::UnspecifiedError,
         Ok(_) => ReasonCode::Success,
-        Err(ProposeError::Busy) => ReasonCode::QuotaExceeded,
-        Err(_) => ReasonCode::UnspecifiedError,
+        Err(error) => forward::reason_code(error),
     }
 }

@@ -1,28 +1,73 @@
-//! SUBSCRIBE and UNSUBSCRIBE: durable first, then routed, then answered, then the retained messages.
+//! SUBSCRIBE and UNSUBSCRIBE: stored first, then routed on every node, then answered, then the retained messages.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytestring::ByteString;
-use cluster::ProposeError;
 use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command, shard_response::Response};
-use mqtt_codec::{QoS, ReasonCode, RetainHandling, Unsubscribe};
-use mqtt_session::{Delivery, ProtocolError, SubscribeRequest, Subscription};
+use cluster::{ProposeError, Unannounced};
+use mqtt_codec::{PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling, Unsubscribe};
+use mqtt_session::{ProtocolError, SubscribeRequest, Subscription};
 use mqtt_topic::SubscriptionFilter;
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
+use tracing::debug;
 
-use crate::mailbox::{Grant, LiveMessage};
-use crate::message::{from_stored, to_stored};
+use crate::mailbox::Grant;
 use crate::router::Subscriber;
-use crate::share::Member;
-use crate::shared::Shared;
+use crate::share::{Here, Leaving};
 
-use super::attachment::Attachment;
-use super::{Connection, End, Operation, Stream, Work};
+use super::attachment::{Attachment, Entered};
+use super::retained::{Reader, Retained};
+use super::{Answer, Connection, End, Stream};
 
-/// Retained messages one subscription brings at the most.
-const RETAINED_MAX: usize = 1_000_000;
+/// Retained messages put into a session's queue by one entry of its shard.
+const APPENDS_AT_ONCE: usize = 256;
+
+/// A SUBSCRIBE whose subscriptions are in the tables of this node.
+pub(super) struct Entering {
+    packet_id: PacketId,
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    code: ReasonCode,
+    /// `None`: it was refused.
+    subscription: Option<Subscription>,
+    new: bool,
+    wants_retained: bool,
+}
+
+/// Whether every node knows of a SUBSCRIBE, and what is retained for those of its entries that want it, by their places.
+pub(super) type Told = Result<Vec<(usize, Result<Retained, ProposeError>)>, ProposeError>;
+
+impl Entry {
+    fn refused(code: ReasonCode) -> Self {
+        Self {
+            code,
+            subscription: None,
+            new: false,
+            wants_retained: false,
+        }
+    }
+}
+
+impl Entering {
+    /// The subscriptions that want retained messages.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = (usize, &Subscription)> {
+        let wanting = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.wants_retained);
+        wanting.filter_map(|(place, entry)| Some((place, entry.subscription.as_ref()?)))
+    }
+}
 
 impl<S: Stream> Connection<S> {
+    /// The flow of every SUBSCRIBE: stored in the session's shard, entered here, announced to every node, retained messages
+    /// read, answered, and those messages sent. Where there is nothing to wait for, all of it happens at once.
     pub(super) fn subscribe(&mut self, mut request: SubscribeRequest, now: u64) -> Result<(), End> {
         let limits = &self.shared.config.limits;
         if request.entries.len() > limits.filters_per_packet_max as usize {
@@ -46,7 +91,7 @@ impl<S: Stream> Connection<S> {
             }
         }
         if !self.session.is_durable() {
-            self.finish_subscribe(request, Ok(ShardResponse::default()), now);
+            self.subscribe_stored(request, Ok(ShardResponse::default()), now);
             return Ok(());
         }
         let valid = request.entries.iter().flatten();
@@ -55,20 +100,24 @@ impl<S: Stream> Connection<S> {
             epoch: self.attachment.epoch,
             subscriptions: valid.map(to_proto).collect(),
         });
-        self.ask(command, Work::Subscribe(request));
+        let stored = self.ask(command);
+        self.operation = Some(Box::pin(async move { Answer::Subscribe(request, stored.await) }));
         Ok(())
     }
 
-    fn ask(&mut self, command: Command, work: Work) {
+    fn ask(
+        &self,
+        command: Command,
+    ) -> impl Future<Output = Result<ShardResponse, ProposeError>> + Send + 'static {
         let (cluster, shard) = (self.shared.cluster.clone(), self.attachment.shard);
         let command = ShardCommand {
             command: Some(command),
         };
-        let answer = Box::pin(async move { cluster.request(shard, command).await });
-        self.operation = Some(Operation { work, answer });
+        async move { cluster.request(shard, command).await }
     }
 
-    pub(super) fn finish_subscribe(
+    /// The session's shard has the subscriptions, if it keeps them: now they are entered here, announced, and answered.
+    pub(super) fn subscribe_stored(
         &mut self,
         request: SubscribeRequest,
         result: Result<ShardResponse, ProposeError>,
@@ -76,92 +125,148 @@ impl<S: Stream> Connection<S> {
     ) {
         // Messages sent before the SUBSCRIBE are not to be seen by it.
         self.flush_publishes();
-        let durable = self.session.is_durable();
-        let existed = match result.map(|response| response.response) {
-            Ok(Some(Response::Subscribed(subscribed))) => subscribed.existed,
-            Ok(None) if !durable => Vec::new(),
+        let stored = match result.map(|response| response.response) {
+            Ok(Some(Response::Subscribed(subscribed))) => subscribed,
+            Ok(None) if !self.session.is_durable() => proto::Subscribed::default(),
             _ => {
                 let codes = vec![ReasonCode::UnspecifiedError; request.entries.len()];
                 self.session.subscribed(request.packet_id, codes, &mut self.out);
                 return;
             }
         };
-        let mut codes = Vec::with_capacity(request.entries.len());
-        let mut existed = existed.into_iter();
-        let mut wanted = Vec::new();
+        let entering = self.enter_all(request, &stored.existed);
+        let unannounced = (!stored.unannounced.is_empty()).then_some(Unannounced {
+            shard: self.attachment.shard,
+            filters: stored.unannounced,
+            version: stored.index,
+        });
+        let reader = Reader::new(&self.shared, &self.attachment, self.session.is_durable());
+        if unannounced.is_none() && reader.may_read_at_once(&entering) {
+            let retained = entering
+                .wanted()
+                .map(|(place, wanted)| (place, Ok(reader.read_here(wanted))));
+            let told = Ok(retained.collect());
+            return self.finish_subscribe(entering, told, now);
+        }
+        self.operation = Some(Box::pin(async move {
+            let told = reader.announce_and_read(unannounced, &entering).await;
+            Answer::Announced(entering, told)
+        }));
+    }
+
+    /// Puts subscriptions into the tables of this node.
+    fn enter_all(&mut self, request: SubscribeRequest, existed: &[bool]) -> Entering {
+        let mut existed = existed.iter();
+        let mut entries = Vec::with_capacity(request.entries.len());
         for entry in request.entries {
             let subscription = match entry {
                 Err(code) => {
-                    codes.push(code);
+                    entries.push(Entry::refused(code));
                     continue;
                 }
                 Ok(subscription) => subscription,
             };
-            codes.push(granted(subscription.options.qos));
             let known = self.attachment.subscriptions.contains_key(&subscription.name);
-            let replaced = existed.next().unwrap_or(known);
+            let replaced = existed.next().copied().unwrap_or(known);
             self.attachment.enter(&subscription);
             let handling = subscription.options.retain_handling;
             let send = handling == RetainHandling::SendAtSubscribe
                 || (handling == RetainHandling::SendIfNew && !replaced);
-            if send && subscription.filter.share().is_none() {
-                wanted.push(subscription);
-            }
+            entries.push(Entry {
+                code: granted(subscription.options.qos),
+                wants_retained: send && subscription.filter.share().is_none(),
+                new: !replaced && !known,
+                subscription: Some(subscription),
+            });
         }
-        self.session.subscribed(request.packet_id, codes, &mut self.out);
-        for subscription in wanted {
-            self.send_retained(&subscription, now);
+        Entering {
+            packet_id: request.packet_id,
+            entries,
         }
     }
 
-    fn send_retained(&mut self, subscription: &Subscription, now: u64) {
-        let filter = subscription.filter.filter();
-        let mut messages: Vec<LiveMessage> = self.shared.sys.matching(filter);
+    /// Every node routes by the subscriptions, or not: SUBACK, and the retained messages behind it.
+    pub(super) fn finish_subscribe(&mut self, mut entering: Entering, told: Told, now: u64) {
+        let mut retained = Vec::new();
+        match told {
+            Ok(read) => {
+                for (place, result) in read {
+                    match result {
+                        Ok(found) => retained.push(found),
+                        Err(error) => self.take_back(&mut entering.entries[place], &error),
+                    }
+                }
+            }
+            Err(error) => {
+                for entry in &mut entering.entries {
+                    self.take_back(entry, &error);
+                }
+            }
+        }
+        let codes = entering.entries.iter().map(|entry| entry.code).collect();
+        self.session.subscribed(entering.packet_id, codes, &mut self.out);
+        let mut appends = Vec::new();
+        for found in retained {
+            self.retained.extend(found.deliveries);
+            appends.extend(found.appends);
+        }
+        self.append(appends);
+        self.send_waiting(now);
+    }
+
+    /// A subscription that not all nodes know of is none: the client is told so, and nothing comes of it.
+    fn take_back(&mut self, entry: &mut Entry, error: &ProposeError) {
+        let Some(subscription) = entry.subscription.take() else {
+            return;
+        };
+        debug!(client_id = %self.attachment.client, filter = %subscription.name, %error, "subscription was taken back");
+        entry.code = match self.session.version() {
+            ProtocolVersion::V5 => ReasonCode::ImplementationSpecificError,
+            _ => ReasonCode::UnspecifiedError,
+        };
+        if !entry.new {
+            return;
+        }
+        self.forget(&subscription.name);
+        if !self.session.is_durable() {
+            return;
+        }
+        let command = Command::Unsubscribe(proto::Unsubscribe {
+            client: self.attachment.client.to_string(),
+            epoch: self.attachment.epoch,
+            filters: vec![subscription.name.to_string()],
+        });
+        let command = ShardCommand {
+            command: Some(command),
+        };
         self.shared
             .cluster
-            .retained(filter.as_str(), RETAINED_MAX, &mut |stored| {
-                messages.extend(from_stored(stored))
-            });
-        let identifier = (subscription.subscription_id != 0).then_some(subscription.subscription_id);
-        let mut appends = Vec::new();
-        for message in messages {
-            let qos = message.qos.min(subscription.options.qos);
-            if self.session.is_durable() && qos > QoS::AtMostOnce {
-                // Its packet id has to come from the session's sequence.
-                let publication = to_stored(
-                    &LiveMessage {
-                        retain: true,
-                        ..message
-                    },
-                    "",
-                );
-                let append = proto::Append {
-                    publication: Some(publication),
-                    only_client: self.attachment.client.to_string(),
-                    share_filter: subscription.name.to_string(),
-                    retained: true,
-                    ..proto::Append::default()
+            .propose_soon(self.attachment.shard, command, Duration::ZERO);
+    }
+
+    /// Retained messages above QoS 0 for a durable session: their packet ids come from its sequence, in its queue.
+    fn append(&mut self, mut appends: Vec<ShardCommand>) {
+        if appends.is_empty() {
+            return;
+        }
+        let (cluster, shard) = (self.shared.cluster.clone(), self.attachment.shard);
+        let metrics = Arc::clone(&self.shared.metrics);
+        self.operation = Some(Box::pin(async move {
+            while !appends.is_empty() {
+                let rest = appends.split_off(appends.len().min(APPENDS_AT_ONCE));
+                let part = std::mem::replace(&mut appends, rest);
+                let (count, (done, stored)) = (part.len() as u64, oneshot::channel());
+                let report = move |result: Result<_, _>| {
+                    // The connection may have ended meanwhile.
+                    let _ = done.send(result.is_ok());
                 };
-                appends.push(ShardCommand {
-                    command: Some(Command::Append(append)),
-                });
-                continue;
+                cluster.propose_batch(shard, part, Box::new(report));
+                if !stored.await.unwrap_or(false) {
+                    metrics.dropped_queue_full.increment(count);
+                }
             }
-            self.retained.push_back(Delivery {
-                publication: message.publication,
-                qos,
-                retain: true,
-                subscription_ids: SmallVec::from_iter(identifier),
-                expires_at: message.expires_at,
-                share: None,
-            });
-        }
-        if !appends.is_empty() {
-            self.shared
-                .cluster
-                .propose_batch(self.attachment.shard, appends, Box::new(drop));
-        }
-        self.send_waiting(now);
+            Answer::Appended
+        }));
     }
 
     pub(super) fn unsubscribe(&mut self, packet: Unsubscribe) -> Result<(), End> {
@@ -181,7 +286,8 @@ impl<S: Stream> Connection<S> {
             epoch: self.attachment.epoch,
             filters: packet.filters.iter().map(ToString::to_string).collect(),
         });
-        self.ask(command, Work::Unsubscribe(packet));
+        let stored = self.ask(command);
+        self.operation = Some(Box::pin(async move { Answer::Unsubscribe(packet, stored.await) }));
         Ok(())
     }
 
@@ -202,34 +308,23 @@ impl<S: Stream> Connection<S> {
             codes.push(match (stored, SubscriptionFilter::parse(name.clone())) {
                 (false, _) => ReasonCode::UnspecifiedError,
                 (_, Err(_)) => ReasonCode::TopicFilterInvalid,
-                (_, Ok(filter)) => self.forget(name, &filter),
+                (_, Ok(_)) => self.forget(name),
             });
         }
         self.session.unsubscribed(packet.packet_id, codes, &mut self.out);
     }
 
-    fn forget(&mut self, name: &ByteString, filter: &SubscriptionFilter) -> ReasonCode {
-        if self.attachment.subscriptions.remove(name).is_none() {
+    fn forget(&mut self, name: &ByteString) -> ReasonCode {
+        let Some(entered) = self.attachment.subscriptions.remove(name) else {
             return ReasonCode::NoSubscriptionExisted;
-        }
-        match filter.share() {
-            None => drop(
-                self.shared
-                    .router
-                    .unsubscribe(filter.filter(), self.attachment.mailbox.id),
-            ),
-            Some(_) => drop(
-                self.shared
-                    .router
-                    .leave(name, filter.filter(), &self.attachment.client),
-            ),
-        }
+        };
+        self.attachment.withdraw(name, &entered, Leaving::Unsubscribed);
         ReasonCode::Success
     }
 }
 
 impl Attachment {
-    /// Puts a subscription into the router of this node.
+    /// Puts a subscription into the router of this node, and lets the cluster know, without waiting for it.
     pub(super) fn enter(&mut self, subscription: &Subscription) {
         let options = subscription.options;
         let identifier = (subscription.subscription_id != 0).then_some(subscription.subscription_id);
@@ -239,52 +334,63 @@ impl Attachment {
             retain_as_published: options.retain_as_published,
             subscription_ids: SmallVec::from_iter(identifier),
         });
-        let (router, mailbox) = (&self.shared.router, Arc::clone(&self.mailbox));
-        match subscription.filter.share() {
-            None => {
-                let subscriber = Subscriber {
-                    mailbox,
-                    grant,
-                    durable: self.durable,
-                };
-                router.subscribe(subscription.filter.filter(), subscriber);
-            }
-            Some(_) => {
-                let shard = self.durable.then_some(self.shard);
-                let member = Member {
-                    client: self.client.clone(),
-                    grant,
-                    shard,
-                    mailbox: Some(mailbox),
-                };
-                router.join(&subscription.name, subscription.filter.filter(), member);
-            }
+        let (router, cluster, mailbox) = (
+            &self.shared.router,
+            &self.shared.cluster,
+            Arc::clone(&self.mailbox),
+        );
+        let (name, filter) = (&subscription.name, &subscription.filter);
+        let from_shard = self.durable && options.qos > QoS::AtMostOnce;
+        let entered = Entered {
+            filter: filter.clone(),
+            from_shard,
+        };
+        let previous = self.subscriptions.insert(name.clone(), entered);
+        if filter.share().is_some() {
+            let shard = self.durable.then_some(self.shard);
+            cluster.join_share(
+                name,
+                proto::ShareMember {
+                    client: self.client.to_string(),
+                    qos: u32::from(options.qos as u8),
+                    shard: shard.map(u32::from),
+                    node: cluster.node_id(),
+                    no_local: options.no_local,
+                },
+            );
+            let here = Here {
+                mailbox,
+                grant,
+                shard,
+            };
+            router.join(name, filter.filter(), here);
+            return;
         }
-        self.subscriptions
-            .insert(subscription.name.clone(), subscription.filter.clone());
+        let subscriber = Subscriber {
+            mailbox,
+            grant,
+            durable: self.durable,
+        };
+        router.subscribe(filter.filter(), subscriber);
+        cluster.want(name, from_shard);
+        if let Some(previous) = previous {
+            cluster.unwant(name, previous.from_shard);
+        }
     }
-}
 
-/// A member of a group whose session outlives its connection stays in the group, without a mailbox.
-pub(super) fn away(
-    shared: &Shared,
-    name: &str,
-    filter: &SubscriptionFilter,
-    client: &ByteString,
-    shard: cluster::ShardId,
-) {
-    let Some(group) = shared.router.group(name) else {
-        return;
-    };
-    let Some(member) = group.member(client) else {
-        return;
-    };
-    let away = Member {
-        mailbox: None,
-        shard: Some(shard),
-        ..member
-    };
-    shared.router.join(name, filter.filter(), away);
+    /// Takes a subscription out of the router of this node, and lets the cluster know.
+    pub(super) fn withdraw(&self, name: &ByteString, entered: &Entered, leaving: Leaving) {
+        let (router, cluster, filter) = (&self.shared.router, &self.shared.cluster, entered.filter.filter());
+        if entered.filter.share().is_none() {
+            router.unsubscribe(filter, self.mailbox.id);
+            cluster.unwant(name, entered.from_shard);
+            return;
+        }
+        // Where another connection of the client has joined by now, it is that one's membership.
+        if router.leave(name, filter, &self.mailbox, leaving, cluster.node_id()) {
+            cluster.leave_share(name, &self.client, leaving == Leaving::Away);
+        }
+    }
 }
 
 fn granted(qos: QoS) -> ReasonCode {

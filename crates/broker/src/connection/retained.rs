@@ -1,0 +1,149 @@
+//! Retained messages for new subscriptions: read, and made ready for one client, in slices that let others have their turns.
+
+use std::sync::Arc;
+
+use cluster::proto::{self, Publication, ShardCommand, shard_command::Command};
+use cluster::{ProposeError, Unannounced};
+use mqtt_codec::QoS;
+use mqtt_session::{Delivery, Subscription};
+use smallvec::SmallVec;
+
+use crate::mailbox::LiveMessage;
+use crate::message::{from_stored, to_stored};
+use crate::shared::Shared;
+
+use super::attachment::Attachment;
+use super::subscribe::{Entering, Told};
+
+/// Retained messages one subscription brings at the most.
+const RETAINED_MAX: usize = 1_000_000;
+/// On a node with more of them, filters with wildcards are not looked up within a connection's turn.
+const AT_ONCE_MAX: u64 = 10_000;
+/// So many are made ready in one turn.
+const SLICE: usize = 1_000;
+
+/// What one subscription brings.
+#[derive(Default)]
+pub(super) struct Retained {
+    /// To be sent by the connection.
+    pub(super) deliveries: Vec<Delivery>,
+    /// For the queue of a durable session.
+    pub(super) appends: Vec<ShardCommand>,
+}
+
+/// Reads for one client.
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+    client: String,
+    durable: bool,
+}
+
+impl Reader {
+    pub(super) fn new(shared: &Arc<Shared>, attachment: &Attachment, durable: bool) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            client: attachment.client.to_string(),
+            durable,
+        }
+    }
+
+    /// Whether there is nothing to wait for, and little to read.
+    pub(super) fn may_read_at_once(&self, entering: &Entering) -> bool {
+        let cluster = &self.shared.cluster;
+        let mut wanted = entering.wanted();
+        cluster.is_alone()
+            && (wanted.all(|(_, subscription)| !subscription.filter.filter().has_wildcards())
+                || cluster.totals().retained_messages <= AT_ONCE_MAX)
+    }
+
+    /// What a node that is alone has itself.
+    pub(super) fn read_here(&self, subscription: &Subscription) -> Retained {
+        let mut found = self.latest_of_this_node(subscription);
+        let filter = subscription.filter.filter().as_str();
+        self.shared
+            .cluster
+            .retained_local(filter, RETAINED_MAX, &mut |stored| {
+                self.add(subscription, stored, &mut found);
+            });
+        found
+    }
+
+    /// First every node routes by the subscriptions, then what is retained is read: no message is missed by both.
+    pub(super) async fn announce_and_read(
+        &self,
+        unannounced: Option<Unannounced>,
+        entering: &Entering,
+    ) -> Told {
+        let cluster = &self.shared.cluster;
+        let announced = cluster.announced(unannounced).await;
+        if !cluster.is_alone() {
+            self.shared.metrics.announced(announced.is_ok());
+        }
+        announced?;
+        let mut read = Vec::new();
+        for (place, subscription) in entering.wanted() {
+            read.push((place, self.read(subscription).await));
+        }
+        Ok(read)
+    }
+
+    async fn read(&self, subscription: &Subscription) -> Result<Retained, ProposeError> {
+        let filter = subscription.filter.filter().as_str();
+        let stored = self.shared.cluster.retained(filter, RETAINED_MAX).await?;
+        let mut found = self.latest_of_this_node(subscription);
+        for slice in stored.chunks(SLICE) {
+            for stored in slice {
+                self.add(subscription, stored, &mut found);
+            }
+            if slice.len() == SLICE {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(found)
+    }
+
+    fn latest_of_this_node(&self, subscription: &Subscription) -> Retained {
+        let mut found = Retained::default();
+        for message in self.shared.sys.matching(subscription.filter.filter()) {
+            self.add_message(subscription, message, &mut found);
+        }
+        found
+    }
+
+    fn add(&self, subscription: &Subscription, stored: &Publication, found: &mut Retained) {
+        if let Some(message) = from_stored(stored) {
+            self.add_message(subscription, message, found);
+        }
+    }
+
+    fn add_message(&self, subscription: &Subscription, message: LiveMessage, found: &mut Retained) {
+        let qos = message.qos.min(subscription.options.qos);
+        if self.durable && qos > QoS::AtMostOnce {
+            // Its packet id has to come from the session's sequence.
+            let message = LiveMessage {
+                retain: true,
+                ..message
+            };
+            let append = proto::Append {
+                publication: Some(to_stored(&message, "")),
+                only_client: self.client.clone(),
+                share_filter: subscription.name.to_string(),
+                retained: true,
+                ..proto::Append::default()
+            };
+            found.appends.push(ShardCommand {
+                command: Some(Command::Append(append)),
+            });
+            return;
+        }
+        let identifier = (subscription.subscription_id != 0).then_some(subscription.subscription_id);
+        found.deliveries.push(Delivery {
+            publication: message.publication,
+            qos,
+            retain: true,
+            subscription_ids: SmallVec::from_iter(identifier),
+            expires_at: message.expires_at,
+            share: None,
+        });
+    }
+}

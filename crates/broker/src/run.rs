@@ -1,0 +1,85 @@
+//! Messages that go the same way one after the other: to the connections of this node they go as one batch.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use mqtt_codec::QoS;
+use smallvec::SmallVec;
+
+use crate::mailbox::{Batch, LiveMessage};
+use crate::metrics::Metrics;
+use crate::router::{Route, Subscriber};
+
+/// Messages that leave together at the most.
+const BATCH_MAX: usize = 512;
+
+/// The messages of one publisher that wait for others of the same topic, and the receivers to be woken.
+#[derive(Default, Debug)]
+pub(crate) struct Run {
+    current: Option<(Arc<Route>, SmallVec<[LiveMessage; 1]>)>,
+    pub(crate) wakers: Vec<Waker>,
+}
+
+impl Run {
+    /// The route of the last message.
+    pub(crate) fn route(&self) -> Option<&Arc<Route>> {
+        self.current.as_ref().map(|(route, _)| route)
+    }
+
+    /// The topic of the last message.
+    pub(crate) fn topic(&self) -> Option<&mqtt_topic::TopicName> {
+        let (_, messages) = self.current.as_ref()?;
+        messages.first().map(|message| message.publication.topic())
+    }
+
+    /// Adds a message for the subscribers of a route.
+    pub(crate) fn push(
+        &mut self,
+        metrics: &Metrics,
+        publisher: &str,
+        route: Arc<Route>,
+        message: LiveMessage,
+    ) {
+        if let Some((current, messages)) = &mut self.current
+            && Arc::ptr_eq(current, &route)
+            && messages.len() < BATCH_MAX
+        {
+            messages.push(message);
+            return;
+        }
+        self.send(metrics, publisher);
+        self.current = Some((route, SmallVec::from_iter([message])));
+    }
+
+    /// Leaves what waits in the mailboxes of its receivers.
+    pub(crate) fn send(&mut self, metrics: &Metrics, publisher: &str) {
+        let Some((route, messages)) = self.current.take() else {
+            return;
+        };
+        let batch = Arc::new(Batch::new(messages));
+        for Subscriber {
+            mailbox,
+            grant,
+            durable,
+        } in &route.subscribers
+        {
+            let by_shard = *durable && batch.qos_min.min(grant.qos) > QoS::AtMostOnce;
+            // The same client id is the same client, whichever of its connections published. [MQTT-3.8.3-3]
+            let own = grant.no_local && *mailbox.client == *publisher;
+            if by_shard || own {
+                continue;
+            }
+            if !mailbox.deliver(&batch, grant, &mut self.wakers) {
+                metrics.dropped(batch.qos.min(grant.qos), batch.messages.len());
+            }
+        }
+    }
+
+    /// Sends what is left, and wakes every receiver once.
+    pub(crate) fn flush(&mut self, metrics: &Metrics, publisher: &str) {
+        self.send(metrics, publisher);
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+}
