@@ -43,6 +43,10 @@ fn the_configurations_in_deploy_are_valid() -> Result<()> {
         "haproxy/terminating.cfg",
     ] {
         let text = std::fs::read_to_string(deploy(name)).with_context(|| name.to_owned())?;
+        // Names of nodes that this machine does not know are worth a warning to HAProxy.
+        let text = (1..=3).fold(text, |text, node| {
+            text.replace(&format!(" node-{node}:"), " 127.0.0.1:")
+        });
         let text = text
             .replace("/etc/haproxy/server.pem", &pair.display().to_string())
             .replace(
