@@ -16,13 +16,13 @@ async fn members_on_all_nodes_share_the_messages_of_all_nodes() -> Result<()> {
     let mut members = Vec::new();
     for node in cluster.all() {
         let mut member = client(&cluster, node, &format!("member-{node}")).await?;
-        subscribe(&mut member, "$share/group/work/#", 1).await?;
+        subscribe(&mut member, "$share/group/jobs/#", 1).await?;
         members.push(member);
     }
     for node in cluster.all() {
         let mut publisher = client(&cluster, node, "publisher").await?;
         for number in 0..MESSAGES / 3 {
-            publish(&mut publisher, "work/piece", &format!("{node}/{number}"), 1).await?;
+            publish(&mut publisher, "jobs/one", &format!("{node}/{number}"), 1).await?;
         }
     }
     let mut arrivals: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
