@@ -12,7 +12,14 @@ use crate::flags;
 use crate::step::{self, cargo};
 
 /// The targets; each is a file in `fuzz/targets` with seeds in `fuzz/seeds`.
-const TARGETS: [&str; 5] = ["codec", "split", "filters", "session", "configuration"];
+const TARGETS: [&str; 6] = [
+    "codec",
+    "split",
+    "filters",
+    "session",
+    "configuration",
+    "proxy_protocol",
+];
 
 /// What cargo-fuzz passes too, without the address sanitizer: our crates have no unsafe code for it to watch.
 const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -1,5 +1,6 @@
-//! `cargo xtask`: the one helper of the project, for checking, testing, fuzzing and comparing.
+//! `cargo xtask`: the one helper of the project, for checking, testing, fuzzing, comparing and trying out.
 
+mod cluster;
 mod compare;
 mod crash;
 mod fix;
@@ -22,6 +23,7 @@ cargo xtask COMMAND
   crash [--rounds N]     kills a broker under load N times (default 100) and checks every promise
   fuzz [--seconds N] [--target NAME]
                          fuzzes all targets for N seconds in total (default 60), or one of them
+  cluster [--nodes N]    starts N nodes (default 3) and HAProxy on this machine, until Ctrl-C
   compare [..]           the same load on Flotilla and on other brokers, side by side
 ";
 
@@ -49,6 +51,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<()> {
         "tools" => tools::install(),
         "crash" => crash::run(rest),
         "fuzz" => fuzz::run(rest),
+        "cluster" => cluster::run(rest),
         "compare" => compare::run(rest),
         "help" | "-h" | "--help" => {
             print!("{HELP}");

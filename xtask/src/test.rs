@@ -20,6 +20,7 @@ pub(crate) fn run() -> Result<()> {
         &mut tests(&["conformance", "clients", "mutation"]),
     )?;
     step::run("crash", &mut tests(&["crash"]))?;
+    step::run("cluster", &mut tests(&["cluster-tests"]))?;
     fuzz::all(FUZZ_SECONDS)?;
     println!("\ntest: all good");
     Ok(())

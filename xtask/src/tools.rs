@@ -1,5 +1,5 @@
 //! What the tests with real clients need, each installed by its name: Paho (Python), MQTT.js (Node), Debian's
-//! mosquitto clients, and a C++ compiler for the fuzzer. What may not be installed is named, with what to do.
+//! mosquitto clients and HAProxy, and a C++ compiler for the fuzzer. What may not be installed is named, with what to do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +15,14 @@ struct Program {
     packages: &'static [&'static str],
 }
 
-const PROGRAMS: [Program; 5] = [
+const HAPROXY: Program = Program {
+    name: "haproxy",
+    probe: "-v",
+    packages: &["haproxy"],
+};
+
+const PROGRAMS: [Program; 6] = [
+    HAPROXY,
     Program {
         name: "mosquitto_pub",
         probe: "--version",
@@ -51,18 +58,21 @@ pub(crate) fn tools_dir() -> PathBuf {
 /// Installs whatever is missing; does nothing when all is there.
 pub(crate) fn install() -> Result<()> {
     std::fs::create_dir_all(tools_dir()).context("target/tools")?;
-    debian_packages()?;
+    debian_packages(&PROGRAMS)?;
     python_environment()?;
     node_packages()
 }
 
-fn debian_packages() -> Result<()> {
-    let missing: Vec<&Program> = PROGRAMS.iter().filter(|program| !found(program)).collect();
+/// Installs only the load balancer.
+pub(crate) fn haproxy() -> Result<()> {
+    debian_packages(&[HAPROXY])
+}
+
+fn debian_packages(programs: &[Program]) -> Result<()> {
+    let missing: Vec<&Program> = programs.iter().filter(|program| !found(program)).collect();
     if missing.is_empty() {
-        println!(
-            "tools: {} are here",
-            PROGRAMS.map(|program| program.name).join(", ")
-        );
+        let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
+        println!("tools: here: {}", names.join(", "));
         return Ok(());
     }
     let names = missing

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::step::{self, cargo};
 
 /// The test crates that start a broker; `cargo xtask test` runs them.
-pub(crate) const BROKER_TESTS: [&str; 4] = ["conformance", "clients", "crash", "mutation"];
+pub(crate) const BROKER_TESTS: [&str; 5] = ["conformance", "clients", "crash", "mutation", "cluster-tests"];
 
 /// Runs all checks; the first that fails ends it.
 pub(crate) fn run() -> Result<()> {

@@ -1,6 +1,7 @@
-//! Health and metrics over HTTP: `/livez`, `/readyz`, `/startupz`, `/healthz`, `/metrics`. Knows nothing of MQTT; the
-//! process that starts it says when it is ready.
+//! HTTP for operators: health (`/livez`, `/readyz`, `/startupz`, `/healthz`), `/metrics`, and the members of the cluster
+//! (`/api/v1/cluster`). Knows nothing of MQTT; the process that starts it says when it is ready.
 
+mod cluster;
 mod connection;
 mod health;
 mod process;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+pub use cluster::{AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus};
 pub use health::{Health, Probe};
 
 /// Histograms collect samples until upkeep puts them into buckets: this often, so that they stay small.
@@ -44,9 +46,20 @@ pub struct BuildInfo {
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
+    cluster: ClusterHandle,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     upkeep: JoinHandle<()>,
+}
+
+/// Where the routes find the node, once it has started.
+#[derive(Default)]
+struct ClusterHandle(cluster::ClusterCell);
+
+impl std::fmt::Debug for ClusterHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.0.get().map(|cluster| cluster.status()))
+    }
 }
 
 #[derive(Clone)]
@@ -69,13 +82,16 @@ impl Admin {
         let address = listener.local_addr()?;
         let (stop, mut stopping) = watch::channel(false);
         let upkeep = tokio::spawn(run_upkeep(metrics.clone()));
-        let router = router(Shared {
+        let shared = Shared {
             health,
             metrics,
             build,
             started: Instant::now(),
-        });
-        let server = axum::serve(connection::Guarded::new(listener), router)
+        };
+        let cluster = ClusterHandle::default();
+        let router = router(shared).merge(cluster::routes(Arc::clone(&cluster.0)));
+        let service = router.into_make_service_with_connect_info::<cluster::Peer>();
+        let server = axum::serve(connection::Guarded::new(listener), service)
             .with_graceful_shutdown(async move { drop(stopping.wait_for(|stop| *stop).await) });
         let server = tokio::spawn(async move {
             if let Err(error) = server.await {
@@ -84,6 +100,7 @@ impl Admin {
         });
         Ok(Self {
             address,
+            cluster,
             stop,
             server,
             upkeep,
@@ -93,6 +110,11 @@ impl Admin {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// From now on `/api/v1/cluster` is answered by the node. Only the first call counts.
+    pub fn set_cluster(&self, cluster: Arc<dyn ClusterAdmin>) {
+        drop(self.cluster.0.set(cluster));
     }
 
     /// Lets requests under way finish for a moment and stops.

@@ -52,8 +52,13 @@ impl Node {
 
     /// Status and the rest of the answer.
     async fn get(&self, path: &str) -> (u16, String) {
+        self.ask(&format!("GET {path}"), "").await
+    }
+
+    /// Method and path, and further lines of the head.
+    async fn ask(&self, line: &str, head: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin.address()).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: flotilla\r\nConnection: close\r\n\r\n");
+        let request = format!("{line} HTTP/1.1\r\nHost: flotilla\r\nConnection: close\r\n{head}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -159,4 +164,94 @@ async fn a_stop_does_not_wait_for_an_idle_connection() {
         .await
         .unwrap();
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// A cluster of two, of which one is down.
+struct TwoNodes;
+
+impl TwoNodes {
+    fn member(name: &str, state: MemberState) -> MemberStatus {
+        MemberStatus {
+            name: name.to_owned(),
+            node_id: "00000000000000aa".to_owned(),
+            address: format!("{name}:7883"),
+            zone: String::new(),
+            state,
+            voter: true,
+            leader: false,
+            shards_held: 16,
+            shards_led: 8,
+        }
+    }
+}
+
+impl ClusterAdmin for TwoNodes {
+    fn status(&self) -> ClusterStatus {
+        ClusterStatus {
+            cluster_id: "c".to_owned(),
+            node: "a".to_owned(),
+            ready: true,
+            shards: 16,
+            members: vec![
+                Self::member("a", MemberState::Up),
+                Self::member("b", MemberState::Down),
+            ],
+        }
+    }
+
+    fn leave(&self) -> Change<'_> {
+        Box::pin(async { Err(AdminError::Unavailable("no majority".to_owned())) })
+    }
+
+    fn forget(&self, node: &str) -> Change<'_> {
+        let outcome = match node {
+            "b c" => Ok(()),
+            "a" => Err(AdminError::Conflict("it is up".to_owned())),
+            other => Err(AdminError::NotFound(format!("there is no {other}"))),
+        };
+        Box::pin(async { outcome })
+    }
+}
+
+#[tokio::test]
+async fn the_cluster_is_shown_once_the_node_has_started() {
+    let node = Node::starting().await;
+    assert_eq!(node.status("/api/v1/cluster").await, 503);
+    node.admin.set_cluster(Arc::new(TwoNodes));
+    let (status, answer) = node.get("/api/v1/cluster").await;
+    assert_eq!(status, 200);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: application/json"), "{head}");
+    assert_eq!(
+        serde_json::from_str::<ClusterStatus>(body).unwrap(),
+        TwoNodes.status()
+    );
+    assert!(body.contains(r#""state":"down""#), "{body}");
+}
+
+#[tokio::test]
+async fn a_change_is_made_or_the_reason_is_told() {
+    let node = Node::starting().await;
+    node.admin.set_cluster(Arc::new(TwoNodes));
+    for (line, status, reason) in [
+        ("POST /api/v1/cluster/leave", 503, "no majority"),
+        ("POST /api/v1/cluster/forget/b%20c", 204, ""),
+        ("POST /api/v1/cluster/forget/a", 409, "it is up"),
+        ("POST /api/v1/cluster/forget/d", 404, "there is no d"),
+        ("GET /api/v1/cluster/leave", 405, ""),
+    ] {
+        let (answered, text) = node.ask(line, "").await;
+        assert_eq!(answered, status, "{line}: {text}");
+        assert!(text.contains(reason), "{line}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_may_not_change_anything() {
+    let node = Node::starting().await;
+    node.admin.set_cluster(Arc::new(TwoNodes));
+    let page = "Origin: http://example.com\r\n";
+    let (status, text) = node.ask("POST /api/v1/cluster/forget/b%20c", page).await;
+    assert_eq!(status, 403, "{text}");
+    assert!(text.contains("web pages"), "{text}");
 }

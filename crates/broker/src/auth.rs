@@ -17,6 +17,8 @@ pub struct Login {
     pub listener: String,
     /// Its client id, assigned ones included.
     pub client_id: String,
+    /// The common name of the client's certificate, as verified by a proxy that ends TLS and is trusted.
+    pub certificate_name: Option<String>,
     /// As sent.
     pub username: Option<String>,
     /// As sent. Not shown by `Debug`.

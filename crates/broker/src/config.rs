@@ -4,6 +4,8 @@
 #[macro_use]
 mod section;
 mod choices;
+mod cidr;
+mod cluster;
 mod listener;
 mod units;
 
@@ -12,7 +14,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use choices::{AckLevel, LogFormat, Protocol, SharedStrategy, WhenFull};
+pub use choices::{AckLevel, LogFormat, Protocol, ProxyProtocol, SharedStrategy, WhenFull};
+pub use cidr::{Cidr, CidrError};
+pub use cluster::{Cluster, ClusterTls, PEER_PORT};
 pub use listener::Listener;
 pub use section::{Key, Problem, Section, SectionReference};
 pub use units::{ByteSize, TimeSpan, UnitError};
@@ -46,7 +50,7 @@ pub struct Config {
 section! {
     /// Who this node is and where it keeps its data.
     pub struct Node {
-        /// A name for people, in logs. Empty: the node's number is shown.
+        /// A name for people, in logs, on pages and for `flotilla ctl`. Empty: the name of the host.
         name: String = String::new();
         /// Directory of the node's log and checkpoints; made when missing. One process uses it at a time.
         data_dir: PathBuf = PathBuf::from("./flotilla-data");
@@ -140,10 +144,9 @@ section! {
         shared_strategy: SharedStrategy = SharedStrategy::RoundRobin;
         /// Whether members of a shared subscription that are connected come before those that are away.
         shared_prefer_connected: bool = true;
-        /// Whether members connected to the publisher's node come first.
+        /// Whether members connected to the publisher's node come first, which saves a way between nodes and spreads the
+        /// messages less evenly.
         shared_prefer_local: bool = false;
-        /// Another server, named to clients that this node has to send away (Server Reference). Empty: none is.
-        server_reference: String = String::new();
         /// How often the `$SYS` topics are published. 0s: never.
         sys_interval: TimeSpan = TimeSpan::from_secs(10), TimeSpan::ZERO => TimeSpan::from_days(1);
     }
@@ -189,16 +192,19 @@ section! {
     }
 }
 
-section! {
-    /// Other nodes. A node without seeds is a cluster of one.
-    pub struct Cluster {
-        /// Address on which other nodes are listened to. Not used by a cluster of one.
-        peer: Option<SocketAddr> = None;
-        /// Address (`host:port`) under which other nodes reach this one. Default: `peer`.
-        advertise: Option<String> = None;
-        /// Addresses (`host:port`) of nodes to join. Clusters of more than one node are not available yet: a node with
-        /// seeds refuses to start.
-        seeds: Vec<String> = Vec::new();
+impl Node {
+    /// The name that people see: the configured one, or that of the host.
+    pub fn shown_name(&self) -> String {
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = if self.name.is_empty() {
+            host()
+        } else {
+            self.name.clone()
+        };
+        match name.trim() {
+            "" => "flotilla".to_owned(),
+            name => name.to_owned(),
+        }
     }
 }
 
@@ -234,6 +240,7 @@ impl Config {
             Admin::reference("admin"),
             Log::reference("log"),
             Cluster::reference("cluster"),
+            ClusterTls::reference("cluster.tls"),
         ]
     }
 
@@ -268,36 +275,7 @@ impl Config {
                 "has to be whole seconds".to_owned(),
             ));
         }
-        if !self.cluster.seeds.is_empty() {
-            problems.push(Problem::new(
-                "cluster.seeds",
-                "clusters of more than one node are not available yet: remove the seeds to run a cluster of one"
-                    .to_owned(),
-            ));
-        }
-        for (index, seed) in self.cluster.seeds.iter().enumerate() {
-            check_host_port(&format!("cluster.seeds[{index}]"), seed, problems);
-        }
-        if let Some(advertise) = &self.cluster.advertise {
-            check_host_port("cluster.advertise", advertise, problems);
-        }
-    }
-}
-
-/// Accepts `host:port`, `1.2.3.4:port` and `[::1]:port`; a host is resolved only when it is dialled.
-fn check_host_port(path: &str, value: &str, problems: &mut Vec<Problem>) {
-    let valid = value.parse::<SocketAddr>().is_ok()
-        || value.rsplit_once(':').is_some_and(|(host, port)| {
-            let host_valid = host
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-            !host.is_empty() && host_valid && port.parse::<u16>().is_ok_and(|port| port != 0)
-        });
-    if !valid {
-        problems.push(Problem::new(
-            path,
-            format!("`{value}` is not an address: host:port is expected"),
-        ));
+        self.cluster.check(problems);
     }
 }
 
@@ -331,33 +309,6 @@ mod tests {
                 "mqtt.maximum_qos: 3 is not within 0 and 2",
             ]
         );
-    }
-
-    #[test]
-    fn seeds_are_refused_until_they_mean_something() {
-        let problems = problems_of(|config| config.cluster.seeds = vec!["b:1884".into(), "c".into()]);
-        assert!(problems[0].contains("not available yet"), "{problems:?}");
-        assert!(
-            problems[1].starts_with("cluster.seeds[1]: `c` is not an address"),
-            "{problems:?}"
-        );
-    }
-
-    #[test]
-    fn an_address_is_a_host_and_a_port() {
-        for (value, valid) in [
-            ("node-1.flotilla:1884", true),
-            ("10.0.0.1:1884", true),
-            ("[::1]:1884", true),
-            ("host", false),
-            (":1884", false),
-            ("host:0", false),
-            ("host:99999", false),
-            ("http://host:1", false),
-        ] {
-            let problems = problems_of(|config| config.cluster.advertise = Some(value.into()));
-            assert_eq!(problems.is_empty(), valid, "{value}: {problems:?}");
-        }
     }
 
     #[test]

@@ -7,11 +7,13 @@ mod forward;
 mod handover;
 mod incoming;
 mod listener;
+mod log_limit;
 mod mailbox;
 mod message;
 mod metrics;
 mod observer;
 mod outbox;
+pub mod proxy_protocol;
 mod publisher;
 mod registry;
 mod router;
@@ -169,6 +171,21 @@ impl Broker {
     /// Whether clients are served: every shard has a leader, and the node is not stopping.
     pub fn is_ready(&self) -> bool {
         self.shared.cluster.is_ready() && !self.shared.stopping.is_cancelled()
+    }
+
+    /// The node's identifier, for as long as its data directory exists.
+    pub fn node_id(&self) -> u64 {
+        self.shared.cluster.node_id()
+    }
+
+    /// The identifier of the cluster that the node belongs to.
+    pub fn cluster_id(&self) -> String {
+        self.shared.cluster.cluster_id()
+    }
+
+    /// How many shards the sessions and retained messages are spread over.
+    pub fn shards(&self) -> u16 {
+        self.shared.cluster.shards()
     }
 
     /// Tells every client that the server stops, lets them go for a few seconds, and closes the data directory.

@@ -12,8 +12,9 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use crate::BrokerError;
-use crate::config::{Listener, Protocol};
+use crate::config::{Listener, Protocol, ProxyProtocol};
 use crate::connection::{self, Origin, Stream};
+use crate::proxy_protocol::ProxyCheck;
 use crate::shared::Shared;
 use crate::{tls, websocket};
 
@@ -72,6 +73,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound, handshakes: Arc<Semap
     } = bound;
     let listener = Arc::new(listener);
     let name: Arc<str> = listener.name.as_str().into();
+    let proxy = Arc::new(ProxyCheck::new());
     loop {
         let permit = tokio::select! {
             permit = Arc::clone(&handshakes).acquire_owned() => permit,
@@ -96,11 +98,13 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound, handshakes: Arc<Semap
             peer,
             listener: Arc::clone(&name),
             permits_anonymous: listener.permits_anonymous(),
+            certificate_name: None,
         };
         let task = Arrival {
             shared: Arc::clone(&shared),
             listener: Arc::clone(&listener),
             acceptor: acceptor.clone(),
+            proxy: Arc::clone(&proxy),
             origin,
             permit,
         };
@@ -132,13 +136,19 @@ struct Arrival {
     shared: Arc<Shared>,
     listener: Arc<Listener>,
     acceptor: Option<TlsAcceptor>,
+    proxy: Arc<ProxyCheck>,
     origin: Origin,
     permit: OwnedSemaphorePermit,
 }
 
 impl Arrival {
-    async fn run(self, stream: TcpStream) {
+    async fn run(mut self, mut stream: TcpStream) {
         let deadline = Instant::now() + self.shared.config.limits.connect_timeout.get();
+        if self.listener.proxy_protocol != ProxyProtocol::Off
+            && !Box::pin(self.ask_proxy(&mut stream, deadline)).await
+        {
+            return;
+        }
         // Boxed where a handshake comes first, so that the task of a plain connection is small.
         match (self.listener.protocol, self.acceptor.clone()) {
             (Protocol::Tcp, _) => self.welcome(stream, deadline).await,
@@ -155,6 +165,24 @@ impl Arrival {
             }
             (Protocol::Tls | Protocol::Wss, None) => {
                 unreachable!("bind made an acceptor for every encrypted listener")
+            }
+        }
+    }
+
+    /// Learns from the proxy in front who connects. Says whether the connection may go on.
+    async fn ask_proxy(&mut self, stream: &mut TcpStream, deadline: Instant) -> bool {
+        let peer = self.origin.peer;
+        match self.proxy.meet(&self.listener, stream, peer, deadline).await {
+            Ok(Some(header)) => {
+                self.origin.certificate_name = header.certificate_name().map(Arc::from);
+                self.origin.peer = header.source.unwrap_or(peer);
+                true
+            }
+            Ok(None) => false,
+            Err(rejection) => {
+                self.shared.metrics.proxy_rejected(rejection);
+                self.proxy.report(&self.listener.name, peer, rejection);
+                false
             }
         }
     }

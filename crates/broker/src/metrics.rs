@@ -3,6 +3,8 @@
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use mqtt_codec::QoS;
 
+use crate::proxy_protocol::Rejection;
+
 /// Why connections end, in the words of the metric.
 pub(crate) const CLOSE_REASONS: [&str; 9] = [
     "client_disconnect",
@@ -22,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) opened: Counter,
     closed: [Counter; CLOSE_REASONS.len()],
     pub(crate) rejected: Counter,
+    proxy_rejected: [Counter; Rejection::REASONS.len()],
     pub(crate) received: [Counter; 3],
     pub(crate) sent: [Counter; 3],
     pub(crate) bytes_received: Counter,
@@ -62,6 +65,8 @@ impl Metrics {
             closed: CLOSE_REASONS
                 .map(|reason| counter!("flotilla_connections_closed_total", "reason" => reason)),
             rejected: counter!("flotilla_connects_rejected_total"),
+            proxy_rejected: Rejection::REASONS
+                .map(|reason| counter!("flotilla_proxy_headers_rejected_total", "reason" => reason)),
             received: by_qos("flotilla_messages_received_total"),
             sent: by_qos("flotilla_messages_sent_total"),
             bytes_received: counter!("flotilla_bytes_received_total"),
@@ -114,6 +119,11 @@ impl Metrics {
         }
     }
 
+    /// A connection was closed for the sake of its PROXY protocol header.
+    pub(crate) fn proxy_rejected(&self, rejection: Rejection) {
+        self.proxy_rejected[rejection.place()].increment(1);
+    }
+
     /// Messages a receiver was too far behind for.
     pub(crate) fn dropped(&self, qos: QoS, messages: usize) {
         let counter = if qos == QoS::AtMostOnce {
@@ -138,6 +148,10 @@ fn describe() {
     describe_counter!(
         "flotilla_connects_rejected_total",
         "Connections refused before or with CONNACK"
+    );
+    describe_counter!(
+        "flotilla_proxy_headers_rejected_total",
+        "Connections closed because their PROXY protocol header was missing, malformed, late, or of somebody not trusted"
     );
     describe_counter!(
         "flotilla_messages_received_total",

@@ -15,6 +15,9 @@ pub(crate) fn run(arguments: &CheckConfigArguments) -> anyhow::Result<()> {
                 eprintln!("warning: listener {} on {}: {risk}", listener.name, listener.bind);
             }
         }
+        for risk in loaded.config.cluster.risks() {
+            eprintln!("warning: cluster: {risk}");
+        }
         loaded.to_string()
     };
     io::stdout().write_all(text.as_bytes())?;

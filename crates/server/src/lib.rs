@@ -3,7 +3,9 @@
 mod arguments;
 mod build;
 mod check_config;
+mod cluster_admin;
 mod config;
+mod ctl;
 mod files_limit;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -21,15 +23,16 @@ use arguments::{Arguments, Command};
 const EXIT_WRONG_CONFIGURATION: u8 = 2;
 
 /// Does what the arguments of the process ask for. The exit code is 2 for a wrong call or configuration, 1 for another
-/// failure.
+/// failure, 3 when `ctl` found out that not everything is well.
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Start(flags) => start::run(&flags),
-        Command::CheckConfig(arguments) => check_config::run(&arguments),
-        Command::Bench(arguments) => flotilla_bench::run(arguments),
+        Command::Start(flags) => start::run(&flags).map(|()| ExitCode::SUCCESS),
+        Command::CheckConfig(arguments) => check_config::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Ctl(arguments) => ctl::run(&arguments),
+        Command::Bench(arguments) => flotilla_bench::run(arguments).map(|()| ExitCode::SUCCESS),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if error.is::<config::Mistakes>() => {
             eprintln!("flotilla: {error}");
             ExitCode::from(EXIT_WRONG_CONFIGURATION)

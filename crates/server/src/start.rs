@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::arguments::ConfigFlags;
+use crate::cluster_admin::NodeAdmin;
 use crate::{build, config, files_limit, log, metrics};
 
 pub(crate) fn run(flags: &ConfigFlags) -> anyhow::Result<()> {
@@ -65,6 +66,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("listening on admin.bind {}", config.admin.bind))?;
     announce("admin", "http", admin.address());
 
+    let node_config = config.clone();
     let broker = tokio::select! {
         broker = Broker::start(config) => broker.context("starting the broker")?,
         name = stop_signals.next() => {
@@ -87,6 +89,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let broker = watched.read().unwrap_or_else(PoisonError::into_inner);
         broker.as_ref().is_some_and(Broker::is_ready)
     });
+    admin.set_cluster(Arc::new(NodeAdmin::new(&node_config, Arc::clone(&broker))));
     info!("ready for clients");
 
     let name = stop_signals.next().await;
@@ -119,6 +122,9 @@ fn warn_of_risks(config: &Config) {
         for risk in listener.risks() {
             warn!(listener = listener.name, address = %listener.bind, "{risk}");
         }
+    }
+    for risk in config.cluster.risks() {
+        warn!(address = ?config.cluster.listen, "{risk}");
     }
     if !config.admin.bind.ip().is_loopback() {
         warn!(address = %config.admin.bind, "metrics can be read by everyone who reaches this address");

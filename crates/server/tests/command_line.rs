@@ -95,6 +95,8 @@ fn a_node_says_where_it_listens_becomes_ready_and_stops_when_asked() {
         "127.0.0.1:0",
         "--admin",
         "127.0.0.1:0",
+        "--node",
+        "this-node",
         "--data-dir",
     ]);
     let child = command
@@ -121,7 +123,39 @@ fn a_node_says_where_it_listens_becomes_ready_and_stops_when_asked() {
     });
     assert!(get(admin, "/metrics").contains("\nflotilla_build_info{"));
 
+    let ctl = |arguments: &[&str]| {
+        let admin = admin.to_string();
+        output_of(&[&["ctl", "--admin", &admin, "cluster"], arguments].concat())
+    };
+    let status = ctl(&["status"]);
+    assert_eq!(status.status.code(), Some(0), "{}", text(&status.stderr));
+    assert!(
+        text(&status.stdout).contains("this-node  up     leader"),
+        "{}",
+        text(&status.stdout)
+    );
+    assert!(text(&ctl(&["status", "--output", "json"]).stdout).contains("\"state\": \"up\""));
+    let leave = ctl(&["leave"]);
+    assert_eq!(leave.status.code(), Some(1));
+    assert!(
+        text(&leave.stderr).contains("refused (501): this node is alone"),
+        "{}",
+        text(&leave.stderr)
+    );
+
     kill_process(Pid::from_child(&node.0), Signal::TERM).unwrap();
     let status = wait_for("the end", || node.0.try_wait().unwrap());
     assert!(status.success(), "{status}");
+}
+
+#[test]
+fn ctl_says_whom_it_could_not_ask() {
+    let output = output_of(&["ctl", "cluster", "status", "--admin", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("asking the node at 127.0.0.1:1"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert_eq!(output_of(&["ctl", "cluster", "forget"]).status.code(), Some(2));
 }

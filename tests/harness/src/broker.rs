@@ -2,22 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
 use crate::certificate::Certificate;
+use crate::process::{PAUSE, Process, http_get, program, tail};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(10);
-const LOG_TAIL_BYTES: usize = 4096;
 
 /// How a broker is to be started. The default is a broker on loopback with plain and WebSocket listeners.
 #[derive(Clone, Debug, Default)]
@@ -44,14 +43,6 @@ pub struct Broker {
     certificate: Option<Certificate>,
     listening: BTreeMap<String, SocketAddr>,
     process: Option<Process>,
-}
-
-/// The child and the guard that ends it should the test process go away without saying so.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    guard: Child,
-    guard_input: Option<ChildStdin>,
 }
 
 impl Broker {
@@ -104,36 +95,24 @@ impl Broker {
 
     /// Asks the process to stop (SIGTERM) and waits until it has.
     pub fn stop(&mut self) -> Result<ExitStatus> {
-        let mut process = self.process.take().context("the broker is not running")?;
-        let pid = process.child.id().to_string();
-        let asked = Command::new("sh")
-            .args(["-c", "kill -TERM \"$1\"", "sh", &pid])
-            .status()?;
-        ensure!(asked.success(), "could not send SIGTERM to the broker");
-        let deadline = Instant::now() + STOP_LIMIT;
-        while Instant::now() < deadline {
-            if let Some(status) = process.child.try_wait()? {
-                process.kill();
-                return Ok(status);
-            }
-            std::thread::sleep(PAUSE);
+        let process = self.process.take().context("the broker is not running")?;
+        process.signal("TERM")?;
+        match process.ended(STOP_LIMIT)? {
+            Some(status) => Ok(status),
+            None => Err(self.with_log(anyhow!(
+                "the broker did not stop within {STOP_LIMIT:?} of SIGTERM"
+            ))),
         }
-        process.kill();
-        Err(self.with_log(anyhow!(
-            "the broker did not stop within {STOP_LIMIT:?} of SIGTERM"
-        )))
     }
 
     /// Whether the process is alive right now.
     pub fn is_running(&mut self) -> bool {
-        self.process
-            .as_mut()
-            .is_some_and(|process| matches!(process.child.try_wait(), Ok(None)))
+        self.process.as_mut().is_some_and(Process::is_running)
     }
 
     /// The process id, for reading its memory use.
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(|process| process.child.id())
+        self.process.as_ref().map(Process::pid)
     }
 
     /// Where plain MQTT is spoken.
@@ -293,12 +272,7 @@ impl Broker {
     }
 
     fn with_log(&self, error: anyhow::Error) -> anyhow::Error {
-        let log = self.log();
-        let mut start = log.len().saturating_sub(LOG_TAIL_BYTES);
-        while !log.is_char_boundary(start) {
-            start += 1;
-        }
-        error.context(format!("the end of the broker's log:\n{}", &log[start..]))
+        error.context(format!("the end of the broker's log:\n{}", tail(&self.log())))
     }
 }
 
@@ -314,65 +288,6 @@ impl Drop for Broker {
     }
 }
 
-impl Process {
-    /// A test binary's shared broker lives in a static, which is never dropped: the guard sees the pipe to this
-    /// process end, whatever ended it, and then kills the broker and removes its files.
-    fn guarded(mut child: Child, files: &Path) -> Result<Process> {
-        let guard = Command::new("sh")
-            .args([
-                "-c",
-                "cat >/dev/null; kill -9 \"$1\" 2>/dev/null; sleep 0.3; rm -rf \"$2\"",
-                "sh",
-            ])
-            .arg(child.id().to_string())
-            .arg(files)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        match guard {
-            Ok(mut guard) => {
-                let guard_input = guard.stdin.take();
-                Ok(Process {
-                    child,
-                    guard,
-                    guard_input,
-                })
-            }
-            Err(error) => {
-                child.kill().ok();
-                child.wait().ok();
-                Err(error).context("starting the guard of the broker")
-            }
-        }
-    }
-
-    fn kill(mut self) {
-        self.guard.kill().ok();
-        self.guard.wait().ok();
-        drop(self.guard_input.take());
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// The broker's binary lies where cargo puts binaries of this profile: one above the test executables.
-fn program() -> Result<PathBuf> {
-    let test = std::env::current_exe().context("finding the test executable")?;
-    let found = test
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join("flotilla"))
-        .find(|path| path.is_file());
-    found.with_context(|| {
-        format!(
-            "no flotilla binary next to {}: build it first with `cargo build`",
-            test.display()
-        )
-    })
-}
-
 /// `listening <name> <protocol> <addr>`
 fn parse_listening(line: &str) -> Option<(String, SocketAddr)> {
     let mut words = line.split_whitespace();
@@ -382,24 +297,6 @@ fn parse_listening(line: &str) -> Option<(String, SocketAddr)> {
     let name = words.next()?.to_owned();
     let _protocol = words.next()?;
     Some((name, words.next()?.parse().ok()?))
-}
-
-fn http_get(address: SocketAddr, path: &str) -> Result<String> {
-    let limit = Duration::from_secs(5);
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP answer")?;
-    let status = head.split_whitespace().nth(1).unwrap_or_default();
-    ensure!(status == "200", "GET {path} answered {status}: {body}");
-    Ok(body.to_owned())
 }
 
 #[cfg(test)]

@@ -1,13 +1,19 @@
-//! What end-to-end tests share: a broker process of their own and a small MQTT client with full control of the wire.
+//! What end-to-end tests share: a broker process of their own, or a cluster of them with links that can be cut, and a
+//! small MQTT client with full control of the wire.
 
 mod broker;
 mod certificate;
 mod client;
+mod cluster;
+mod link;
 mod options;
+mod process;
 mod wait;
 
 pub use broker::{Broker, BrokerOptions};
 pub use certificate::Certificate;
 pub use client::{Client, LIMIT, Transport, encoded, subscription_options};
+pub use cluster::{Cluster, ClusterOptions};
+pub use link::{Cut, Link};
 pub use options::{ConnectOptions, Message};
 pub use wait::wait_for;

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 const SOURCES: [&str; 4] = ["crates", "tests", "xtask", "fuzz"];
 
 /// Folders and files whose words are checked, of any kind.
-const TREE: [&str; 12] = [
+const TREE: [&str; 13] = [
     "crates",
     "tests",
     "xtask",
     "fuzz",
     "proto",
     "docs",
+    "deploy",
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",

@@ -80,6 +80,18 @@ impl Protocol {
 }
 
 choice! {
+    /// Whether a proxy in front of a listener says who the client is.
+    pub enum ProxyProtocol {
+        /// There is no proxy; a header is not MQTT.
+        Off = "off",
+        /// Trusted addresses may send a header.
+        Optional = "optional",
+        /// Every connection comes from a trusted address and begins with a header.
+        Required = "required",
+    }
+}
+
+choice! {
     /// What gives way when a session's queue is full.
     pub enum WhenFull {
         /// The message that has waited longest.

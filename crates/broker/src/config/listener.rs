@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::section::{Problem, Section};
-use super::{Protocol, TimeSpan};
+use super::{Cidr, Protocol, ProxyProtocol, TimeSpan};
 
 section! {
     /// Where clients connect: one `[[listeners]]` block each. Without any, MQTT is served on `127.0.0.1:1883` and WebSocket
@@ -35,6 +35,11 @@ section! {
         /// Time that sent bytes may stay unacknowledged by the peer's kernel before the connection is given up. 0s: the
         /// system's default.
         tcp_user_timeout: TimeSpan = TimeSpan::from_secs(60), TimeSpan::ZERO => TimeSpan::from_days(1);
+        /// Whether a proxy in front tells the client's address with a PROXY protocol header (version 1 or 2), before TLS.
+        /// `optional` takes a header from trusted addresses and does without; `required` closes connections without one.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
+        /// Blocks of addresses whose headers are believed. Default: this machine's own.
+        proxy_trusted: Vec<Cidr> = Cidr::loopback();
     }
 }
 
@@ -82,6 +87,11 @@ impl Listener {
         self.check_bounds(path, problems);
         self.check_certificates(path, problems);
         self.check_safety(path, problems);
+        if self.proxy_protocol != ProxyProtocol::Off && self.proxy_trusted.is_empty() {
+            let message =
+                "nobody's header would be believed: add `proxy_trusted = [\"10.0.0.0/8\"]` to this listener";
+            problems.push(Problem::new(format!("{path}.proxy_trusted"), message));
+        }
         if !self.path.starts_with('/') || self.path.contains(['?', '#', ' ']) {
             let message = format!(
                 "`{}` is not a path: it starts with / and has no ?, # or space",

@@ -1,10 +1,11 @@
 //! The `section!` macro: one list of keys becomes a struct, its defaults, its bounds check and its reference entry.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{ByteSize, TimeSpan};
+use super::{ByteSize, Cidr, ClusterTls, TimeSpan};
 
 /// A mistake in a configuration and the key that it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,8 +110,42 @@ shown_quoted!(
     PathBuf => "path", display;
     SocketAddr => "address:port", to_string;
     TimeSpan => "duration", to_string;
-    ByteSize => "size", to_string
+    ByteSize => "size", to_string;
+    Cidr => "address block", to_string
 );
+
+impl Value for BTreeMap<String, String> {
+    fn kind() -> String {
+        "table of text".to_owned()
+    }
+
+    fn show(&self) -> Option<String> {
+        let shown: Vec<String> = self
+            .iter()
+            .map(|(key, value)| format!("{key:?} = {value:?}"))
+            .collect();
+        Some(format!("{{{}}}", shown.join(", ")))
+    }
+}
+
+/// The kind of a key that is a section of its own: listed there, and not with the keys around it.
+const SUBSECTION: &str = "section";
+
+impl Value for ClusterTls {
+    fn kind() -> String {
+        SUBSECTION.to_owned()
+    }
+
+    fn show(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Takes out the keys that are sections of their own.
+pub(super) fn plain_keys(mut keys: Vec<Key>) -> Vec<Key> {
+    keys.retain(|key| key.kind != SUBSECTION);
+    keys
+}
 
 impl<T: Value> Value for Option<T> {
     fn kind() -> String {
@@ -164,12 +199,12 @@ macro_rules! section {
 
         impl $crate::config::section::Section for $section {
             fn reference(name: &'static str) -> $crate::config::section::SectionReference {
-                use $crate::config::section::{Key, SectionReference, Value, paragraph};
+                use $crate::config::section::{Key, SectionReference, Value, paragraph, plain_keys};
                 let defaults = Self::default();
                 SectionReference {
                     name,
                     documentation: paragraph(&[$($section_doc),*]),
-                    keys: vec![$(Key {
+                    keys: plain_keys(vec![$(Key {
                         name: stringify!($name),
                         documentation: paragraph(&[$($doc),*]),
                         kind: <$type as Value>::kind(),
@@ -178,7 +213,7 @@ macro_rules! section {
                             let (min, max): ($type, $type) = ($min, $max);
                             Some((min.to_string(), max.to_string()))
                         }))?,
-                    }),*],
+                    }),*]),
                 }
             }
 

@@ -32,9 +32,12 @@ const TAKEOVER_WAIT: Duration = Duration::from_secs(1);
 /// Where a connection comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
+    /// The client's address: the socket's, or what a trusted proxy says.
     pub(crate) peer: SocketAddr,
     pub(crate) listener: Arc<str>,
     pub(crate) permits_anonymous: bool,
+    /// From the client's certificate, where a trusted proxy has verified it.
+    pub(crate) certificate_name: Option<Arc<str>>,
 }
 
 /// A connection that has its client id, and its CONNACK waiting to be written.
@@ -163,6 +166,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             address: self.origin.peer,
             listener: self.origin.listener.to_string(),
             client_id: handshake.client_id.to_string(),
+            certificate_name: self.origin.certificate_name.as_deref().map(str::to_owned),
             username: connect.username.as_ref().map(ToString::to_string),
             password: connect.password.clone().map(Secret),
         };

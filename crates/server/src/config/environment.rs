@@ -1,4 +1,5 @@
-//! `FLOTILLA__SECTION__KEY=value`, and `FLOTILLA__LISTENERS__NAME__KEY=value` for the listener of that name.
+//! `FLOTILLA__SECTION__KEY=value`, with two words for a section like `[cluster.tls]`, and
+//! `FLOTILLA__LISTENERS__NAME__KEY=value` for the listener of that name.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,10 @@ pub(super) fn apply(variables: impl IntoIterator<Item = (String, String)>, draft
             }
             [section, key] if section != LISTENERS => {
                 draft.set_text(Target::Section(section), key, value, origin);
+            }
+            [section, part, key] => {
+                let section = format!("{section}.{part}");
+                draft.set_text(Target::Section(&section), key, value, origin);
             }
             _ => draft.mistake(
                 origin,

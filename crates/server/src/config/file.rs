@@ -69,18 +69,20 @@ fn read_listener(source: &Source<'_>, item: &DeValue<'_>, origin: Origin, draft:
 
 fn read_keys(source: &Source<'_>, table: &DeTable<'_>, target: Target<'_>, draft: &mut Draft) {
     for (key, value) in table {
+        if let DeValue::Table(inner) = value.get_ref() {
+            let section = target.path(key.get_ref());
+            if keys::section(&section).is_ok() {
+                read_keys(source, inner, Target::Section(&section), draft);
+                continue;
+            }
+        }
         let origin = source.origin(key.span());
         draft.set(target, key.get_ref(), origin, |section, key| {
-            let shown = source.slice(value.span());
-            let parsed = ValueDeserializer::parse(shown)
-                .ok()
-                .and_then(|toml| Value::deserialize(toml).ok());
+            let parsed = Value::deserialize(ValueDeserializer::from(value.clone())).ok();
             match parsed {
-                Some(parsed) if !value.get_ref().is_table() && keys::suits(section, key, &parsed) => {
-                    Ok(parsed)
-                }
+                Some(parsed) if keys::suits(section, key, &parsed) => Ok(parsed),
                 _ if value.get_ref().is_table() => Err("a section".to_owned()),
-                _ => Err(shown.to_owned()),
+                _ => Err(source.slice(value.span()).to_owned()),
             }
         });
     }

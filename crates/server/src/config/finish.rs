@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::draft::{Draft, Setting};
-use super::keys::LISTENERS;
+use super::keys::{self, LISTENERS};
 use super::{Loaded, Mistake, Mistakes, Origin};
 use crate::log;
 
@@ -32,6 +32,7 @@ pub(super) fn finish(mut draft: Draft) -> Result<Loaded, Mistakes> {
         problems.push(Problem::new("log.level", message));
     }
     check_files(&config, &mut problems);
+    check_cluster_files(&config, &mut problems);
     for problem in problems {
         add_problem(problem, &mut draft);
     }
@@ -57,12 +58,7 @@ fn require_addresses(draft: &mut Draft) {
 fn to_table(draft: &Draft) -> Table {
     let mut table = Table::new();
     for ((section, key), setting) in &draft.settings {
-        let section = table
-            .entry(*section)
-            .or_insert_with(|| Value::Table(Table::new()));
-        if let Value::Table(section) = section {
-            section.insert((*key).to_owned(), setting.value.clone());
-        }
+        keys::section_of(&mut table, section).insert((*key).to_owned(), setting.value.clone());
     }
     let listener_table = |keys: &std::collections::BTreeMap<&str, Setting>| {
         Value::Table(
@@ -94,6 +90,14 @@ fn check_files(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
+fn check_cluster_files(config: &Config, problems: &mut Vec<Problem>) {
+    for (key, file) in config.cluster.tls.files() {
+        if let Some(error) = file.and_then(|path| unreadable(path)) {
+            problems.push(Problem::new(format!("cluster.tls.{key}"), error));
+        }
+    }
+}
+
 fn unreadable(path: &Path) -> Option<String> {
     let error = File::open(path).err()?;
     Some(format!("{}: {error}", path.display()))
@@ -112,9 +116,9 @@ fn add_problem(problem: Problem, draft: &mut Draft) {
     });
 }
 
-/// The origin of a key by its path, as `limits.receive_maximum`, `cluster.seeds[1]` or `listeners[0].bind`.
+/// The origin of a key by its path, as `limits.receive_maximum`, `cluster.tls.key`, `cluster.seeds[1]` or `listeners[0].bind`.
 fn origin_of(path: &str, draft: &Draft) -> Origin {
-    let Some((section, key)) = path.split_once('.') else {
+    let Some((section, key)) = path.rsplit_once('.') else {
         return Origin::Default;
     };
     let key = key.split('[').next().unwrap_or(key);

@@ -9,9 +9,10 @@ use crate::arguments::ConfigFlags;
 /// Puts what the flags say over everything else.
 pub(super) fn apply(flags: &ConfigFlags, draft: &mut Draft) {
     for (flag, section, key, text) in [
+        ("--node", "node", "name", &flags.node),
         ("--data-dir", "node", "data_dir", &flags.data_dir),
         ("--admin", "admin", "bind", &flags.admin),
-        ("--peer", "cluster", "peer", &flags.peer),
+        ("--peer", "cluster", "listen", &flags.peer),
         ("--advertise", "cluster", "advertise", &flags.advertise),
         ("--seeds", "cluster", "seeds", &flags.seeds),
     ] {
@@ -39,6 +40,12 @@ pub(super) fn apply(flags: &ConfigFlags, draft: &mut Draft) {
         }
     }
     if flags.insecure {
+        draft.set_text(
+            Target::Section("cluster"),
+            "insecure",
+            "true",
+            Origin::Flag("--insecure"),
+        );
         for index in 0..draft.listeners.len() {
             draft.set_text(
                 Target::Listener(index),

@@ -59,8 +59,23 @@ pub(super) fn suits(section: &str, key: &str, value: &Value) -> bool {
     let single = Table::from_iter([(key.to_owned(), value.clone())]);
     match section {
         LISTENERS => Listener::deserialize(single).is_ok(),
-        _ => Config::deserialize(Table::from_iter([(section.to_owned(), Value::Table(single))])).is_ok(),
+        _ => {
+            let mut whole = Table::new();
+            *section_of(&mut whole, section) = single;
+            Config::deserialize(whole).is_ok()
+        }
     }
+}
+
+/// The table of a section, made when it is missing; `cluster.tls` lies within `cluster`.
+pub(super) fn section_of<'a>(whole: &'a mut Table, section: &str) -> &'a mut Table {
+    section.split('.').fold(whole, |table, name| {
+        let entry = table.entry(name).or_insert_with(|| Value::Table(Table::new()));
+        match entry {
+            Value::Table(inner) => inner,
+            _ => unreachable!("a section is a table"),
+        }
+    })
 }
 
 /// Finds what a text from the environment or a flag means for a key: TOML, the text itself, or a list of texts.

@@ -22,7 +22,7 @@ impl fmt::Display for Loaded {
             if number > 0 {
                 writeln!(f)?;
             }
-            match effective.get(section.name) {
+            match section_in(&effective, section.name) {
                 Some(Value::Array(listeners)) => self.show_listeners(f, section, listeners)?,
                 Some(Value::Table(values)) => {
                     writeln!(f, "[{}]", section.name)?;
@@ -34,6 +34,14 @@ impl fmt::Display for Loaded {
             }
         }
         Ok(())
+    }
+}
+
+/// A section by its name; `cluster.tls` lies within `cluster`.
+fn section_in<'a>(effective: &'a Table, name: &str) -> Option<&'a Value> {
+    match name.split_once('.') {
+        None => effective.get(name),
+        Some((outer, inner)) => effective.get(outer)?.get(inner),
     }
 }
 
@@ -92,6 +100,7 @@ says something counts:
 
 1. flags, listed at the end;
 2. the environment: `FLOTILLA__LIMITS__CONNECTIONS_MAX=500` for `connections_max` in `[limits]`,
+   `FLOTILLA__CLUSTER__TLS__KEY=node.key.pem` for `key` in `[cluster.tls]`,
    `FLOTILLA__LISTENERS__MQTT__BIND=127.0.0.1:1884` for `bind` of the listener named `mqtt` (which is added when there is
    none), lists with commas;
 3. the TOML file named by `--config` or `FLOTILLA_CONFIG`;
@@ -105,7 +114,8 @@ Durations are numbers with `ms`, `s`, `m`, `h`, `d` or `w`: `\"30s\"`, `\"1h30m\
 `GiB`, `KB`, `MB` or `GB`: `\"64KiB\"`.
 
 A listener beyond loopback has to be safe or to be told that it need not be: plain text asks for `insecure = true`,
-clients that nobody knows ask for `allow_anonymous = true` or `insecure = true`. Either is logged at each start.
+clients that nobody knows ask for `allow_anonymous = true` or `insecure = true`. Either is logged at each start. The same
+holds between nodes: beyond loopback they need certificates in `[cluster.tls]` or `insecure = true` in `[cluster]`.
 ";
 
 /// `docs/configuration.md`.

@@ -229,10 +229,11 @@ bind = 'localhost'
     let mistakes = Said {
         file,
         environment: &environment,
-        flags: &["--seeds", "a:1"],
+        flags: &["--seeds", "a"],
     }
     .mistakes();
     let expected = [
+        "cluster.listen: seeds have to reach this node, too: add `listen = \"127.0.0.1:7883\"` to [cluster]",
         "flotilla.toml:2: limits.recieve_maximum: unknown key; did you mean `receive_maximum`?",
         "flotilla.toml:3: limits.connect_timeout: 10 does not fit; expected: duration between 10ms and 10m, as \"30s\"",
         "flotilla.toml:4: limits.packet_size_max: '1Mb' does not fit; expected: size between 128B",
@@ -245,7 +246,7 @@ bind = 'localhost'
         "flotilla.toml:13: listeners[0].bind: 'localhost' does not fit; expected: address:port, as \"127.0.0.1:1883\"",
         "FLOTILLA__LIMIT__CONNECTIONS_MAX: limit: unknown section; did you mean `limits`?",
         "FLOTILLA__LOG__LEVEL: log.level: `inof` is not a level",
-        "--seeds: cluster.seeds: clusters of more than one node are not available yet",
+        "--seeds: cluster.seeds[0]: `a` is not an address to dial: write host:port, as `node-1:7883`",
     ];
     assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
     for (mistake, expected) in mistakes.iter().zip(expected) {
@@ -375,6 +376,76 @@ fn files_that_are_not_there_are_named() {
 }
 
 #[test]
+fn the_nodes_of_a_cluster_are_told_by_flags_and_their_certificates_by_a_section_of_its_own() {
+    let files = tempfile::tempdir().unwrap();
+    let [ca, certificate, key] = ["ca", "certificate", "key"].map(|name| {
+        let path = files.path().join(name);
+        std::fs::write(&path, "").unwrap();
+        path
+    });
+    let file = format!(
+        "[cluster]\nzone = 'a'\npeer_overrides = {{ 'c:7883' = '127.0.0.1:1' }}\n\
+         [cluster.tls]\nca = '{}'\ncertificate = '{}'\nkey = 'elsewhere'\n",
+        ca.display(),
+        certificate.display()
+    );
+    let key_text = key.to_str().unwrap();
+    let loaded = Said {
+        file: &file,
+        environment: &[("FLOTILLA__CLUSTER__TLS__KEY", key_text)],
+        flags: &[
+            "--node",
+            "a",
+            "--peer",
+            "0.0.0.0:7883",
+            "--advertise",
+            "a:7883",
+            "--seeds",
+            "a:7883,b:7883,c:7883",
+        ],
+    }
+    .load()
+    .unwrap();
+    let cluster = &loaded.config.cluster;
+    assert_eq!(loaded.config.node.shown_name(), "a");
+    assert_eq!(cluster.advertised().as_deref(), Some("a:7883"));
+    assert_eq!((cluster.seeds.len(), cluster.expected_nodes()), (3, 3));
+    assert_eq!(cluster.dialled("c:7883"), "127.0.0.1:1");
+    assert_eq!(cluster.tls.key, Some(key.clone()));
+    let shown = loaded.to_string();
+    assert!(shown.contains("[cluster.tls]\n"), "{shown}");
+    let again = Said {
+        file: &shown,
+        ..Said::default()
+    };
+    assert_eq!(again.config(), loaded.config);
+}
+
+#[test]
+fn mistakes_about_certificates_between_nodes_name_their_lines() {
+    let mistakes = mistakes_in_file(
+        "[cluster]\nlisten = '10.0.0.1:7883'\n[cluster.tls]\nca = 'no-such.pem'\ncrt = 'a'\n",
+    );
+    for expected in [
+        "cluster.tls.certificate: is missing",
+        "cluster.tls.key: is missing",
+        "flotilla.toml:2: cluster.listen: plain text between nodes on 10.0.0.1:7883",
+        "flotilla.toml:4: cluster.tls.ca: no-such.pem: ",
+        "flotilla.toml:5: cluster.tls.crt: unknown key",
+    ] {
+        assert!(
+            mistakes.iter().any(|mistake| mistake.starts_with(expected)),
+            "{expected}: {mistakes:#?}"
+        );
+    }
+    let mistakes = Said {
+        flags: &["--insecure", "--peer", "10.0.0.1:7883"],
+        ..Said::default()
+    };
+    assert!(mistakes.config().cluster.insecure);
+}
+
+#[test]
 fn what_is_shown_names_origins_and_can_be_read_again() {
     let file = "[limits]\n\nreceive_maximum = 7\n[cluster]\nadvertise = 'node-1:1884'\n";
     let environment = [("FLOTILLA__LIMITS__CONNECT_TIMEOUT", "90s")];
@@ -397,7 +468,7 @@ fn what_is_shown_names_origins_and_can_be_read_again() {
     );
     assert_eq!(line("bind = \"127.0.0.1:5\""), "bind = \"127.0.0.1:5\" # --mqtt");
     assert_eq!(line("client_id_bytes_max"), "client_id_bytes_max = 256 # default");
-    assert_eq!(line("# peer"), "# peer is not set # default");
+    assert_eq!(line("# listen"), "# listen is not set # default");
     assert_eq!(
         Said {
             file: &shown,

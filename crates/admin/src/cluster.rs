@@ -1,0 +1,198 @@
+//! `/api/v1/cluster`: who belongs to the cluster, and the two things that change it for good. What they do is the business
+//! of whoever implements `ClusterAdmin`; who may ask is judged here.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+
+use axum::Json;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use serde::{Deserialize, Serialize};
+
+use crate::connection::Guarded;
+
+/// The cluster as one node sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster's own identifier; empty while the node belongs to none.
+    pub cluster_id: String,
+    /// The name of the node that answers.
+    pub node: String,
+    /// Whether the node that answers serves clients.
+    pub ready: bool,
+    /// How many shards there are.
+    pub shards: u32,
+    /// Every node of the cluster, in the order of names.
+    pub members: Vec<MemberStatus>,
+}
+
+/// One node of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its name, for people.
+    pub name: String,
+    /// Its identifier, in 16 hexadecimal digits.
+    pub node_id: String,
+    /// Where other nodes reach it; empty for a node that stays alone.
+    pub address: String,
+    /// Where it stands, if it says so.
+    pub zone: String,
+    /// Whether it takes part.
+    pub state: MemberState,
+    /// Whether it votes on the state of the whole cluster.
+    pub voter: bool,
+    /// Whether it leads the group that keeps the state of the whole cluster.
+    pub leader: bool,
+    /// Shards that it has a copy of.
+    pub shards_held: u32,
+    /// Shards that it leads.
+    pub shards_led: u32,
+}
+
+/// Whether a node takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// It does.
+    Up,
+    /// It was not heard of for too long.
+    Down,
+    /// It hands over what it holds, and will be no member then.
+    Leaving,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminError {
+    /// This version cannot do it.
+    NotImplemented(String),
+    /// There is no such node.
+    NotFound(String),
+    /// It would do harm, or contradicts what is under way.
+    Conflict(String),
+    /// Not now: no majority, still starting, already stopping.
+    Unavailable(String),
+}
+
+/// The end of a change, later.
+pub type Change<'a> = Pin<Box<dyn Future<Output = Result<(), AdminError>> + Send + 'a>>;
+
+/// What an operator asks of the cluster.
+pub trait ClusterAdmin: Send + Sync + 'static {
+    /// The cluster as this node sees it.
+    fn status(&self) -> ClusterStatus;
+
+    /// This node hands over what it holds and leaves the cluster for good. Done when it is no member any more.
+    fn leave(&self) -> Change<'_>;
+
+    /// A node, by name or identifier, that is down and will not come back is no member any more.
+    fn forget(&self, node: &str) -> Change<'_>;
+}
+
+/// Set once the node has started.
+pub(crate) type ClusterCell = Arc<OnceLock<Arc<dyn ClusterAdmin>>>;
+
+/// The other end of a request's connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(SocketAddr);
+
+impl Connected<IncomingStream<'_, Guarded>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Guarded>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+impl MemberState {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
+pub(crate) fn routes(cluster: ClusterCell) -> axum::Router {
+    let changes = axum::Router::new()
+        .route("/api/v1/cluster/leave", post(leave))
+        .route("/api/v1/cluster/forget/{node}", post(forget))
+        .layer(middleware::from_fn(from_this_machine));
+    axum::Router::new()
+        .route("/api/v1/cluster", get(status))
+        .merge(changes)
+        .with_state(cluster)
+}
+
+/// Until there are tokens, who may change something is told by where it is asked from. A browser says on whose behalf it
+/// asks (`Origin`): then it is a page that asks, and not a person on this machine.
+async fn from_this_machine(
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !peer.ip().to_canonical().is_loopback() {
+        let reason = "changes are accepted from this machine only (127.0.0.1, ::1): run `flotilla ctl` there";
+        return refusal(StatusCode::FORBIDDEN, reason);
+    }
+    if request.headers().contains_key(header::ORIGIN) {
+        return refusal(StatusCode::FORBIDDEN, "changes are not accepted from web pages");
+    }
+    next.run(request).await
+}
+
+async fn status(State(cluster): State<ClusterCell>) -> Response {
+    match cluster.get() {
+        Some(cluster) => ([(header::CACHE_CONTROL, "no-store")], Json(cluster.status())).into_response(),
+        None => still_starting().into_response(),
+    }
+}
+
+async fn leave(State(cluster): State<ClusterCell>) -> Response {
+    match cluster.get() {
+        Some(cluster) => changed(cluster.leave().await),
+        None => still_starting().into_response(),
+    }
+}
+
+async fn forget(State(cluster): State<ClusterCell>, Path(node): Path<String>) -> Response {
+    match cluster.get() {
+        Some(cluster) => changed(cluster.forget(&node).await),
+        None => still_starting().into_response(),
+    }
+}
+
+fn changed(outcome: Result<(), AdminError>) -> Response {
+    match outcome {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+fn still_starting() -> AdminError {
+    AdminError::Unavailable("the node is still starting".to_owned())
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        let (status, reason) = match self {
+            Self::NotImplemented(reason) => (StatusCode::NOT_IMPLEMENTED, reason),
+            Self::NotFound(reason) => (StatusCode::NOT_FOUND, reason),
+            Self::Conflict(reason) => (StatusCode::CONFLICT, reason),
+            Self::Unavailable(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),
+        };
+        refusal(status, &reason)
+    }
+}
+
+/// A line for people; the status is for programs.
+fn refusal(status: StatusCode, reason: &str) -> Response {
+    (status, format!("{reason}\n")).into_response()
+}

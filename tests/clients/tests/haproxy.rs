@@ -1,0 +1,129 @@
+//! HAProxy as people put it in front: its configurations in `deploy` are valid, and clients keep their addresses behind it.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clients::output_within;
+use harness::{Broker, BrokerOptions, Certificate, Client, ConnectOptions, Message, wait_for};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn deploy(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../deploy")
+        .join(name)
+}
+
+/// Whether HAProxy accepts a configuration without a warning.
+fn check(text: &str, directory: &Path) -> Result<()> {
+    let file = directory.join("haproxy.cfg");
+    std::fs::write(&file, text)?;
+    let output = output_within(Command::new("haproxy").arg("-c").arg("-f").arg(&file), LIMIT)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() && !said.contains("WARN"),
+        "{said}\n{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_configurations_in_deploy_are_valid() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let certificate = Certificate::create(files.path())?;
+    let chain = std::fs::read_to_string(&certificate.chain_path)?;
+    let pair = files.path().join("pair.pem");
+    std::fs::write(&pair, chain + &std::fs::read_to_string(&certificate.key_path)?)?;
+    for name in [
+        "local/haproxy.cfg",
+        "haproxy/passthrough.cfg",
+        "haproxy/terminating.cfg",
+    ] {
+        let text = std::fs::read_to_string(deploy(name)).with_context(|| name.to_owned())?;
+        // Names of nodes that this machine does not know are worth a warning to HAProxy.
+        let text = (1..=3).fold(text, |text, node| {
+            text.replace(&format!(" node-{node}:"), " 127.0.0.1:")
+        });
+        let text = text
+            .replace("/etc/haproxy/server.pem", &pair.display().to_string())
+            .replace(
+                "/etc/haproxy/clients.ca.pem",
+                &certificate.chain_path.display().to_string(),
+            );
+        check(&text, files.path()).with_context(|| name.to_owned())?;
+    }
+    Ok(())
+}
+
+/// HAProxy, until the test ends.
+struct Proxy(Child);
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+#[tokio::test]
+async fn clients_are_known_by_their_own_address_behind_haproxy() -> Result<()> {
+    let listener = "[[listeners]]\nname = \"mqtt\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n";
+    let broker = Broker::start(BrokerOptions {
+        config: Some(listener.to_owned()),
+        env: vec![("FLOTILLA__LOG__LEVEL".into(), "info,broker=debug".into())],
+        ..BrokerOptions::default()
+    })?;
+    let files = tempfile::tempdir()?;
+    let front = free_address()?;
+    // The addresses are this test's; everything else is as in `deploy/local`.
+    let text = std::fs::read_to_string(deploy("local/haproxy.cfg"))?
+        .replace("bind 127.0.0.1:1883", &format!("bind {front}"))
+        .replace("bind 127.0.0.1:8083", &format!("bind {}", free_address()?))
+        .replace("bind 127.0.0.1:8404", &format!("bind {}", free_address()?))
+        .replace(
+            "127.0.0.1:11881 check port 9101",
+            &format!("{} check port {}", broker.mqtt_addr(), broker.admin_addr().port()),
+        );
+    // The other two nodes are not there.
+    let is_there = |line: &&str| !line.contains("server node-2") && !line.contains("server node-3");
+    let text = text.lines().filter(is_there).collect::<Vec<_>>().join("\n") + "\n";
+    check(&text, files.path())?;
+    let child = Command::new("haproxy")
+        .arg("-db")
+        .arg("-f")
+        .arg(files.path().join("haproxy.cfg"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let _proxy = Proxy(child);
+
+    // HAProxy takes a moment to listen, and to find the node ready.
+    let connected = async || Client::connect(front, ConnectOptions::v5("behind")).await.is_ok();
+    wait_for(connected, LIMIT).await?;
+    let stream = tokio::net::TcpStream::connect(front).await?;
+    let own = stream.local_addr()?;
+    let mut client = Client::on(stream);
+    client.handshake(ConnectOptions::v5("known")).await?;
+    client.subscribe("t", 1).await?;
+    client.publish(Message::new("t", "x").qos(1)).await?;
+    client.receive().await?;
+    ensure!(
+        broker.log().contains(&format!("client_id=known address={own}")),
+        "{own}: {}",
+        broker.log()
+    );
+    ensure!(
+        !broker.log().contains("the PROXY protocol header"),
+        "health checks are worth no line: {}",
+        broker.log()
+    );
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! A client id belongs to one connection of the whole cluster.
+
+use anyhow::{Result, ensure};
+use cluster_tests::*;
+use harness::{Client, ConnectOptions};
+use mqtt_codec::ReasonCode;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "nodes do not form clusters yet"]
+async fn a_client_that_connects_to_another_node_takes_its_session_along() -> Result<()> {
+    let cluster = three()?;
+    let mut first = persistent(&cluster, 0, "mover").await?;
+    subscribe(&mut first, "news", 1).await?;
+    let second = Client::connect(cluster.mqtt_addr(1), ConnectOptions::v5("mover").persistent()).await;
+    let mut second = second?;
+    ensure!(second.connack().session_present, "the session stayed behind");
+    first.expect_disconnect(ReasonCode::SessionTakenOver).await?;
+    let mut publisher = client(&cluster, 2, "publisher").await?;
+    publish(&mut publisher, "news", "for the second", 1).await?;
+    expect_text(&mut second, "for the second").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "nodes do not form clusters yet"]
+async fn of_many_who_come_at_once_one_stays() -> Result<()> {
+    let cluster = three()?;
+    let mut clients = Vec::new();
+    for round in 0..12 {
+        clients.push(client(&cluster, round % 3, "popular").await?);
+    }
+    let mut last = clients.pop().expect("twelve came");
+    for mut earlier in clients {
+        earlier.drain_until_closed().await?;
+    }
+    last.ping().await
+}
