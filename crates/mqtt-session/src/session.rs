@@ -2,11 +2,12 @@
 
 use mqtt_codec::{
     Acknowledgement, Auth, Disconnect, Packet, PacketId, ProtocolVersion, Publication, PublishHead, QoS,
-    ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode, encode_publish, encoded_len, publish_len,
+    ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode_publish, publish_len,
 };
 
 use crate::ProtocolError;
 use crate::aliases::{InboundAliases, OutboundAliases};
+use crate::explain::{Words, explain, write};
 use crate::handshake::{Handshake, ServerLimits};
 use crate::inbound::{Inbound, Received};
 use crate::outbound::{Delivery, Outbound, Outcome, Stage, packet_id_of};
@@ -219,15 +220,14 @@ impl Session {
 
     /// A routed message is safe, or was refused: answers PUBACK or PUBREC, in the order of arrival.
     pub fn publish_done(&mut self, packet_id: PacketId, reason_code: ReasonCode, out: &mut WriteQueue) {
-        let version = self.version;
+        let words = self.words();
         self.inbound
             .complete(packet_id, reason_code, |packet_id, qos, reason_code| {
                 let acknowledgement = Acknowledgement::new(packet_id, reason_code);
-                let packet = match qos {
+                words.write_acknowledgement(acknowledgement, out, |acknowledgement| match qos {
                     QoS::ExactlyOnce => Packet::PubRec(acknowledgement),
                     _ => Packet::PubAck(acknowledgement),
-                };
-                write(&packet, version, out);
+                });
             });
     }
 
@@ -248,8 +248,8 @@ impl Session {
         if self.inbound.is_unreleased(packet_id) {
             actions.push(Action::Release(packet_id));
         } else {
-            let reason = ReasonCode::PacketIdentifierNotFound;
-            self.send(&Packet::PubComp(Acknowledgement::new(packet_id, reason)), out);
+            let unknown = Acknowledgement::new(packet_id, ReasonCode::PacketIdentifierNotFound);
+            self.words().write_acknowledgement(unknown, out, Packet::PubComp);
         }
         Ok(())
     }
@@ -289,7 +289,8 @@ impl Session {
     }
 
     fn pubrel_for(&mut self, packet_id: PacketId, reason_code: ReasonCode, out: &mut WriteQueue) {
-        self.send(&Packet::PubRel(Acknowledgement::new(packet_id, reason_code)), out);
+        let pubrel = Acknowledgement::new(packet_id, reason_code);
+        self.words().write_acknowledgement(pubrel, out, Packet::PubRel);
     }
 
     /// The PUBREC of a delivery is durable: the PUBLISH will never be sent again, and PUBREL goes out.
@@ -302,24 +303,28 @@ impl Session {
 
     /// Answers a SUBSCRIBE.
     pub fn subscribed(&mut self, packet_id: PacketId, reason_codes: Vec<ReasonCode>, out: &mut WriteQueue) {
-        let packet = SubAck {
-            packet_id,
-            reason_codes,
-            reason_string: None,
-            user_properties: Vec::new(),
-        };
-        self.send(&Packet::SubAck(packet), out);
+        let reason_string = reason_codes.iter().copied().find_map(explain);
+        self.words().write(reason_string, out, |reason_string| {
+            Packet::SubAck(SubAck {
+                packet_id,
+                reason_codes: reason_codes.clone(),
+                reason_string,
+                user_properties: Vec::new(),
+            })
+        });
     }
 
     /// Answers an UNSUBSCRIBE.
     pub fn unsubscribed(&mut self, packet_id: PacketId, reason_codes: Vec<ReasonCode>, out: &mut WriteQueue) {
-        let packet = UnsubAck {
-            packet_id,
-            reason_codes,
-            reason_string: None,
-            user_properties: Vec::new(),
-        };
-        self.send(&Packet::UnsubAck(packet), out);
+        let reason_string = reason_codes.iter().copied().find_map(explain);
+        self.words().write(reason_string, out, |reason_string| {
+            Packet::UnsubAck(UnsubAck {
+                packet_id,
+                reason_codes: reason_codes.clone(),
+                reason_string,
+                user_properties: Vec::new(),
+            })
+        });
     }
 
     /// How many deliveries above QoS 0 may be sent now.
@@ -363,14 +368,13 @@ impl Session {
         if delivery.qos == QoS::AtMostOnce || (self.outbound.room() > 0 && self.outbound.queued().0 == 0) {
             return self.deliver_now(delivery, now_ms, out);
         }
-        let (messages, bytes) = self.outbound.queued();
-        let full = messages >= self.limits.queue_messages_max
-            || bytes + delivery.publication.size() > self.limits.queue_bytes_max;
-        if full && !self.limits.drop_oldest {
-            return Outcome::QueueFull;
-        }
-        if full {
-            self.outbound.dequeue();
+        let mut dropped = 0;
+        while self.has_no_room_for(&delivery) {
+            let gives_way = self.limits.drop_oldest && self.outbound.dequeue().is_some();
+            if !gives_way {
+                return Outcome::QueueFull(dropped + 1);
+            }
+            dropped += 1;
         }
         // Waiting may take long: the message must not pin the buffer it was read into.
         let publication = delivery.publication.compact();
@@ -378,7 +382,17 @@ impl Session {
             publication,
             ..delivery
         });
-        if full { Outcome::QueueFull } else { Outcome::Queued }
+        match dropped {
+            0 => Outcome::Queued,
+            dropped => Outcome::QueueFull(dropped),
+        }
+    }
+
+    /// A message that is larger than the whole queue has room when nothing else waits.
+    fn has_no_room_for(&self, delivery: &Delivery) -> bool {
+        let (messages, bytes) = self.outbound.queued();
+        let too_many = messages >= self.limits.queue_messages_max;
+        too_many || (messages > 0 && bytes + delivery.publication.size() > self.limits.queue_bytes_max)
     }
 
     /// Sends what waits in memory while the window has room. Calls `lost` for what could not be sent.
@@ -474,19 +488,21 @@ impl Session {
         if self.version != ProtocolVersion::V5 {
             return;
         }
-        let reason_string = detail.filter(|_| self.problem_information).map(Into::into);
-        let mut packet = Packet::Disconnect(Disconnect {
-            reason_code,
-            reason_string,
-            ..Disconnect::default()
+        self.words().write(detail, out, |reason_string| {
+            Packet::Disconnect(Disconnect {
+                reason_code,
+                reason_string,
+                ..Disconnect::default()
+            })
         });
-        // No reason string makes it larger than the client takes. [MQTT-3.14.2-3]
-        let fits =
-            encoded_len(&packet, self.version).is_ok_and(|len| len <= self.client_packet_size_max as usize);
-        if !fits {
-            packet = Packet::Disconnect(Disconnect::new(reason_code));
+    }
+
+    fn words(&self) -> Words {
+        Words {
+            version: self.version,
+            wanted: self.problem_information && self.version == ProtocolVersion::V5,
+            packet_size_max: self.client_packet_size_max as usize,
         }
-        self.send(&packet, out);
     }
 
     fn send(&mut self, packet: &Packet, out: &mut WriteQueue) {
@@ -494,16 +510,8 @@ impl Session {
     }
 }
 
-fn write(packet: &Packet, version: ProtocolVersion, out: &mut WriteQueue) {
-    // The only packets that may not be encodable are those with oversized strings, and ours have none.
-    let result = encode(packet, version, out);
-    debug_assert!(
-        result.is_ok(),
-        "a packet of the server's own making was not encodable"
-    );
-}
-
-fn payload_is_as_said(publication: &Publication) -> bool {
+/// Whether a payload that says it is UTF-8 is.
+pub(crate) fn payload_is_as_said(publication: &Publication) -> bool {
     publication.properties().payload_format_indicator != Some(true)
         || std::str::from_utf8(publication.payload_slice()).is_ok()
 }
