@@ -21,6 +21,10 @@ use super::{Connection, End, Operation, Stream, Work};
 
 /// Retained messages one subscription brings at the most.
 const RETAINED_MAX: usize = 1_000_000;
+/// Retained messages that may wait when another subscription brings more: what exceeds it is dropped and counted.
+const RETAINED_WAITING_MAX: usize = 100_000;
+/// Retained messages for a durable session that share an entry of its shard's log.
+const APPENDS_MAX: usize = 256;
 
 impl<S: Stream> Connection<S> {
     pub(super) fn subscribe(&mut self, mut request: SubscribeRequest, now: u64) -> Result<(), End> {
@@ -116,12 +120,24 @@ impl<S: Stream> Connection<S> {
 
     fn send_retained(&mut self, subscription: &Subscription, now: u64) {
         let filter = subscription.filter.filter();
+        let room = match self.retained.len() {
+            0 => RETAINED_MAX,
+            waiting => RETAINED_WAITING_MAX.saturating_sub(waiting),
+        };
         let mut messages: Vec<LiveMessage> = self.shared.sys.matching(filter);
+        let mut without_room = 0;
         self.shared
             .cluster
             .retained(filter.as_str(), RETAINED_MAX, &mut |stored| {
-                messages.extend(from_stored(stored))
+                if messages.len() < room {
+                    messages.extend(from_stored(stored));
+                } else {
+                    without_room += 1;
+                }
             });
+        if without_room > 0 {
+            self.shared.metrics.dropped_queue_full.increment(without_room);
+        }
         let identifier = (subscription.subscription_id != 0).then_some(subscription.subscription_id);
         let mut appends = Vec::new();
         for message in messages {
@@ -156,10 +172,18 @@ impl<S: Stream> Connection<S> {
                 share: None,
             });
         }
-        if !appends.is_empty() {
+        while !appends.is_empty() {
+            let rest = appends.split_off(appends.len().min(APPENDS_MAX));
+            let (metrics, count) = (Arc::clone(&self.shared.metrics), appends.len() as u64);
+            let count_refused = move |result: Result<Vec<ShardResponse>, ProposeError>| {
+                if result.is_err() {
+                    metrics.dropped_queue_full.increment(count);
+                }
+            };
             self.shared
                 .cluster
-                .propose_batch(self.attachment.shard, appends, Box::new(drop));
+                .propose_batch(self.attachment.shard, appends, Box::new(count_refused));
+            appends = rest;
         }
         self.send_waiting(now);
     }
