@@ -433,7 +433,8 @@ impl<S: Stream> Connection<S> {
     fn count(&mut self) {
         let tally = std::mem::take(&mut self.tally);
         let (metrics, totals) = (&self.shared.metrics, &self.shared.sys.totals);
-        if tally.packets > 0 {
+        // A large packet comes with many reads; only the last of them completes it.
+        if tally.packets > 0 || tally.bytes_received > 0 {
             use std::sync::atomic::Ordering::Relaxed;
             metrics.packets_received.increment(tally.packets);
             metrics.bytes_received.increment(tally.bytes_received);
