@@ -412,7 +412,9 @@ impl<S: Stream> Connection<S> {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: u64) -> Poll<End> {
-        let keep_alive = self.session.keep_alive_deadline();
+        // Of a client that is kept waiting nothing is read: its PINGREQ may lie in the kernel. If it is gone, the TCP user
+        // timeout or the answer it waits for tells.
+        let keep_alive = self.session.keep_alive_deadline().filter(|_| self.may_read());
         if keep_alive.is_some_and(|deadline| deadline <= now) {
             return Poll::Ready(End::KeepAlive);
         }
