@@ -127,6 +127,8 @@ struct Inner {
     live_bytes: usize,
     flags: Flags,
     waker: Option<Waker>,
+    /// The connection has ended, and nobody will look into it again.
+    ended: bool,
 }
 
 /// The mailbox of one connection.
@@ -185,7 +187,8 @@ impl Mailbox {
         true
     }
 
-    /// Leaves one message of a shared subscription. Gives it back if the receiver is too far behind.
+    /// Leaves one message of a shared subscription. Gives it back if the receiver is too far behind, or has ended since
+    /// it was chosen: then another member is to have it.
     pub(crate) fn deliver_one(
         &self,
         delivery: Box<Delivery>,
@@ -198,7 +201,7 @@ impl Mailbox {
         } else {
             self.queue_bytes_max
         };
-        if inner.live_bytes > 0 && inner.live_bytes + bytes > bound {
+        if inner.ended || (inner.live_bytes > 0 && inner.live_bytes + bytes > bound) {
             return Err(delivery);
         }
         inner.live_bytes += bytes;
@@ -253,9 +256,11 @@ impl Mailbox {
         inner.flags
     }
 
-    /// What was left when the connection ended.
+    /// What was left when the connection ended. Messages of shared subscriptions are not taken from here on.
     pub(crate) fn drain(&self) -> Vec<Event> {
-        std::mem::take(&mut self.inner.lock().events)
+        let mut inner = self.inner.lock();
+        inner.ended = true;
+        std::mem::take(&mut inner.events)
     }
 }
 
@@ -312,5 +317,24 @@ mod tests {
         assert_eq!(events.len(), 1);
         assert!(mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
         assert_eq!(wakers.len(), 1, "the waker that was left is handed out once");
+    }
+
+    #[test]
+    fn a_message_for_a_member_that_has_ended_is_given_back() {
+        let mailbox = Mailbox::new(1, 1_000, 1_000);
+        let delivery = || {
+            Box::new(Delivery {
+                publication: batch(QoS::AtLeastOnce, 10).messages[0].publication.clone(),
+                qos: QoS::AtLeastOnce,
+                retain: false,
+                subscription_ids: SmallVec::new(),
+                expires_at: None,
+                share: Some("$share/g/a".into()),
+            })
+        };
+        let mut wakers = Vec::new();
+        assert!(mailbox.deliver_one(delivery(), &mut wakers).is_ok());
+        assert_eq!(mailbox.drain().len(), 1);
+        assert!(mailbox.deliver_one(delivery(), &mut wakers).is_err());
     }
 }

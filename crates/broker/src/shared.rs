@@ -64,7 +64,7 @@ impl Shared {
 
     /// Where clients are sent when this node cannot serve them.
     pub(crate) fn server_reference(&self) -> Option<ByteString> {
-        let reference = &self.config.mqtt.server_reference;
+        let reference = &self.config.cluster.server_reference;
         (!reference.is_empty()).then(|| reference.as_str().into())
     }
 

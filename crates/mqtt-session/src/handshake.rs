@@ -4,6 +4,7 @@ use bytestring::ByteString;
 use mqtt_codec::{ConnAck, ConnAckProperties, Connect, ProtocolVersion, QoS, ReasonCode};
 
 use crate::ProtocolError;
+use crate::session::payload_is_as_said;
 
 /// What the server offers and bounds. All values are announced to MQTT 5.0 clients where the standard allows.
 #[derive(Clone, Debug)]
@@ -198,6 +199,12 @@ fn judge_will(will: &mqtt_codec::Will, limits: &ServerLimits) -> Result<(), Prot
         return Err(ProtocolError::new(
             ReasonCode::TopicNameInvalid,
             "will topic is not accepted",
+        ));
+    }
+    if limits.validate_payload_format && !payload_is_as_said(&will.publication) {
+        return Err(ProtocolError::new(
+            ReasonCode::PayloadFormatInvalid,
+            "will payload is not UTF-8",
         ));
     }
     Ok(())

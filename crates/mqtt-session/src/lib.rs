@@ -3,6 +3,7 @@
 
 mod aliases;
 mod error;
+mod explain;
 mod handshake;
 mod inbound;
 mod outbound;

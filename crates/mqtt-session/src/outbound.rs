@@ -45,8 +45,8 @@ pub enum Outcome {
     TooLarge,
     /// Its Message Expiry Interval has passed. [MQTT-3.3.2-5]
     Expired,
-    /// The queue of this session is full, and this was dropped.
-    QueueFull,
+    /// The queue of this session was full: so many messages were dropped, this one or as many of the oldest as it took.
+    QueueFull(usize),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,11 +3,12 @@
 use bytestring::ByteString;
 use mqtt_codec::{
     Acknowledgement, Auth, Disconnect, Packet, PacketId, ProtocolVersion, Publication, PublishHead, QoS,
-    ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode, encode_publish, encoded_len, publish_len,
+    ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode_publish, encoded_len, publish_len,
 };
 
 use crate::ProtocolError;
 use crate::aliases::{InboundAliases, OutboundAliases};
+use crate::explain::{Words, explain, write};
 use crate::handshake::{Handshake, ServerLimits};
 use crate::inbound::{Inbound, Received};
 use crate::outbound::{Delivery, Outbound, Outcome, Stage, packet_id_of};
@@ -220,15 +221,14 @@ impl Session {
 
     /// A routed message is safe, or was refused: answers PUBACK or PUBREC, in the order of arrival.
     pub fn publish_done(&mut self, packet_id: PacketId, reason_code: ReasonCode, out: &mut WriteQueue) {
-        let version = self.version;
+        let words = self.words();
         self.inbound
             .complete(packet_id, reason_code, |packet_id, qos, reason_code| {
                 let acknowledgement = Acknowledgement::new(packet_id, reason_code);
-                let packet = match qos {
+                words.write_acknowledgement(acknowledgement, out, |acknowledgement| match qos {
                     QoS::ExactlyOnce => Packet::PubRec(acknowledgement),
                     _ => Packet::PubAck(acknowledgement),
-                };
-                write(&packet, version, out);
+                });
             });
     }
 
@@ -249,8 +249,8 @@ impl Session {
         if self.inbound.is_unreleased(packet_id) {
             actions.push(Action::Release(packet_id));
         } else {
-            let reason = ReasonCode::PacketIdentifierNotFound;
-            self.send(&Packet::PubComp(Acknowledgement::new(packet_id, reason)), out);
+            let unknown = Acknowledgement::new(packet_id, ReasonCode::PacketIdentifierNotFound);
+            self.words().write_acknowledgement(unknown, out, Packet::PubComp);
         }
         Ok(())
     }
@@ -290,7 +290,8 @@ impl Session {
     }
 
     fn pubrel_for(&mut self, packet_id: PacketId, reason_code: ReasonCode, out: &mut WriteQueue) {
-        self.send(&Packet::PubRel(Acknowledgement::new(packet_id, reason_code)), out);
+        let pubrel = Acknowledgement::new(packet_id, reason_code);
+        self.words().write_acknowledgement(pubrel, out, Packet::PubRel);
     }
 
     /// The PUBREC of a delivery is durable: the PUBLISH will never be sent again, and PUBREL goes out.
@@ -303,24 +304,28 @@ impl Session {
 
     /// Answers a SUBSCRIBE.
     pub fn subscribed(&mut self, packet_id: PacketId, reason_codes: Vec<ReasonCode>, out: &mut WriteQueue) {
-        let packet = SubAck {
-            packet_id,
-            reason_codes,
-            reason_string: None,
-            user_properties: Vec::new(),
-        };
-        self.send(&Packet::SubAck(packet), out);
+        let reason_string = reason_codes.iter().copied().find_map(explain);
+        self.words().write(reason_string, out, |reason_string| {
+            Packet::SubAck(SubAck {
+                packet_id,
+                reason_codes: reason_codes.clone(),
+                reason_string,
+                user_properties: Vec::new(),
+            })
+        });
     }
 
     /// Answers an UNSUBSCRIBE.
     pub fn unsubscribed(&mut self, packet_id: PacketId, reason_codes: Vec<ReasonCode>, out: &mut WriteQueue) {
-        let packet = UnsubAck {
-            packet_id,
-            reason_codes,
-            reason_string: None,
-            user_properties: Vec::new(),
-        };
-        self.send(&Packet::UnsubAck(packet), out);
+        let reason_string = reason_codes.iter().copied().find_map(explain);
+        self.words().write(reason_string, out, |reason_string| {
+            Packet::UnsubAck(UnsubAck {
+                packet_id,
+                reason_codes: reason_codes.clone(),
+                reason_string,
+                user_properties: Vec::new(),
+            })
+        });
     }
 
     /// How many deliveries above QoS 0 may be sent now.
@@ -364,14 +369,13 @@ impl Session {
         if delivery.qos == QoS::AtMostOnce || (self.outbound.room() > 0 && self.outbound.queued().0 == 0) {
             return self.deliver_now(delivery, now_ms, out);
         }
-        let (messages, bytes) = self.outbound.queued();
-        let full = messages >= self.limits.queue_messages_max
-            || bytes + delivery.publication.size() > self.limits.queue_bytes_max;
-        if full && !self.limits.drop_oldest {
-            return Outcome::QueueFull;
-        }
-        if full {
-            self.outbound.dequeue();
+        let mut dropped = 0;
+        while self.has_no_room_for(&delivery) {
+            let gives_way = self.limits.drop_oldest && self.outbound.dequeue().is_some();
+            if !gives_way {
+                return Outcome::QueueFull(dropped + 1);
+            }
+            dropped += 1;
         }
         // Waiting may take long: the message must not pin the buffer it was read into.
         let publication = delivery.publication.compact();
@@ -379,7 +383,17 @@ impl Session {
             publication,
             ..delivery
         });
-        if full { Outcome::QueueFull } else { Outcome::Queued }
+        match dropped {
+            0 => Outcome::Queued,
+            dropped => Outcome::QueueFull(dropped),
+        }
+    }
+
+    /// A message that is larger than the whole queue has room when nothing else waits.
+    fn has_no_room_for(&self, delivery: &Delivery) -> bool {
+        let (messages, bytes) = self.outbound.queued();
+        let too_many = messages >= self.limits.queue_messages_max;
+        too_many || (messages > 0 && bytes + delivery.publication.size() > self.limits.queue_bytes_max)
     }
 
     /// Sends what waits in memory while the window has room. Calls `lost` for what could not be sent.
@@ -475,13 +489,13 @@ impl Session {
         if self.version != ProtocolVersion::V5 {
             return;
         }
-        let reason_string = detail.filter(|_| self.problem_information).map(Into::into);
-        let packet = Disconnect {
-            reason_code,
-            reason_string,
-            ..Disconnect::default()
-        };
-        self.disconnect(packet, out);
+        self.words().write(detail, out, |reason_string| {
+            Packet::Disconnect(Disconnect {
+                reason_code,
+                reason_string,
+                ..Disconnect::default()
+            })
+        });
     }
 
     /// Sends the client to another server, where this version has words for it. (4.13)
@@ -489,24 +503,26 @@ impl Session {
         if self.version != ProtocolVersion::V5 {
             return;
         }
-        let packet = Disconnect {
+        let referring = Packet::Disconnect(Disconnect {
             reason_code: ReasonCode::UseAnotherServer,
             server_reference: Some(server_reference),
             ..Disconnect::default()
-        };
-        self.disconnect(packet, out);
+        });
+        // No property makes it larger than the client takes. [MQTT-3.14.2-3]
+        let fits = encoded_len(&referring, self.version)
+            .is_ok_and(|length| length <= self.client_packet_size_max as usize);
+        match fits {
+            true => self.send(&referring, out),
+            false => self.send(&Packet::Disconnect(Disconnect::new(ReasonCode::UseAnotherServer)), out),
+        }
     }
 
-    fn disconnect(&mut self, packet: Disconnect, out: &mut WriteQueue) {
-        let reason_code = packet.reason_code;
-        let mut packet = Packet::Disconnect(packet);
-        // No property makes it larger than the client takes. [MQTT-3.14.2-3]
-        let fits =
-            encoded_len(&packet, self.version).is_ok_and(|len| len <= self.client_packet_size_max as usize);
-        if !fits {
-            packet = Packet::Disconnect(Disconnect::new(reason_code));
+    fn words(&self) -> Words {
+        Words {
+            version: self.version,
+            wanted: self.problem_information && self.version == ProtocolVersion::V5,
+            packet_size_max: self.client_packet_size_max as usize,
         }
-        self.send(&packet, out);
     }
 
     fn send(&mut self, packet: &Packet, out: &mut WriteQueue) {
@@ -514,16 +530,8 @@ impl Session {
     }
 }
 
-fn write(packet: &Packet, version: ProtocolVersion, out: &mut WriteQueue) {
-    // The only packets that may not be encodable are those with oversized strings, and ours have none.
-    let result = encode(packet, version, out);
-    debug_assert!(
-        result.is_ok(),
-        "a packet of the server's own making was not encodable"
-    );
-}
-
-fn payload_is_as_said(publication: &Publication) -> bool {
+/// Whether a payload that says it is UTF-8 is.
+pub(crate) fn payload_is_as_said(publication: &Publication) -> bool {
     publication.properties().payload_format_indicator != Some(true)
         || std::str::from_utf8(publication.payload_slice()).is_ok()
 }

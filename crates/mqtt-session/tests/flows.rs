@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use mqtt_codec::{
-    Acknowledgement, Connect, DecodeLimits, Decoder, Packet, PacketId, ProtocolVersion, Publication, Publish,
-    QoS, ReasonCode, WriteQueue,
+    Acknowledgement, Connect, DecodeLimits, Decoder, MessageProperties, Packet, PacketId, ProtocolVersion,
+    Publication, Publish, QoS, ReasonCode, Will, WriteQueue,
 };
 use mqtt_session::{Action, Delivery, Handshake, Outcome, ProtocolError, Resumed, ServerLimits, Session};
 use mqtt_topic::TopicName;
@@ -156,8 +156,11 @@ fn mqtt_4_3_3_10_a_repeated_qos_2_publish_is_answered_and_not_routed_again() {
 fn a_pubrel_for_an_unknown_packet_id_is_answered_with_0x92() {
     let mut server = Server::new(|_| {}, None);
     server.take(Packet::PubRel(ack(id(9)))).unwrap();
-    let expected = Acknowledgement::new(id(9), ReasonCode::PacketIdentifierNotFound);
-    assert_eq!(server.sent(), [Packet::PubComp(expected)]);
+    let Packet::PubComp(answer) = server.sent().remove(0) else {
+        panic!("a PUBCOMP was expected")
+    };
+    assert_eq!(answer.packet_id, id(9));
+    assert_eq!(answer.reason_code, ReasonCode::PacketIdentifierNotFound);
 }
 
 #[test]
@@ -199,7 +202,7 @@ fn the_window_holds_back_what_the_client_did_not_ask_for() {
         Outcome::Sent,
         Outcome::Queued,
         Outcome::Queued,
-        Outcome::QueueFull,
+        Outcome::QueueFull(1),
     ];
     assert_eq!(outcomes, expected);
     assert_eq!(
@@ -213,6 +216,28 @@ fn the_window_holds_back_what_the_client_did_not_ask_for() {
         .session
         .send_queued(server.now, &mut server.out, |_| panic!("nothing is lost"));
     assert_eq!(server.sent().len(), 1);
+}
+
+#[test]
+fn a_large_message_takes_the_place_of_as_many_small_ones_as_its_bytes_need() {
+    let mut server = Server::new(|_| {}, None);
+    for _ in 0..4 {
+        server.deliver(QoS::AtLeastOnce);
+    }
+    let large = Delivery {
+        publication: Publication::new(
+            TopicName::parse("a/b".into()).unwrap(),
+            Bytes::from(vec![b'x'; 9_900]),
+        ),
+        ..delivery(QoS::AtLeastOnce)
+    };
+
+    let outcome = server.session.deliver(large, server.now, &mut server.out);
+
+    assert_eq!(outcome, Outcome::QueueFull(2));
+    let (messages, bytes) = server.session.queued();
+    assert_eq!(messages, 1);
+    assert!(bytes <= 11_000, "{bytes} bytes wait");
 }
 
 #[test]
@@ -301,6 +326,80 @@ fn aliases_are_resolved_and_their_bounds_kept() {
         server.take(aliased(3, true)).unwrap_err().reason_code,
         ReasonCode::TopicAliasInvalid
     );
+}
+
+/// Reason strings of everything sent.
+fn reason_strings(server: &mut Server) -> Vec<Option<String>> {
+    let text = |packet| match packet {
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubComp(ack) => ack.reason_string,
+        Packet::SubAck(suback) => suback.reason_string,
+        Packet::UnsubAck(unsuback) => unsuback.reason_string,
+        other => panic!("not an acknowledgement: {other:?}"),
+    };
+    let texts = server.sent().into_iter().map(text);
+    texts.map(|text| text.map(|text| text.to_string())).collect()
+}
+
+fn refuse_everything(server: &mut Server) {
+    server.take(publish(QoS::AtLeastOnce, Some(1))).unwrap();
+    server.take(publish(QoS::ExactlyOnce, Some(2))).unwrap();
+    server.take(Packet::PubRel(ack(id(3)))).unwrap();
+    let (session, out) = (&mut server.session, &mut server.out);
+    session.publish_done(id(1), ReasonCode::QuotaExceeded, out);
+    session.publish_done(id(2), ReasonCode::NotAuthorized, out);
+    session.subscribed(
+        id(4),
+        vec![ReasonCode::Success, ReasonCode::TopicFilterInvalid],
+        out,
+    );
+    session.unsubscribed(id(5), vec![ReasonCode::UnspecifiedError], out);
+}
+
+#[test]
+fn negative_acknowledgements_say_why_and_positive_ones_nothing() {
+    let mut server = Server::new(|_| {}, None);
+    refuse_everything(&mut server);
+    let texts = reason_strings(&mut server);
+    assert_eq!(texts.len(), 5);
+    assert!(texts.iter().all(Option::is_some), "{texts:?}");
+
+    server.take(publish(QoS::AtLeastOnce, Some(1))).unwrap();
+    server
+        .session
+        .publish_done(id(1), ReasonCode::Success, &mut server.out);
+    server
+        .session
+        .subscribed(id(4), vec![ReasonCode::GrantedQoS1], &mut server.out);
+    assert_eq!(reason_strings(&mut server), [None, None]);
+}
+
+#[test]
+fn mqtt_3_1_2_29_who_wants_no_words_or_takes_only_small_packets_gets_the_code_alone() {
+    let unwilling = |connect: &mut Connect| connect.properties.request_problem_information = Some(false);
+    let small = |connect: &mut Connect| connect.properties.maximum_packet_size = Some(12);
+    for mut server in [Server::new(unwilling, None), Server::new(small, None)] {
+        refuse_everything(&mut server);
+        assert_eq!(reason_strings(&mut server), [const { None }; 5]);
+    }
+}
+
+#[test]
+fn a_will_whose_payload_is_not_what_it_says_is_refused_where_that_is_checked() {
+    let mut connect = Connect::new(ProtocolVersion::V5, "client".into());
+    let properties = MessageProperties {
+        payload_format_indicator: Some(true),
+        ..MessageProperties::default()
+    };
+    let topic = TopicName::parse("gone".into()).unwrap();
+    let publication = Publication::from_parts(topic, &properties, Bytes::from_static(b"\xff\xfe"));
+    connect.will = Some(Will {
+        publication,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        delay_interval: 0,
+    });
+    let refused = Handshake::new(&connect, &limits(), || "fresh".into()).unwrap_err();
+    assert_eq!(refused.reason_code, ReasonCode::PayloadFormatInvalid);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message, subscription_options};
 use mqtt_codec::{Packet, ReasonCode};
 
@@ -266,6 +266,72 @@ async fn a_client_that_reads_nothing_does_not_hold_up_others() -> Result<()> {
     // What it finds when it looks again is whole packets.
     ensure!(deaf.receive().await?.publication.payload_len() == payload.len());
     ensure_serving().await
+}
+
+/// What a slow reader sends waits in the kernel while there is much to be written to it: it is not silent for that.
+#[tokio::test]
+async fn a_client_that_reads_slowly_is_not_taken_for_a_silent_one() -> Result<()> {
+    const PINGS: usize = 12;
+    let topic = unique("slow");
+    let mut slow = connected(ConnectOptions::v5(unique("slow")).keep_alive(1)).await?;
+    slow.subscribe(&topic, 0).await?;
+    let mut publisher = client("publisher").await?;
+    let payload = vec![b'x'; 100_000];
+    // More than socket buffers and the broker's queue for one connection hold.
+    for _ in 0..150 {
+        publisher.send_publish(Message::new(&topic, &payload)).await?;
+        publisher.ping().await?;
+    }
+    // Together twice the time after which a silent client is cut off.
+    for _ in 0..PINGS {
+        slow.send(&Packet::PingReq).await?;
+        tokio::time::sleep(MOMENT).await;
+    }
+    let mut answered = 0;
+    while answered < PINGS {
+        answered += usize::from(matches!(slow.receive_packet().await?, Packet::PingResp));
+    }
+    Ok(())
+}
+
+/// Three kilobytes of SUBSCRIBE ask for 600,000 messages: they are not gathered before the client has read any.
+#[tokio::test]
+async fn a_burst_of_subscriptions_does_not_gather_all_their_retained_messages() -> Result<()> {
+    const TOPICS: usize = 2_000;
+    let broker = with_limits("")?;
+    let mut publisher = Client::connect(broker.mqtt_addr(), ConnectOptions::v5("publisher")).await?;
+    for number in 0..TOPICS {
+        let message = Message::new(&format!("r/{number}"), "x").retain();
+        publisher.send_publish(message).await?;
+    }
+    // Acknowledged when it, and what came before it, is stored.
+    publisher
+        .publish(Message::new("r/last", "x").qos(1).retain())
+        .await?;
+    let before = resident_bytes(&broker)?;
+    let mut burst = Client::connect(broker.mqtt_addr(), ConnectOptions::v5("burst")).await?;
+
+    burst
+        .send_raw(&subscribe_frame(1, &[], b"r/#", 0).repeat(300))
+        .await?;
+
+    burst.receive_packet().await?;
+    let grown = resident_bytes(&broker)?.saturating_sub(before);
+    ensure!(grown < 40 << 20, "{grown} bytes more than before");
+    Ok(())
+}
+
+/// What the broker says of its own memory.
+fn resident_bytes(broker: &Broker) -> Result<u64> {
+    let metrics = broker.admin_get("/metrics")?;
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+    let value: f64 = line
+        .context("no resident memory in the metrics")?
+        .trim()
+        .parse()?;
+    Ok(value as u64)
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ impl<S: Stream> Connection<S> {
             Outcome::Queued => {}
             Outcome::TooLarge => metrics.dropped_too_large.increment(1),
             Outcome::Expired => metrics.dropped_expired.increment(1),
-            Outcome::QueueFull => metrics.dropped_queue_full.increment(1),
+            Outcome::QueueFull(dropped) => metrics.dropped_queue_full.increment(dropped as u64),
         }
     }
 

@@ -428,9 +428,9 @@ impl<S: Stream> Connection<S> {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: u64) -> Poll<End> {
-        // A client that is not listened to cannot be told from one that is silent.
-        let listening = self.operation.is_none() && self.held.is_empty() && !self.is_held_up();
-        let keep_alive = self.session.keep_alive_deadline().filter(|_| listening);
+        // Of a client that is kept waiting nothing is read: its PINGREQ may lie in the kernel. If it is gone, the TCP user
+        // timeout or the answer it waits for tells.
+        let keep_alive = self.session.keep_alive_deadline().filter(|_| self.may_read());
         if keep_alive.is_some_and(|deadline| deadline <= now) {
             return Poll::Ready(End::KeepAlive);
         }
@@ -451,7 +451,8 @@ impl<S: Stream> Connection<S> {
     fn count(&mut self) {
         let tally = std::mem::take(&mut self.tally);
         let (metrics, totals) = (&self.shared.metrics, &self.shared.sys.totals);
-        if tally.packets > 0 {
+        // A large packet comes with many reads; only the last of them completes it.
+        if tally.packets > 0 || tally.bytes_received > 0 {
             use std::sync::atomic::Ordering::Relaxed;
             metrics.packets_received.increment(tally.packets);
             metrics.bytes_received.increment(tally.bytes_received);

@@ -9,7 +9,7 @@ use mqtt_codec::Packet;
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
-use super::{Connection, End, Stream};
+use super::{Connection, End, OUT_MAX, Stream};
 
 /// One read takes this much at the most.
 const READ_MAX: usize = 64 * 1024;
@@ -46,9 +46,10 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Handles the complete packets of the input, up to one that the rest has to wait for.
+    /// Handles the complete packets of the input, up to one that the rest has to wait for. What they bring the client
+    /// is bounded too: a read holds thousands of SUBSCRIBEs, each of which may ask for all retained messages.
     fn decode(&mut self, now: u64) -> Result<(), End> {
-        while self.operation.is_none() && !self.input.is_empty() {
+        while self.operation.is_none() && !self.input.is_empty() && self.out.len() < OUT_MAX {
             let packet = match self.decoder.decode(&mut self.input) {
                 Ok(Some(packet)) => packet,
                 Ok(None) => return Ok(()),

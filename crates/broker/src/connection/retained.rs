@@ -17,6 +17,8 @@ use super::subscribe::{Entering, Told};
 
 /// Retained messages one subscription brings at the most.
 const RETAINED_MAX: usize = 1_000_000;
+/// Retained messages that may wait when another subscription brings more: what exceeds it is dropped and counted.
+const WAITING_MAX: usize = 100_000;
 /// On a node with more of them, filters with wildcards are not looked up within a connection's turn.
 const AT_ONCE_MAX: u64 = 10_000;
 /// So many are made ready in one turn.
@@ -31,19 +33,29 @@ pub(super) struct Retained {
     pub(super) appends: Vec<ShardCommand>,
 }
 
+impl Retained {
+    fn len(&self) -> usize {
+        self.deliveries.len() + self.appends.len()
+    }
+}
+
 /// Reads for one client.
 pub(super) struct Reader {
     shared: Arc<Shared>,
     client: String,
     durable: bool,
+    /// Retained messages that wait for the client, with those that were read here.
+    waiting: usize,
 }
 
 impl Reader {
-    pub(super) fn new(shared: &Arc<Shared>, attachment: &Attachment, durable: bool) -> Self {
+    /// `waiting`: retained messages of earlier subscriptions that the client has not been sent.
+    pub(super) fn new(shared: &Arc<Shared>, attachment: &Attachment, durable: bool, waiting: usize) -> Self {
         Self {
             shared: Arc::clone(shared),
             client: attachment.client.to_string(),
             durable,
+            waiting,
         }
     }
 
@@ -57,20 +69,24 @@ impl Reader {
     }
 
     /// What a node that is alone has itself.
-    pub(super) fn read_here(&self, subscription: &Subscription) -> Retained {
+    pub(super) fn read_here(&mut self, subscription: &Subscription) -> Retained {
         let mut found = self.latest_of_this_node(subscription);
+        let (room, mut without_room) = (self.room(), 0);
         let filter = subscription.filter.filter().as_str();
         self.shared
             .cluster
             .retained_local(filter, RETAINED_MAX, &mut |stored| {
-                self.add(subscription, stored, &mut found);
+                match found.len() < room {
+                    true => self.add(subscription, stored, &mut found),
+                    false => without_room += 1,
+                }
             });
-        found
+        self.finish(found, without_room)
     }
 
     /// First every node routes by the subscriptions, then what is retained is read: no message is missed by both.
     pub(super) async fn announce_and_read(
-        &self,
+        &mut self,
         unannounced: Option<Unannounced>,
         entering: &Entering,
     ) -> Told {
@@ -87,10 +103,13 @@ impl Reader {
         Ok(read)
     }
 
-    async fn read(&self, subscription: &Subscription) -> Result<Retained, ProposeError> {
+    async fn read(&mut self, subscription: &Subscription) -> Result<Retained, ProposeError> {
         let filter = subscription.filter.filter().as_str();
-        let stored = self.shared.cluster.retained(filter, RETAINED_MAX).await?;
+        let mut stored = self.shared.cluster.retained(filter, RETAINED_MAX).await?;
         let mut found = self.latest_of_this_node(subscription);
+        let room = self.room().saturating_sub(found.len());
+        let without_room = stored.len().saturating_sub(room);
+        stored.truncate(room);
         for slice in stored.chunks(SLICE) {
             for stored in slice {
                 self.add(subscription, stored, &mut found);
@@ -99,7 +118,23 @@ impl Reader {
                 tokio::task::yield_now().await;
             }
         }
-        Ok(found)
+        Ok(self.finish(found, without_room as u64))
+    }
+
+    /// One SUBSCRIBE, or many in a row, may ask for everything again and again: what waits already counts.
+    fn room(&self) -> usize {
+        match self.waiting {
+            0 => RETAINED_MAX,
+            waiting => WAITING_MAX.saturating_sub(waiting),
+        }
+    }
+
+    fn finish(&mut self, found: Retained, without_room: u64) -> Retained {
+        self.waiting += found.len();
+        if without_room > 0 {
+            self.shared.metrics.dropped_queue_full.increment(without_room);
+        }
+        found
     }
 
     fn latest_of_this_node(&self, subscription: &Subscription) -> Retained {

@@ -140,7 +140,8 @@ impl<S: Stream> Connection<S> {
             filters: stored.unannounced,
             version: stored.index,
         });
-        let reader = Reader::new(&self.shared, &self.attachment, self.session.is_durable());
+        let (durable, waiting) = (self.session.is_durable(), self.retained.len());
+        let mut reader = Reader::new(&self.shared, &self.attachment, durable, waiting);
         if unannounced.is_none() && reader.may_read_at_once(&entering) {
             let retained = entering
                 .wanted()
