@@ -13,6 +13,7 @@ mod message;
 mod metrics;
 mod observer;
 mod outbox;
+mod peer_net;
 pub mod proxy_protocol;
 mod publisher;
 mod registry;
@@ -71,6 +72,9 @@ pub enum BrokerError {
         /// Which file, and what is wrong with it.
         reason: String,
     },
+    /// Certificates or keys for the connections between nodes are not usable.
+    #[error("cluster.tls: {0}")]
+    PeerTls(std::io::Error),
     /// The replicated state could not be opened.
     #[error(transparent)]
     Cluster(#[from] cluster::StartError),
@@ -153,6 +157,7 @@ impl Broker {
             peer,
             listener: listener.into(),
             permits_anonymous: known.is_some_and(|listener| listener.permits_anonymous()),
+            certificate_name: None,
         };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
@@ -181,6 +186,11 @@ impl Broker {
     /// The identifier of the cluster that the node belongs to.
     pub fn cluster_id(&self) -> String {
         self.shared.cluster.cluster_id()
+    }
+
+    /// The groups of this node: for operators, who see the cluster and change who belongs to it.
+    pub fn cluster(&self) -> Cluster {
+        self.shared.cluster.clone()
     }
 
     /// How many shards the sessions and retained messages are spread over.
@@ -213,7 +223,7 @@ async fn open_shared<F>(
     clock: Arc<dyn Clock>,
     outboxes: &Arc<OutboxSignal>,
     open: impl FnOnce(cluster::Config, Arc<dyn Clock>, Arc<dyn Observer>) -> F,
-) -> Result<Arc<Shared>, cluster::StartError>
+) -> Result<Arc<Shared>, BrokerError>
 where
     F: Future<Output = Result<Cluster, cluster::StartError>>,
 {
@@ -230,7 +240,7 @@ where
         outboxes: Arc::clone(outboxes),
         shared: Arc::clone(&late),
     });
-    let cluster = open(cluster_config(&config), Arc::clone(&clock), observer).await?;
+    let cluster = open(cluster_config(&config)?, Arc::clone(&clock), observer).await?;
     let shared = Arc::new(Shared::new(
         config,
         cluster,
@@ -245,8 +255,8 @@ where
     Ok(shared)
 }
 
-fn cluster_config(config: &Config) -> cluster::Config {
-    cluster::Config {
+fn cluster_config(config: &Config) -> Result<cluster::Config, BrokerError> {
+    Ok(cluster::Config {
         data_dir: config.node.data_dir.clone(),
         shards: config.storage.shards,
         queue_memory_bytes: config.queues.node_bytes_max.get(),
@@ -257,6 +267,9 @@ fn cluster_config(config: &Config) -> cluster::Config {
             AckLevel::Quorum => cluster::AckLevel::Quorum,
             AckLevel::Received => cluster::AckLevel::Received,
         },
+        name: config.node.shown_name(),
+        zone: config.cluster.zone.clone(),
+        peers: peer_net::peer_config(config).map_err(BrokerError::PeerTls)?,
         ..cluster::Config::default()
-    }
+    })
 }

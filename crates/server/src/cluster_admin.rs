@@ -1,20 +1,25 @@
 //! What the running node answers to operators that ask about the cluster.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use admin::{AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus};
 use broker::Broker;
 use broker::config::Config;
+use tokio::time::Instant;
 
 /// The broker, until a stop takes it away.
 pub(crate) type SharedBroker = Arc<RwLock<Option<Broker>>>;
 
-/// A node that is alone.
+/// A node that leaves has this long to hand over what it holds.
+const LEAVE_WITHIN: Duration = Duration::from_secs(590);
+/// How often it is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// A node and its cluster.
 pub(crate) struct NodeAdmin {
     broker: SharedBroker,
     name: String,
-    address: String,
-    zone: String,
 }
 
 impl NodeAdmin {
@@ -22,49 +27,99 @@ impl NodeAdmin {
         Self {
             broker,
             name: config.node.shown_name(),
-            address: config.cluster.advertised().unwrap_or_default(),
-            zone: config.cluster.zone.clone(),
+        }
+    }
+
+    /// What `ask` finds out from the broker, or that it is gone.
+    fn with<T>(&self, ask: impl FnOnce(&Broker) -> T) -> Result<T, AdminError> {
+        let broker = self.broker.read().unwrap_or_else(PoisonError::into_inner);
+        match broker.as_ref() {
+            Some(broker) => Ok(ask(broker)),
+            None => Err(AdminError::Unavailable("the node is stopping".to_owned())),
+        }
+    }
+
+    async fn leave_now(&self) -> Result<(), AdminError> {
+        let (cluster, node) = self.with(|broker| (broker.cluster(), broker.node_id()))?;
+        cluster.leave(node).await.map_err(AdminError::Conflict)?;
+        drop(cluster);
+        let deadline = Instant::now() + LEAVE_WITHIN;
+        while self.with(|broker| {
+            let members = broker.cluster().status().members;
+            members.iter().any(|member| member.node == node)
+        })? {
+            if Instant::now() > deadline {
+                let reason = "the node leaves, and has not handed over everything yet: ask again to wait for it";
+                return Err(AdminError::Unavailable(reason.to_owned()));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    async fn forget_now(&self, wanted: &str) -> Result<(), AdminError> {
+        let cluster = self.with(Broker::cluster)?;
+        let members = cluster.status().members;
+        let mut named = members
+            .iter()
+            .filter(|member| member.name == wanted || shown_id(member.node) == wanted);
+        match (named.next(), named.next()) {
+            (Some(member), None) => cluster.forget(member.node).await.map_err(AdminError::Conflict),
+            (Some(_), Some(_)) => Err(AdminError::Conflict(format!(
+                "`{wanted}` is the name of more than one node: use the node's identifier"
+            ))),
+            (None, _) => Err(AdminError::NotFound(format!("there is no node `{wanted}`"))),
         }
     }
 }
 
 impl ClusterAdmin for NodeAdmin {
     fn status(&self) -> ClusterStatus {
-        let broker = self.broker.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(broker) = broker.as_ref() else {
+        let asked = self.with(|broker| (broker.cluster().status(), broker.is_ready()));
+        let Ok((status, ready)) = asked else {
             return ClusterStatus {
                 node: self.name.clone(),
                 ..ClusterStatus::default()
             };
         };
-        let shards = u32::from(broker.shards());
-        let alone = MemberStatus {
-            name: self.name.clone(),
-            node_id: format!("{:016x}", broker.node_id()),
-            address: self.address.clone(),
-            zone: self.zone.clone(),
-            state: MemberState::Up,
-            voter: true,
-            leader: true,
-            shards_held: shards,
-            shards_led: shards,
-        };
+        let led_by = |node| status.shards.iter().filter(|shard| shard.leader == Some(node)).count();
+        let members = status.members.iter().map(|member| MemberStatus {
+            name: member.name.clone(),
+            node_id: shown_id(member.node),
+            address: member.address.clone(),
+            zone: member.zone.clone(),
+            state: match (member.down, member.leaving) {
+                (true, _) => MemberState::Down,
+                (false, true) => MemberState::Leaving,
+                (false, false) => MemberState::Up,
+            },
+            voter: status.meta_voters.contains(&member.node),
+            leader: status.meta_leader == Some(member.node),
+            shards_held: member.replicas as u32,
+            shards_led: led_by(member.node) as u32,
+        });
+        let mut members: Vec<_> = members.collect();
+        members.sort_by(|a, b| (&a.name, &a.node_id).cmp(&(&b.name, &b.node_id)));
         ClusterStatus {
-            cluster_id: broker.cluster_id(),
+            cluster_id: status.cluster_id,
             node: self.name.clone(),
-            ready: broker.is_ready(),
-            shards,
-            members: vec![alone],
+            ready,
+            shards: status.shards.len() as u32,
+            members,
         }
     }
 
     fn leave(&self) -> Change<'_> {
-        let reason = "this node is alone in its cluster: there is nothing to leave; stop it with SIGTERM";
-        Box::pin(async { Err(AdminError::NotImplemented(reason.to_owned())) })
+        Box::pin(self.leave_now())
     }
 
-    fn forget(&self, _node: &str) -> Change<'_> {
-        let reason = "this node is alone in its cluster: there is no other node to forget";
-        Box::pin(async { Err(AdminError::NotImplemented(reason.to_owned())) })
+    fn forget(&self, node: &str) -> Change<'_> {
+        let node = node.to_owned();
+        Box::pin(async move { self.forget_now(&node).await })
     }
+}
+
+/// A node's identifier, as operators see it.
+fn shown_id(node: u64) -> String {
+    format!("{node:016x}")
 }

@@ -35,6 +35,23 @@ impl TcpNet {
         })
     }
 
+    /// Connects to an address where a node is expected that others know by another one (`host:port` both): its certificate
+    /// has to name the host of that.
+    ///
+    /// # Errors
+    /// There is nobody, or somebody else.
+    pub async fn connect_as(&self, address: &str, known_as: &str) -> io::Result<Box<dyn Io>> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let Some(certificates) = &self.certificates else {
+            return Ok(Box::new(stream) as Box<dyn Io>);
+        };
+        let host = ServerName::try_from(host_of(known_as).to_owned()).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(certificates.current().await.client);
+        let handshake = timeout(HANDSHAKE_WITHIN, connector.connect(host, stream));
+        Ok(Box::new(handshake.await??) as Box<dyn Io>)
+    }
+
     /// Looks at the certificates now, instead of at one of the next connections. Connections stay as they are. True: there were
     /// new ones.
     ///
@@ -49,17 +66,7 @@ impl TcpNet {
 
 impl Net for TcpNet {
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
-        Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let Some(certificates) = &self.certificates else {
-                return Ok(Box::new(stream) as Box<dyn Io>);
-            };
-            let host = ServerName::try_from(host_of(address).to_owned()).map_err(io::Error::other)?;
-            let connector = TlsConnector::from(certificates.current().await.client);
-            let handshake = timeout(HANDSHAKE_WITHIN, connector.connect(host, stream));
-            Ok(Box::new(handshake.await??) as Box<dyn Io>)
-        })
+        Box::pin(self.connect_as(address, address))
     }
 
     fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Incoming>>> {

@@ -357,6 +357,7 @@ impl Attachment {
                     shard: shard.map(u32::from),
                     node: cluster.node_id(),
                     no_local: options.no_local,
+                    epoch: self.epoch,
                 },
             );
             let here = Here {
