@@ -90,7 +90,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         broker.as_ref().is_some_and(Broker::is_ready)
     });
     admin.set_cluster(Arc::new(NodeAdmin::new(&node_config, Arc::clone(&broker))));
-    info!("ready for clients");
+    info!("listening for clients; /readyz says when they are served");
 
     let name = stop_signals.next().await;
     info!(signal = name, limit = ?stop_timeout, "stopping");
