@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_message_for_a_member_that_has_ended_is_given_back() {
-        let mailbox = Mailbox::new(1, 1_000, 1_000);
+        let mailbox = Mailbox::new(1, "c".into(), 1_000, 1_000);
         let delivery = || {
             Box::new(Delivery {
                 publication: batch(QoS::AtLeastOnce, 10).messages[0].publication.clone(),
