@@ -121,7 +121,11 @@ mod tests {
             .filter_map(|seed| at_place(vec!["c", "a", "b", "a"], looked_up(seed)?.1))
             .collect();
         assert_eq!(asked[..4], ["a", "b", "c", "a"]);
-        assert!(seeds.iter().all(|seed| looked_up(seed).unwrap().0 == "nodes:7883"));
+        assert!(
+            seeds
+                .iter()
+                .all(|seed| looked_up(seed).unwrap().0 == "nodes:7883")
+        );
         assert_eq!(places_of("node-1:7883"), ["node-1:7883"]);
         assert_eq!(looked_up("node-1:7883"), None);
     }

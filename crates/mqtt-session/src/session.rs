@@ -513,7 +513,10 @@ impl Session {
             .is_ok_and(|length| length <= self.client_packet_size_max as usize);
         match fits {
             true => self.send(&referring, out),
-            false => self.send(&Packet::Disconnect(Disconnect::new(ReasonCode::UseAnotherServer)), out),
+            false => self.send(
+                &Packet::Disconnect(Disconnect::new(ReasonCode::UseAnotherServer)),
+                out,
+            ),
         }
     }
 

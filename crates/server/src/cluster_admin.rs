@@ -49,7 +49,8 @@ impl NodeAdmin {
             members.iter().any(|member| member.node == node)
         })? {
             if Instant::now() > deadline {
-                let reason = "the node leaves, and has not handed over everything yet: ask again to wait for it";
+                let reason =
+                    "the node leaves, and has not handed over everything yet: ask again to wait for it";
                 return Err(AdminError::Unavailable(reason.to_owned()));
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -82,7 +83,13 @@ impl ClusterAdmin for NodeAdmin {
                 ..ClusterStatus::default()
             };
         };
-        let led_by = |node| status.shards.iter().filter(|shard| shard.leader == Some(node)).count();
+        let led_by = |node| {
+            status
+                .shards
+                .iter()
+                .filter(|shard| shard.leader == Some(node))
+                .count()
+        };
         let members = status.members.iter().map(|member| MemberStatus {
             name: member.name.clone(),
             node_id: shown_id(member.node),

@@ -75,11 +75,9 @@ impl Reader {
         let filter = subscription.filter.filter().as_str();
         self.shared
             .cluster
-            .retained_local(filter, RETAINED_MAX, &mut |stored| {
-                match found.len() < room {
-                    true => self.add(subscription, stored, &mut found),
-                    false => without_room += 1,
-                }
+            .retained_local(filter, RETAINED_MAX, &mut |stored| match found.len() < room {
+                true => self.add(subscription, stored, &mut found),
+                false => without_room += 1,
             });
         self.finish(found, without_room)
     }
