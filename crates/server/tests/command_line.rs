@@ -138,7 +138,7 @@ fn a_node_says_where_it_listens_becomes_ready_and_stops_when_asked() {
     let leave = ctl(&["leave"]);
     assert_eq!(leave.status.code(), Some(1));
     assert!(
-        text(&leave.stderr).contains("refused (501): this node is alone"),
+        text(&leave.stderr).contains("refused (409): it is the last member"),
         "{}",
         text(&leave.stderr)
     );
