@@ -200,7 +200,7 @@ impl Inner {
         };
         let usable: Vec<Member> = members
             .into_iter()
-            .filter(|member| !member.leaving && !(member.down && long_down(member.node)))
+            .filter(|member| !(member.leaving || member.down && long_down(member.node)))
             .collect();
         let wanted = spread(&placed, &usable, factor);
         let mut changed = 0;

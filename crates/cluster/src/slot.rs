@@ -146,7 +146,9 @@ async fn propose_here(
 }
 
 /// Tells how an entry ended, also when openraft drops the callback.
-struct Ending(Option<Box<dyn FnOnce(Result<Responses, ()>) + Send>>);
+struct Ending(Option<Ended>);
+
+type Ended = Box<dyn FnOnce(Result<Responses, ()>) + Send>;
 
 impl Ending {
     fn end(mut self, result: Result<Responses, ()>) {
