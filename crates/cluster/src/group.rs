@@ -80,11 +80,21 @@ impl<M: Machine> Group<M> {
 
     /// The only voter leads at once: there is no timeout to wait for.
     pub(crate) async fn lead_if_alone(&self) -> Result<(), StartError> {
-        if self.members().voters == BTreeSet::from([self.node]) && !self.leads() {
+        if self.is_only_replica().await? && !self.leads() {
             let elected = self.raft.trigger().elect(false).await;
             elected.map_err(|error| self.failed(error))?;
         }
         Ok(())
+    }
+
+    /// Whether nobody else has the group's log. Asked of the group itself, since what it tells of itself may be late.
+    pub(crate) async fn is_only_replica(&self) -> Result<bool, StartError> {
+        let node = self.node;
+        let asked = self.raft.with_raft_state(move |state| {
+            let membership = state.membership_state.effective().membership();
+            membership.nodes().map(|(id, _)| *id).eq([node])
+        });
+        asked.await.map_err(|error| self.failed(error))
     }
 
     /// Waits until this node leads and has applied its log.
@@ -153,7 +163,10 @@ impl<M: Machine> Group<M> {
         let Some(last) = metrics.last_log_index else {
             return true;
         };
-        let matched = metrics.replication.as_ref().and_then(|replication| replication.get(&node));
+        let matched = metrics
+            .replication
+            .as_ref()
+            .and_then(|replication| replication.get(&node));
         matched
             .and_then(Option::as_ref)
             .is_some_and(|id| id.index + NEARLY >= last)
@@ -167,17 +180,29 @@ impl<M: Machine> Group<M> {
 
     /// Makes exactly these the voters, all of whom are voters or learners already; the others leave the group.
     pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), String> {
-        finished(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false)).await
+        finished(
+            self.raft
+                .change_membership(ChangeMembers::ReplaceAllVoters(voters), false),
+        )
+        .await
     }
 
     /// Takes replicas without a vote out of the group.
     pub(crate) async fn remove_learners(&self, nodes: BTreeSet<u64>) -> Result<(), String> {
-        finished(self.raft.change_membership(ChangeMembers::RemoveNodes(nodes), false)).await
+        finished(
+            self.raft
+                .change_membership(ChangeMembers::RemoveNodes(nodes), false),
+        )
+        .await
     }
 
     /// Makes these the voters and keeps the others as learners.
     pub(crate) async fn set_voters_retaining(&self, voters: BTreeSet<u64>) -> Result<(), String> {
-        finished(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true)).await
+        finished(
+            self.raft
+                .change_membership(ChangeMembers::ReplaceAllVoters(voters), true),
+        )
+        .await
     }
 
     /// What is committed now, once this leader is sure that it still leads.

@@ -82,13 +82,22 @@ impl Inner {
             return;
         }
         let raft = self.meta.members();
-        if raft.is_joint {
+        let expected = |node: &u64| {
+            let joined = members.iter().any(|member| member.node == *node);
+            !joined && !self.meta.machine.read(|state| state.is_retired(*node))
+        };
+        // Those the group began with have their votes, whenever they join.
+        if raft.is_joint || raft.voters.iter().any(expected) {
             return;
         }
         for member in &members {
             let known = raft.voters.contains(&member.node) || raft.learners.contains(&member.node);
             if !known && !member.down {
-                info!(node = format!("{:016x}", member.node), name = member.name, "a new member of the meta group");
+                info!(
+                    node = format!("{:016x}", member.node),
+                    name = member.name,
+                    "a new member of the meta group"
+                );
                 if let Err(error) = self.meta.add_learner(member.node, &member.address).await {
                     warn!(error, "the member was not added");
                 }
@@ -96,7 +105,14 @@ impl Inner {
             }
         }
         let wanted = self.wanted_voters(&members, &raft.voters);
-        if wanted != raft.voters && wanted.iter().all(|node| *node == self.node_id || self.meta.is_caught_up(*node)) {
+        // Fewer than there should be are no gain: who is missing may come back, or be replaced first.
+        let count = self.wanted_count(&members);
+        if wanted != raft.voters
+            && wanted.len() == count
+            && wanted
+                .iter()
+                .all(|node| *node == self.node_id || self.meta.is_caught_up(*node))
+        {
             info!(voters = wanted.len(), "the meta group's voters change");
             if let Err(error) = self.meta.set_voters_retaining(wanted).await {
                 warn!(error, "the voters did not change");
@@ -116,21 +132,39 @@ impl Inner {
         }
     }
 
-    /// Those who vote already and can go on, filled up with others that are live.
-    fn wanted_voters(&self, members: &[Member], voting: &BTreeSet<u64>) -> BTreeSet<u64> {
+    fn wanted_count(&self, members: &[Member]) -> usize {
         let most = self.peer_config().map_or(1, |config| config.meta_voters_max);
         let staying = members.iter().filter(|member| !member.leaving).count();
-        let count = first_voters(staying, most);
+        first_voters(staying, most)
+    }
+
+    /// Those who vote already and can go on, filled up with others that are live.
+    fn wanted_voters(&self, members: &[Member], voting: &BTreeSet<u64>) -> BTreeSet<u64> {
+        let count = self.wanted_count(members);
         let able = |member: &&Member| !member.leaving && !member.down;
         let mut wanted: BTreeSet<u64> = BTreeSet::new();
-        if members.iter().any(|member| member.node == self.node_id && !member.leaving) {
+        if members
+            .iter()
+            .any(|member| member.node == self.node_id && !member.leaving)
+        {
             wanted.insert(self.node_id);
         }
         let groups: [Vec<&Member>; 3] = [
-            members.iter().filter(able).filter(|member| voting.contains(&member.node)).collect(),
+            members
+                .iter()
+                .filter(able)
+                .filter(|member| voting.contains(&member.node))
+                .collect(),
             // One that is down keeps its vote while nobody can take its place.
-            members.iter().filter(able).filter(|member| !voting.contains(&member.node)).collect(),
-            members.iter().filter(|member| voting.contains(&member.node) && !member.leaving).collect(),
+            members
+                .iter()
+                .filter(able)
+                .filter(|member| !voting.contains(&member.node))
+                .collect(),
+            members
+                .iter()
+                .filter(|member| voting.contains(&member.node) && !member.leaving)
+                .collect(),
         ];
         for member in groups.into_iter().flatten() {
             if wanted.len() < count {
@@ -144,7 +178,9 @@ impl Inner {
     async fn place_shards(&self, waited: u32) -> u32 {
         let (members, placed, shards) = self.meta.machine.read(|state| {
             let members: Vec<Member> = state.members().cloned().collect();
-            let placed: Vec<Vec<u64>> = (0..state.shards()).map(|shard| state.replicas(shard).to_vec()).collect();
+            let placed: Vec<Vec<u64>> = (0..state.shards())
+                .map(|shard| state.replicas(shard).to_vec())
+                .collect();
             (members, placed, state.shards())
         });
         let factor = self.peer_config().map_or(1, |config| config.replication_factor);
@@ -157,12 +193,14 @@ impl Inner {
             return waited + 1;
         }
         let long_down = |node: u64| {
-            let after = self.peer_config().map_or(Duration::MAX, |config| config.replace_after);
+            let after = self
+                .peer_config()
+                .map_or(Duration::MAX, |config| config.replace_after);
             self.heard.silent_for(node) >= after
         };
         let usable: Vec<Member> = members
             .into_iter()
-            .filter(|member| !member.leaving && !(member.down && long_down(member.node)))
+            .filter(|member| !(member.leaving || member.down && long_down(member.node)))
             .collect();
         let wanted = spread(&placed, &usable, factor);
         let mut changed = 0;
