@@ -34,7 +34,11 @@ impl Lease {
 
     /// Whether the node may acknowledge.
     pub(crate) fn is_held(&self) -> bool {
-        self.is_alone() || self.elapsed_ms(Instant::now()) < self.until_ms.load(Ordering::Acquire)
+        self.is_alone() || self.is_held_at(Instant::now())
+    }
+
+    fn is_held_at(&self, now: Instant) -> bool {
+        self.elapsed_ms(now) < self.until_ms.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_alone(&self) -> bool {
@@ -102,9 +106,13 @@ impl Heard {
 
     /// Called often, so that the beginning of a leadership is noticed.
     pub(crate) fn leading(&self, leads: bool) {
+        self.leading_at(leads, Instant::now());
+    }
+
+    fn leading_at(&self, leads: bool, now: Instant) {
         let mut lives = self.lives.lock();
         match (leads, lives.leading_since) {
-            (true, None) => lives.leading_since = Some(Instant::now()),
+            (true, None) => lives.leading_since = Some(now),
             (false, Some(_)) => *lives = Lives::default(),
             _ => {}
         }
@@ -112,6 +120,10 @@ impl Heard {
 
     /// How long a member has been silent, counted from the beginning of this leadership at the most.
     pub(crate) fn silent_for(&self, node: u64) -> Duration {
+        self.silent_at(node, Instant::now())
+    }
+
+    fn silent_at(&self, node: u64, now: Instant) -> Duration {
         let lives = self.lives.lock();
         let Some(since) = lives.leading_since else {
             return Duration::ZERO;
@@ -130,29 +142,36 @@ impl Heard {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_lease_counts_from_when_it_was_asked_for() {
-        let lease = Lease::new();
-        let asked = Instant::now();
-        tokio::time::advance(Duration::from_secs(2)).await;
-        lease.renew(asked, Duration::from_secs(3));
+    const SECOND: Duration = Duration::from_secs(1);
 
-        assert!(lease.is_held());
-        tokio::time::advance(Duration::from_millis(1001)).await;
-        assert!(!lease.is_held());
+    #[test]
+    fn a_lease_counts_from_when_it_was_asked_for() {
+        let lease = Lease::new();
+        let asked = lease.started + SECOND;
+        lease.renew(asked, 3 * SECOND);
+
+        assert!(lease.is_held_at(asked + 2 * SECOND));
+        assert!(!lease.is_held_at(asked + 3 * SECOND));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_new_leader_gives_everybody_the_whole_time() {
-        let heard = Heard::default();
-        heard.leading(true);
-        heard.note(7);
-        tokio::time::advance(Duration::from_secs(9)).await;
-        heard.leading(false);
-        heard.leading(true);
-        tokio::time::advance(Duration::from_secs(1)).await;
+    #[test]
+    fn a_late_answer_to_an_early_question_does_not_shorten_a_lease() {
+        let lease = Lease::new();
+        lease.renew(lease.started + 2 * SECOND, 3 * SECOND);
+        lease.renew(lease.started + SECOND, 3 * SECOND);
 
-        assert_eq!(heard.silent_for(7), Duration::from_secs(1));
-        assert_eq!(heard.silent_for(8), Duration::from_secs(1));
+        assert!(lease.is_held_at(lease.started + 4 * SECOND));
+    }
+
+    #[test]
+    fn a_new_leader_gives_everybody_the_whole_time() {
+        let (heard, begun) = (Heard::default(), Instant::now());
+        heard.leading_at(true, begun);
+        heard.note(7);
+        heard.leading_at(false, begun + 9 * SECOND);
+        heard.leading_at(true, begun + 9 * SECOND);
+
+        assert_eq!(heard.silent_at(7, begun + 10 * SECOND), SECOND);
+        assert_eq!(heard.silent_at(8, begun + 10 * SECOND), SECOND);
     }
 }

@@ -16,21 +16,21 @@ use tokio::time::{Instant, sleep};
 use transport::MemoryNet;
 
 /// The longest that a condition is waited for.
-pub const WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 
 /// What a node was told.
 #[derive(Default)]
-pub struct Notes {
-    pub owners_lost: AtomicU64,
-    pub fenced: AtomicU64,
-    pub kicked: Mutex<Vec<(String, u64)>>,
-    pub forwarded: Mutex<Vec<ForwardMessage>>,
-    pub members: Mutex<Vec<(String, ShareMember, bool)>>,
+pub(crate) struct Notes {
+    pub(crate) owners_lost: AtomicU64,
+    pub(crate) fenced: AtomicU64,
+    pub(crate) kicked: Mutex<Vec<(String, u64)>>,
+    pub(crate) forwarded: Mutex<Vec<ForwardMessage>>,
+    pub(crate) members: Mutex<Vec<(String, ShareMember, bool)>>,
 }
 
 /// Counts how often a session's queue grew.
 #[derive(Default)]
-pub struct Waker(pub AtomicU64);
+pub(crate) struct Waker(AtomicU64);
 
 impl cluster::SessionWaker for Waker {
     fn queue_grew(&self) {
@@ -62,24 +62,24 @@ impl Observer for Notes {
     }
 }
 
-pub struct Node {
-    pub cluster: Cluster,
-    pub notes: Arc<Notes>,
-    pub dir: tempfile::TempDir,
+pub(crate) struct Node {
+    pub(crate) cluster: Cluster,
+    pub(crate) notes: Arc<Notes>,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 /// Nodes that know the same seeds.
-pub struct Fleet {
-    pub net: MemoryNet,
-    pub seeds: Vec<String>,
+pub(crate) struct Fleet {
+    pub(crate) net: MemoryNet,
+    pub(crate) seeds: Vec<String>,
 }
 
-pub fn address(number: usize) -> String {
+pub(crate) fn address(number: usize) -> String {
     format!("node-{number}:7883")
 }
 
 impl Fleet {
-    pub fn new(seeds: usize) -> Self {
+    pub(crate) fn new(seeds: usize) -> Self {
         // What the nodes say, where a test is run with RUST_LOG; another test may have been first.
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -91,11 +91,11 @@ impl Fleet {
         }
     }
 
-    pub async fn start(&self, number: usize) -> Node {
+    pub(crate) async fn start(&self, number: usize) -> Node {
         self.start_in(number, tempfile::tempdir().unwrap()).await
     }
 
-    pub async fn start_in(&self, number: usize, dir: tempfile::TempDir) -> Node {
+    pub(crate) async fn start_in(&self, number: usize, dir: tempfile::TempDir) -> Node {
         let own = address(number);
         let peers = PeerConfig {
             seeds: self.seeds.clone(),
@@ -119,7 +119,7 @@ impl Fleet {
     }
 
     /// All seeds, ready.
-    pub async fn form(&self) -> Vec<Node> {
+    pub(crate) async fn form(&self) -> Vec<Node> {
         let mut nodes = Vec::new();
         for number in 1..=self.seeds.len() {
             nodes.push(self.start(number).await);
@@ -131,20 +131,20 @@ impl Fleet {
     }
 
     /// Cuts a node off from the numbered others.
-    pub fn isolate(&self, number: usize, others: &[usize]) {
+    pub(crate) fn isolate(&self, number: usize, others: &[usize]) {
         for other in others {
             self.net.cut(&address(number), &address(*other));
         }
     }
 
-    pub fn heal(&self, number: usize, others: &[usize]) {
+    pub(crate) fn heal(&self, number: usize, others: &[usize]) {
         for other in others {
             self.net.heal(&address(number), &address(*other));
         }
     }
 }
 
-pub async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < WITHIN, "waited too long for: {what}");
@@ -152,11 +152,11 @@ pub async fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-pub async fn ready(cluster: &Cluster) {
+pub(crate) async fn ready(cluster: &Cluster) {
     wait_for("the node is ready", || cluster.is_ready()).await;
 }
 
-pub async fn request(cluster: &Cluster, client: &str, command: Command) -> Response {
+pub(crate) async fn request(cluster: &Cluster, client: &str, command: Command) -> Response {
     let shard = cluster.shard_of_client(client);
     let command = ShardCommand {
         command: Some(command),
@@ -165,7 +165,7 @@ pub async fn request(cluster: &Cluster, client: &str, command: Command) -> Respo
 }
 
 /// Connects a durable session through a node.
-pub async fn connect(cluster: &Cluster, client: &str) -> Connected {
+pub(crate) async fn connect(cluster: &Cluster, client: &str) -> Connected {
     let connect = Connect {
         client: client.into(),
         node: cluster.node_id(),
@@ -181,7 +181,7 @@ pub async fn connect(cluster: &Cluster, client: &str) -> Connected {
     }
 }
 
-pub async fn subscribe(cluster: &Cluster, client: &str, epoch: u64, filter: &str) -> Subscribed {
+pub(crate) async fn subscribe(cluster: &Cluster, client: &str, epoch: u64, filter: &str) -> Subscribed {
     let subscription = Subscription {
         filter: filter.into(),
         qos: 1,
@@ -198,13 +198,13 @@ pub async fn subscribe(cluster: &Cluster, client: &str, epoch: u64, filter: &str
     }
 }
 
-pub fn destinations(cluster: &Cluster, topic: &str) -> (Vec<NodeRoute>, Vec<ShardId>) {
+pub(crate) fn destinations(cluster: &Cluster, topic: &str) -> (Vec<NodeRoute>, Vec<ShardId>) {
     let (mut nodes, mut shards) = (Vec::new(), Vec::new());
     cluster.destinations(topic, &mut nodes, &mut shards);
     (nodes, shards)
 }
 
-pub fn publication(topic: &str, payload: &str) -> Publication {
+pub(crate) fn publication(topic: &str, payload: &str) -> Publication {
     Publication {
         topic: topic.into(),
         payload: payload.to_owned().into(),
