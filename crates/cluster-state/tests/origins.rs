@@ -8,6 +8,7 @@ use cluster_proto::{
     Append, Connect, Inbound, NodeDown, Origin, Release, Retain, Subscribe, Tick, Unannounce, Unsubscribe,
     rejected::Reason,
 };
+use cluster_state::EntryKind;
 use common::{Shard, message, persistent, reason, subscription, will};
 
 fn origin(node: u64, sequence: u64) -> Origin {
@@ -270,6 +271,36 @@ fn the_nodes_heard_of_last_are_remembered() {
         shard.entry(Some(origin(node, 1)), vec![]);
     }
     shard.restart();
-    assert!(shard.state.begin_entry(Some(&origin(101, 1))));
-    assert!(!shard.state.begin_entry(Some(&origin(100, 1))), "one too many");
+    let known = shard.state.begin_entry(Some(&origin(101, 1)));
+    assert_eq!(known, EntryKind::Repeated);
+    let forgotten = shard.state.begin_entry(Some(&origin(100, 1)));
+    assert_eq!(forgotten, EntryKind::New, "one too many");
+}
+
+#[test]
+fn an_entry_that_overtook_another_is_not_applied_before_it() {
+    let mut shard = Shard::new();
+    shard.subscriber("c", "t", 1);
+    assert!(
+        shard.entry(Some(origin(1, 2)), vec![append("2")]).is_empty(),
+        "1 is missing"
+    );
+    assert_eq!(shard.entry(Some(origin(1, 1)), vec![append("1")]).len(), 1);
+    assert_eq!(shard.entry(Some(origin(1, 2)), vec![append("2")]).len(), 1);
+    assert_eq!(shard.state.session("c").unwrap().queued_messages, 2);
+}
+
+#[test]
+fn what_a_former_life_of_a_node_left_under_way_is_not_applied_any_more() {
+    let mut shard = Shard::new();
+    shard.subscriber("c", "t", 1);
+    let life = |life, sequence| Origin {
+        life,
+        ..origin(1, sequence)
+    };
+    shard.entry(Some(life(10, 1)), vec![append("1")]);
+    shard.entry(Some(life(11, 1)), vec![append("2")]);
+    assert!(shard.entry(Some(life(10, 2)), vec![append("late")]).is_empty());
+    assert_eq!(shard.entry(Some(life(11, 2)), vec![append("3")]).len(), 1);
+    assert_eq!(shard.state.session("c").unwrap().queued_messages, 3);
 }

@@ -128,13 +128,8 @@ impl Heard {
         let Some(since) = lives.leading_since else {
             return Duration::ZERO;
         };
-        lives
-            .heard
-            .get(&node)
-            .copied()
-            .unwrap_or(since)
-            .max(since)
-            .elapsed()
+        let last = lives.heard.get(&node).copied().unwrap_or(since).max(since);
+        now.saturating_duration_since(last)
     }
 }
 

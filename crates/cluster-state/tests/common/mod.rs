@@ -16,7 +16,7 @@ use cluster_proto::{
     Acknowledge, Append, Connect, Connected, Disconnect, Origin, Publication, SequenceRange, ShardCommand,
     Subscribe, Subscription, Tick, Unsubscribe, Will, rejected::Reason,
 };
-use cluster_state::{ApplyContext, Effect, MessageId, OutboxBody, QueueItem, ShardState};
+use cluster_state::{ApplyContext, Effect, EntryKind, MessageId, OutboxBody, QueueItem, ShardState};
 
 pub const NODE: u64 = 1;
 pub const NEVER_S: u32 = u32::MAX;
@@ -51,7 +51,9 @@ impl Shard {
     pub fn entry(&mut self, origin: Option<Origin>, commands: Vec<Command>) -> Vec<Response> {
         self.index += 1;
         self.effects.clear();
-        self.state.begin_entry(origin.as_ref());
+        if self.state.begin_entry(origin.as_ref()) == EntryKind::Gap {
+            return Vec::new();
+        }
         let mut responses = Vec::new();
         for (position, command) in commands.into_iter().enumerate() {
             responses.push(self.apply_one(position as u32, command));

@@ -150,7 +150,10 @@ pub(crate) fn question(number: u64) -> call_request::Body {
 
 /// Its answer.
 pub(crate) fn answer(number: u64) -> call_response::Body {
-    call_response::Body::ReadIndex(ReadIndexAnswer { index: number })
+    call_response::Body::ReadIndex(ReadIndexAnswer {
+        index: number,
+        ..Default::default()
+    })
 }
 
 /// A message with a number.
