@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::proto::{
-    Append, Connect, Publication, ShardCommand, Subscribe, Subscription, shard_command::Command,
+    Append, Connect, ForwardMessage, Publication, ShardCommand, ShareMember, Subscribe, Subscription,
+    shard_command::Command,
 };
 use cluster::{Cluster, Config, Observer, SystemClock};
 
@@ -13,7 +14,12 @@ struct Quiet;
 
 impl Observer for Quiet {
     fn outbox_ready(&self, _: u16) {}
-    fn shared_member(&self, _: &str, _: &str, _: u8, _: bool) {}
+    fn share_member(&self, _: &str, _: &ShareMember, _: bool) {}
+    fn forwarded(&self, _: u64, _: Vec<ForwardMessage>) {}
+    fn kick(&self, _: &str, _: u64) -> Option<tokio::sync::watch::Receiver<()>> {
+        None
+    }
+    fn fenced(&self) {}
     fn owner_lost(&self, _: &str, _: u64) {}
     fn session_ended(&self, _: &str, _: &'static str) {}
     fn dropped(&self, _: &'static str, _: u64) {}
