@@ -153,14 +153,14 @@ fn with_many_nodes() -> Shard {
         subscriptions: vec![subscription("new", 1)],
     });
     shard.entry(origin(9, 2), vec![subscribe]);
-    shard.entry(origin(4, 7), vec![]);
+    shard.entry(origin(4, 1), vec![]);
     let filters = |filters: &[&str]| filters.iter().map(ToString::to_string).collect();
     shard.apply(Command::Announce(Announce {
         filters: filters(&["new", "unused", "gone"]),
         version: shard.index,
     }));
     let filters = filters(&["gone"]);
-    shard.entry(origin(4, 8), vec![Command::Unannounce(Unannounce { filters })]);
+    shard.entry(origin(4, 2), vec![Command::Unannounce(Unannounce { filters })]);
     shard
 }
 

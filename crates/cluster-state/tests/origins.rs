@@ -83,7 +83,7 @@ fn a_message_that_is_proposed_again_is_appended_once() {
     };
     assert_eq!((sessions(&first), sessions(&second)), (vec![1, 1], vec![0, 0]));
     assert_eq!(shard.payloads("c"), ["1", "2"]);
-    shard.entry(Some(origin(2, 9)), vec![append("3")]);
+    shard.entry(Some(origin(2, 2)), vec![append("3")]);
     shard.entry(Some(origin(3, 1)), vec![append("4")]);
     shard.entry(None, vec![append("5")]);
     shard.entry(None, vec![append("6")]);
@@ -94,9 +94,9 @@ fn a_message_that_is_proposed_again_is_appended_once() {
 fn what_was_applied_is_still_known_after_a_restart() {
     let mut shard = Shard::new();
     shard.subscriber("c", "t", 1);
-    shard.entry(Some(origin(2, 4)), vec![append("1"), to_member("c")]);
+    shard.entry(Some(origin(2, 1)), vec![append("1"), to_member("c")]);
     shard.restart();
-    let again = shard.entry(Some(origin(2, 4)), vec![append("1"), to_member("c")]);
+    let again = shard.entry(Some(origin(2, 1)), vec![append("1"), to_member("c")]);
     assert_eq!(reason(&again[1]), Some(Reason::NoSession));
     assert_eq!(shard.payloads("c"), ["1"]);
 }
@@ -105,7 +105,7 @@ fn what_was_applied_is_still_known_after_a_restart() {
 fn a_new_life_of_a_node_counts_from_the_beginning() {
     let mut shard = Shard::new();
     shard.subscriber("c", "t", 1);
-    shard.entry(Some(origin(2, 4)), vec![append("1")]);
+    shard.entry(Some(origin(2, 1)), vec![append("1")]);
     let reborn = Origin {
         life: 99,
         ..origin(2, 1)

@@ -124,9 +124,19 @@ impl Shard {
         look(&memory.state, crate::meta::index_of(&memory.applied))
     }
 
-    /// The log is replayed: from here on the node hears of what happens.
-    pub(crate) fn go_live(&self) {
+    /// From here on the node hears of what happens. On a node that is alone the shard tells of its members of shared
+    /// subscriptions itself; elsewhere the meta group does.
+    pub(crate) fn go_live(&self, alone: bool) {
         self.live.store(true, Ordering::Release);
+        if alone {
+            let members: Vec<_> = self.read(|state| {
+                let members = state.shared_members(self.id);
+                members.map(|(filter, member)| (filter.clone(), member)).collect()
+            });
+            for (filter, member) in members {
+                self.node.observer.share_member(&filter, &member, true);
+            }
+        }
         self.node.routes_generation.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use cluster_proto::{QueuesGrew, call_request, meta_command::Command};
+use cluster_proto::{QueuesGrew, call_request, meta_command::Command, shard_command};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use storage::{DataDir, Identity, LogOptions, RaftLog, SharedKv, StorageError};
@@ -278,10 +278,29 @@ impl Inner {
         for started in join_all(starting).await {
             started?;
         }
+        self.give_up_own_past().await;
         if members == 1 {
             self.lease.set_ready(true);
         }
         Ok(())
+    }
+
+    /// What was connected to this node before it started is not any more: wills and expiry start now.
+    async fn give_up_own_past(&self) {
+        let past = self.incarnation() - 1;
+        let giving_up = self.slots.iter().filter_map(|slot| {
+            let replica = slot.led_here()?;
+            let any = replica.machine.read(|state| state.connected_nodes().next().is_some());
+            any.then(|| {
+                let down = cluster_proto::NodeDown {
+                    node: self.node_id,
+                    incarnation: past,
+                };
+                self.shard_request(slot.id, shard_duties::command(shard_command::Command::NodeDown(down)))
+            })
+        });
+        // Should one fail, the shard's duties make up for it.
+        join_all(giving_up).await;
     }
 
     async fn begin_replica_alone(&self, slot: &Arc<Slot>) -> Result<(), StartError> {
@@ -310,7 +329,7 @@ impl Inner {
         let network = Network::new(id, self.peers.clone());
         let group = Arc::new(Group::start(id, self.node_id, log, machine, network).await?);
         slot.set_replica(Some(group.clone()));
-        group.machine.go_live();
+        group.machine.go_live(self.is_alone());
         Ok(group)
     }
 
