@@ -36,8 +36,11 @@ impl Applied {
 }
 
 impl Inner {
-    /// Returns when every member that is not down has applied the meta group's log up to an index.
+    /// Returns when this node and every member that is not down have applied the meta group's log up to an index.
     pub(crate) async fn barrier(&self, index: u64) -> Result<(), ProposeError> {
+        if !self.wait_meta(index, WAIT_MAX).await {
+            return Err(ProposeError::NoQuorum);
+        }
         let waiting = self.live_members().into_iter().map(|node| self.barrier_of(node, index));
         futures_util::future::try_join_all(waiting).await.map(drop)
     }

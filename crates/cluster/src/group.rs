@@ -80,11 +80,21 @@ impl<M: Machine> Group<M> {
 
     /// The only voter leads at once: there is no timeout to wait for.
     pub(crate) async fn lead_if_alone(&self) -> Result<(), StartError> {
-        if self.members().voters == BTreeSet::from([self.node]) && !self.leads() {
+        if self.is_only_replica().await? && !self.leads() {
             let elected = self.raft.trigger().elect(false).await;
             elected.map_err(|error| self.failed(error))?;
         }
         Ok(())
+    }
+
+    /// Whether nobody else has the group's log. Asked of the group itself, since what it tells of itself may be late.
+    pub(crate) async fn is_only_replica(&self) -> Result<bool, StartError> {
+        let node = self.node;
+        let asked = self.raft.with_raft_state(move |state| {
+            let membership = state.membership_state.effective().membership();
+            membership.nodes().map(|(id, _)| *id).eq([node])
+        });
+        asked.await.map_err(|error| self.failed(error))
     }
 
     /// Waits until this node leads and has applied its log.

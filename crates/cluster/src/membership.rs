@@ -145,24 +145,30 @@ impl Inner {
             .as_ref()
             .is_some_and(|member| member.down || member.incarnation > self.incarnation());
         if over {
-            // What this life had connected was given up by the others.
-            if self.lease.set_ready(false) {
-                self.fence("this node was declared down");
-            }
-            let bumped = self.data_dir.lock().bump_incarnation();
-            match bumped {
-                Ok(identity) => self.incarnation.store(identity.incarnation, Ordering::Release),
-                Err(error) => return error!(%error, "the incarnation was not written"),
-            }
-            self.announcer.announce_all();
+            self.begin_new_life();
         }
         match self.ask_join(self.myself()).await {
             Some(answer) if answer.accepted => {
                 self.wait_meta(answer.meta_index, JOIN_WITHIN).await;
             }
+            // This node may not have heard of its end yet.
+            Some(answer) if answer.is_over => self.begin_new_life(),
             Some(answer) => warn!(reason = answer.reason, "the cluster does not take this node"),
             None => {}
         }
+    }
+
+    /// What this life had connected was given up by the others.
+    fn begin_new_life(&self) {
+        if self.lease.set_ready(false) {
+            self.fence("this node was declared down");
+        }
+        let bumped = self.data_dir.lock().bump_incarnation();
+        match bumped {
+            Ok(identity) => self.incarnation.store(identity.incarnation, Ordering::Release),
+            Err(error) => return error!(%error, "the incarnation was not written"),
+        }
+        self.announcer.announce_all();
     }
 
     async fn ask_join(&self, member: Member) -> Option<JoinAnswer> {
@@ -185,6 +191,7 @@ impl Inner {
 
     /// As the leader of the meta group.
     pub(crate) async fn admit_member(&self, member: Member) -> Option<JoinAnswer> {
+        let (node, incarnation) = (member.node, member.incarnation);
         let join = cluster_proto::Join {
             member: Some(member),
         };
@@ -192,10 +199,18 @@ impl Inner {
             .meta_propose(Command::Join(join), Duration::from_secs(2))
             .await
             .ok()?;
+        if response.accepted {
+            self.heard.note(node);
+        }
+        let is_over = self.meta.machine.read(|state| {
+            let known = state.member(node);
+            known.is_some_and(|known| known.down || known.incarnation > incarnation)
+        });
         Some(JoinAnswer {
             accepted: response.accepted,
             reason: response.reason,
             meta_index,
+            is_over,
         })
     }
 
@@ -273,7 +288,8 @@ impl Inner {
             let me = state.member(self.node_id).is_some();
             (state.members().count(), me)
         });
-        let alone = count == 1 && me;
+        let raft = self.meta.members();
+        let alone = count == 1 && me && raft.voters.len() + raft.learners.len() == 1;
         if self.is_alone() && !alone {
             self.lease.set_alone(false);
             info!("this node is not alone any more");

@@ -82,7 +82,12 @@ impl Inner {
             return;
         }
         let raft = self.meta.members();
-        if raft.is_joint {
+        let expected = |node: &u64| {
+            let joined = members.iter().any(|member| member.node == *node);
+            !joined && !self.meta.machine.read(|state| state.is_retired(*node))
+        };
+        // Those the group began with have their votes, whenever they join.
+        if raft.is_joint || raft.voters.iter().any(expected) {
             return;
         }
         for member in &members {
@@ -96,7 +101,9 @@ impl Inner {
             }
         }
         let wanted = self.wanted_voters(&members, &raft.voters);
-        if wanted != raft.voters && wanted.iter().all(|node| *node == self.node_id || self.meta.is_caught_up(*node)) {
+        // Fewer than there should be are no gain: who is missing may come back, or be replaced first.
+        let count = self.wanted_count(&members);
+        if wanted != raft.voters && wanted.len() == count && wanted.iter().all(|node| *node == self.node_id || self.meta.is_caught_up(*node)) {
             info!(voters = wanted.len(), "the meta group's voters change");
             if let Err(error) = self.meta.set_voters_retaining(wanted).await {
                 warn!(error, "the voters did not change");
@@ -116,11 +123,15 @@ impl Inner {
         }
     }
 
-    /// Those who vote already and can go on, filled up with others that are live.
-    fn wanted_voters(&self, members: &[Member], voting: &BTreeSet<u64>) -> BTreeSet<u64> {
+    fn wanted_count(&self, members: &[Member]) -> usize {
         let most = self.peer_config().map_or(1, |config| config.meta_voters_max);
         let staying = members.iter().filter(|member| !member.leaving).count();
-        let count = first_voters(staying, most);
+        first_voters(staying, most)
+    }
+
+    /// Those who vote already and can go on, filled up with others that are live.
+    fn wanted_voters(&self, members: &[Member], voting: &BTreeSet<u64>) -> BTreeSet<u64> {
+        let count = self.wanted_count(members);
         let able = |member: &&Member| !member.leaving && !member.down;
         let mut wanted: BTreeSet<u64> = BTreeSet::new();
         if members.iter().any(|member| member.node == self.node_id && !member.leaving) {

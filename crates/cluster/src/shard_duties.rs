@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_proto::{
-    Announce, ChangeRoutes, NodeDown, RouteChange, ShardCommand, ShareMember, Tick, Unannounce,
+    Announce, ChangeRoutes, NodeDown, Retire, RouteChange, ShardCommand, ShareMember, Tick, Unannounce,
     route_change::Destination, shard_command, shard_response::Response,
 };
 use foldhash::HashMap;
@@ -81,6 +81,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
                 inner.tend_routes(slot, &group, &mut memory).await;
             }
         }
+        inner.retire_when_empty().await;
         if routes {
             memory.routes_seen = Some(Instant::now());
             memory.idle = std::mem::take(&mut memory.idle_next);
@@ -144,6 +145,26 @@ impl Inner {
         slot.set_replica(None);
         group.stop().await;
         self.remove_replica(slot.id).await;
+    }
+
+    /// A node that is to leave goes when no shard is placed here, no replica is left, and it has no vote in the meta group.
+    async fn retire_when_empty(&self) {
+        let leaving = self.meta.machine.read(|state| {
+            let me = state.member(self.node_id);
+            me.is_some_and(|member| member.leaving)
+        });
+        let has_some = |slot: &Arc<Slot>| slot.replica().is_some() || self.is_placed_here(slot.id);
+        if !leaving || self.slots.iter().any(has_some) || self.meta.members().voters.contains(&self.node_id) {
+            return;
+        }
+        let retire = Retire { node: self.node_id };
+        let retire = cluster_proto::meta_command::Command::Retire(retire);
+        if self.meta_propose(retire, META_WITHIN).await.is_ok() {
+            info!("this node has left the cluster: nothing is kept here any more");
+            if self.lease.set_ready(false) {
+                self.observer.fenced();
+            }
+        }
     }
 
     fn tick(&self, slot: &Slot, group: &Group<Shard>) {

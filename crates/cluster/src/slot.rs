@@ -9,6 +9,7 @@ use bytes::Bytes;
 use cluster_proto::{Failed, Propose, Proposed, call_request, call_response, failed::Reason};
 use openraft::raft::ClientWriteResult;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use transport::{Channel, PeerError, Peers, Reply};
 
 use crate::group::Group;
@@ -87,8 +88,13 @@ impl Slot {
 }
 
 /// Proposes other nodes' entries in the order in which they came.
-pub(crate) async fn run_foreign(slot: Arc<Slot>, clock: Arc<dyn Clock>, mut received: mpsc::Receiver<Foreign>) {
-    while let Some(Foreign { entry, reply }) = received.recv().await {
+pub(crate) async fn run_foreign(
+    slot: Arc<Slot>,
+    clock: Arc<dyn Clock>,
+    mut received: mpsc::Receiver<Foreign>,
+    stop: CancellationToken,
+) {
+    while let Some(Some(Foreign { entry, reply })) = stop.run_until_cancelled(received.recv()).await {
         let Some(group) = slot.replica() else {
             reply.send(failed(Reason::NoReplica, slot.leader()));
             continue;

@@ -153,7 +153,7 @@ impl Cluster {
             });
         }
         for (slot, received) in foreign {
-            inner.spawn(slot::run_foreign(slot, clock.clone(), received));
+            inner.spawn(slot::run_foreign(slot, clock.clone(), received, inner.stop.clone()));
         }
         let cluster = Cluster(inner.clone());
         let begun = inner.begin().await;
@@ -198,8 +198,7 @@ impl Inner {
             self.found_alone().await?;
         }
         self.meta.lead_if_alone().await?;
-        let alone = self.meta.members().voters.iter().eq([&self.node_id])
-            && self.meta.members().learners.is_empty();
+        let alone = self.meta.is_only_replica().await?;
         let proposers = self.slots.iter().map(|slot| {
             let target = ShardTarget {
                 node: self.node_id,
@@ -278,11 +277,11 @@ impl Inner {
                 .await?;
         }
         group.lead_if_alone().await?;
-        if group.members().voters.len() > 1 {
+        match group.is_only_replica().await? {
+            true => group.wait_for_lead().await,
             // It has a replica on a node that has left since.
-            return Ok(());
+            false => Ok(()),
         }
-        group.wait_for_lead().await
     }
 
     /// Starts this node's replica of a shard, as it is on the disk.

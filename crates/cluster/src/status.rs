@@ -52,6 +52,17 @@ pub struct MemberStatus {
     pub replicas: usize,
 }
 
+impl Status {
+    /// Whether every shard with a replica here has the voters it is placed with, and a leader.
+    pub fn is_settled(&self) -> bool {
+        self.shards.iter().all(|shard| {
+            let placed: BTreeSet<u64> = shard.placed.iter().copied().collect();
+            let voting = shard.voters.as_ref();
+            shard.leader.is_some() && voting.is_none_or(|voting| placed.iter().eq(voting))
+        })
+    }
+}
+
 /// A shard.
 #[derive(Clone, Debug)]
 pub struct ShardStatus {
@@ -61,6 +72,8 @@ pub struct ShardStatus {
     pub placed: Vec<u64>,
     /// Who leads it, as far as this node knows.
     pub leader: Option<u64>,
+    /// Who votes in the shard's group; none where there is no replica here, or while that changes.
+    pub voters: Option<Vec<u64>>,
     /// How far this node's replica has applied the log; none where there is no replica here.
     pub applied: Option<u64>,
 }
@@ -91,6 +104,10 @@ impl Inner {
             shard: slot.id,
             placed,
             leader: slot.leader(),
+            voters: slot.replica().and_then(|replica| {
+                let members = replica.members();
+                (!members.is_joint).then(|| members.voters.into_iter().collect())
+            }),
             applied: slot.replica().map(|replica| {
                 use crate::raft::Machine;
                 replica.machine.applied_index()

@@ -236,7 +236,11 @@ async fn a_node_that_lost_its_disk_takes_the_place_of_its_former_self() {
     let taken = connect(&fresh.cluster, "keeper").await;
     assert!(taken.session_present && taken.epoch > session.epoch);
     // It is a full replica by now: the cluster survives the loss of another node.
-    wait_for("it leads", || fresh.cluster.leads_count() >= 1).await;
+    let replaced = || {
+        let status = fresh.cluster.status();
+        status.is_settled() && status.meta_voters.contains(&status.node)
+    };
+    wait_for("its former self is replaced everywhere", replaced).await;
     nodes.remove(0).cluster.shutdown().await;
     let after = connect(&fresh.cluster, "keeper").await;
     assert!(after.session_present && after.epoch > taken.epoch);
@@ -268,4 +272,80 @@ async fn one_node_grows_into_three_and_keeps_what_it_has() {
     wait_for("the durable subscription is routed", routed).await;
     let moved = connect(&third.cluster, "early-bird").await;
     assert!(moved.session_present && moved.epoch > session.epoch);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fourth_node_takes_over_shards_and_leaves_again_without_loss() {
+    let fleet = Fleet::new(3);
+    let nodes = fleet.form().await;
+    let mut epochs = Vec::new();
+    for number in 0..20 {
+        let client = format!("client-{number}");
+        let session = connect(&nodes[number % 3].cluster, &client).await;
+        subscribe(&nodes[number % 3].cluster, &client, session.epoch, &client).await;
+        epochs.push(session.epoch);
+    }
+
+    let fourth = fleet.start(4).await;
+    ready(&fourth.cluster).await;
+    let taken_over = || {
+        let status = fourth.cluster.status();
+        let has_some = status.shards.iter().any(|shard| shard.placed.contains(&status.node));
+        has_some && nodes.iter().all(|node| node.cluster.status().is_settled())
+    };
+    wait_for("it has its part of the shards", taken_over).await;
+    // Each client lives on a node that may have no replica of its shard.
+    for number in 0..20 {
+        let client = format!("client-{number}");
+        let session = connect(&fourth.cluster, &client).await;
+        assert!(session.session_present && session.epoch > epochs[number]);
+        let append = Append {
+            publication: Some(publication(&client, "far away")),
+            ..Append::default()
+        };
+        request(&nodes[0].cluster, &client, Command::Append(append)).await;
+        let waker = std::sync::Arc::new(common::Waker::default());
+        fourth.cluster.attach(&client, session.epoch, waker.clone());
+        let mut found = Vec::new();
+        let mut fetch = || match fourth.cluster.fetch(&client, session.epoch, 0, 10, 1 << 20) {
+            Fetch::Ready { messages, .. } => {
+                found = messages;
+                !found.is_empty()
+            }
+            _ => false,
+        };
+        wait_for("the queue is read where it is", &mut fetch).await;
+        assert_eq!(&found[0].publication.payload[..], b"far away");
+    }
+
+    let id = fourth.cluster.node_id();
+    fourth.cluster.leave(id).await.unwrap();
+    let gone = || {
+        let status = nodes[0].cluster.status();
+        status.members.iter().all(|member| member.node != id) && status.is_settled()
+    };
+    wait_for("it has left", gone).await;
+    for number in 0..20 {
+        let session = connect(&nodes[2].cluster, &format!("client-{number}")).await;
+        assert!(session.session_present);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_node_is_forgotten_but_not_one_that_lives() {
+    let fleet = Fleet::new(3);
+    let mut nodes = fleet.form().await;
+    let dead = nodes.remove(2);
+    let id = dead.cluster.node_id();
+    let refused = nodes[0].cluster.forget(id).await.unwrap_err();
+    assert!(refused.contains("not down"), "{refused}");
+
+    dead.cluster.shutdown().await;
+    let down = || destinations_know_it_is_down(&nodes[0].cluster, &dead.cluster);
+    wait_for("it is declared down", down).await;
+    nodes[0].cluster.forget(id).await.unwrap();
+
+    let settled = || nodes.iter().all(|node| node.cluster.status().is_settled());
+    wait_for("the shards have two replicas", settled).await;
+    connect(&nodes[1].cluster, "goes-on").await;
 }

@@ -28,6 +28,16 @@ pub struct Notes {
     pub members: Mutex<Vec<(String, ShareMember, bool)>>,
 }
 
+/// Counts how often a session's queue grew.
+#[derive(Default)]
+pub struct Waker(pub AtomicU64);
+
+impl cluster::SessionWaker for Waker {
+    fn queue_grew(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Observer for Notes {
     fn outbox_ready(&self, _: u16) {}
     fn share_member(&self, filter: &str, member: &ShareMember, added: bool) {
@@ -68,6 +78,10 @@ pub fn address(number: usize) -> String {
 
 impl Fleet {
     pub fn new(seeds: usize) -> Self {
+        // What the nodes say, where a test is run with RUST_LOG; another test may have been first.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .try_init();
         let seeds = (1..=seeds).map(address).collect();
         Self {
             net: MemoryNet::default(),
