@@ -10,8 +10,8 @@ mod spread;
 pub use encoding::RestoreError;
 pub use meta::{MetaEffect, MetaState};
 pub use placement::shard_of;
-pub use spread::{copies, spread};
 pub use shard::{
-    ApplyContext, DropReason, Effect, EndReason, EntryKind, MessageId, OutboxBody, OutboxItem, QueueItem, SessionView,
-    ShardState, Totals,
+    ApplyContext, DropReason, Effect, EndReason, EntryKind, MessageId, OutboxBody, OutboxItem, QueueItem,
+    SessionView, ShardState, Totals,
 };
+pub use spread::{copies, spread};

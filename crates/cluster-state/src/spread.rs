@@ -59,14 +59,18 @@ impl Plan<'_> {
         let others = self.shards[shard].iter().filter(|other| **other != node);
         match zone.is_empty() {
             true => 0,
-            false => others.filter(|other| self.zones.get(other) == Some(&zone)).count(),
+            false => others
+                .filter(|other| self.zones.get(other) == Some(&zone))
+                .count(),
         }
     }
 
     /// The node for one more replica. There is one: a shard has no more replicas than there are nodes.
     fn best_for(&self, shard: usize) -> u64 {
         let counts = self.replicas();
-        let free = counts.iter().filter(|(node, _)| !self.shards[shard].contains(node));
+        let free = counts
+            .iter()
+            .filter(|(node, _)| !self.shards[shard].contains(node));
         free.map(|(node, count)| (self.neighbours(shard, *node), *count, *node))
             .min()
             .map_or(0, |(.., node)| node)
@@ -76,12 +80,12 @@ impl Plan<'_> {
     fn level_replicas(&mut self) {
         loop {
             let counts = self.replicas();
-            let Some((full, empty)) = ends(&counts) else { return };
+            let Some((full, empty)) = ends(&counts) else {
+                return;
+            };
             let movable = self.shards.iter().enumerate().filter(|(shard, nodes)| {
                 let crowded = self.neighbours(*shard, full);
-                nodes.contains(&full)
-                    && !nodes.contains(&empty)
-                    && self.neighbours(*shard, empty) <= crowded
+                nodes.contains(&full) && !nodes.contains(&empty) && self.neighbours(*shard, empty) <= crowded
             });
             // Rather one that does not lead there.
             let chosen = movable
@@ -104,7 +108,9 @@ impl Plan<'_> {
             let most = counts.values().max().copied().unwrap_or(0);
             let leading = counts.iter().filter(|(_, count)| **count == most);
             let paths = leading.filter_map(|(node, _)| self.path_down(*node, &counts));
-            let Some(path) = paths.min_by_key(Vec::len) else { return };
+            let Some(path) = paths.min_by_key(Vec::len) else {
+                return;
+            };
             for (shard, place) in path {
                 self.shards[shard].swap(0, place);
             }
@@ -235,7 +241,14 @@ mod tests {
         let zones = nodes(&[(1, "a"), (2, "a"), (3, "b"), (4, "b"), (5, "c"), (6, "c")]);
         let plan = spread(&vec![Vec::new(); 16], &zones, 3);
 
-        let zone = |node: &u64| zones.iter().find(|member| member.node == *node).unwrap().zone.clone();
+        let zone = |node: &u64| {
+            zones
+                .iter()
+                .find(|member| member.node == *node)
+                .unwrap()
+                .zone
+                .clone()
+        };
         for replicas in &plan {
             let distinct: BTreeSet<_> = replicas.iter().map(zone).collect();
             assert_eq!(distinct.len(), 3, "{replicas:?}");

@@ -96,7 +96,11 @@ impl Cluster {
 
     /// How many shards this node leads.
     pub fn leads_count(&self) -> usize {
-        self.0.slots.iter().filter(|slot| slot.led_here().is_some()).count()
+        self.0
+            .slots
+            .iter()
+            .filter(|slot| slot.led_here().is_some())
+            .count()
     }
 
     /// The shard of a client's session.
@@ -141,7 +145,11 @@ impl Cluster {
     }
 
     /// Proposes a command and waits for its response.
-    pub async fn request(&self, shard: ShardId, command: ShardCommand) -> Result<ShardResponse, ProposeError> {
+    pub async fn request(
+        &self,
+        shard: ShardId,
+        command: ShardCommand,
+    ) -> Result<ShardResponse, ProposeError> {
         self.0.shard_request(shard, command).await
     }
 

@@ -163,7 +163,10 @@ impl<M: Machine> Group<M> {
         let Some(last) = metrics.last_log_index else {
             return true;
         };
-        let matched = metrics.replication.as_ref().and_then(|replication| replication.get(&node));
+        let matched = metrics
+            .replication
+            .as_ref()
+            .and_then(|replication| replication.get(&node));
         matched
             .and_then(Option::as_ref)
             .is_some_and(|id| id.index + NEARLY >= last)
@@ -177,17 +180,29 @@ impl<M: Machine> Group<M> {
 
     /// Makes exactly these the voters, all of whom are voters or learners already; the others leave the group.
     pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), String> {
-        finished(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false)).await
+        finished(
+            self.raft
+                .change_membership(ChangeMembers::ReplaceAllVoters(voters), false),
+        )
+        .await
     }
 
     /// Takes replicas without a vote out of the group.
     pub(crate) async fn remove_learners(&self, nodes: BTreeSet<u64>) -> Result<(), String> {
-        finished(self.raft.change_membership(ChangeMembers::RemoveNodes(nodes), false)).await
+        finished(
+            self.raft
+                .change_membership(ChangeMembers::RemoveNodes(nodes), false),
+        )
+        .await
     }
 
     /// Makes these the voters and keeps the others as learners.
     pub(crate) async fn set_voters_retaining(&self, voters: BTreeSet<u64>) -> Result<(), String> {
-        finished(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true)).await
+        finished(
+            self.raft
+                .change_membership(ChangeMembers::ReplaceAllVoters(voters), true),
+        )
+        .await
     }
 
     /// What is committed now, once this leader is sure that it still leads.

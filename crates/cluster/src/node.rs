@@ -175,10 +175,7 @@ impl Inner {
             detail: String::new(),
         };
         match tokio::time::timeout(META_WITHIN, write).await {
-            Ok(Ok(response)) => Ok((
-                response.log_id.index,
-                response.data.meta.unwrap_or_default(),
-            )),
+            Ok(Ok(response)) => Ok((response.log_id.index, response.data.meta.unwrap_or_default())),
             Ok(Err(error)) => match error.api_error() {
                 Some(ClientWriteError::ForwardToLeader(forward)) => {
                     Err(refused(Reason::NotLeader, forward.leader_id))

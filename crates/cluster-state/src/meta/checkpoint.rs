@@ -57,12 +57,10 @@ impl MetaState {
                 .values()
                 .map(|member| (member_key(member.node), member.encode_to_vec())),
         );
-        records.extend(
-            self.placement.keys().filter_map(|shard| {
-                let record = self.placement_record(*shard)?;
-                Some((placement_key(*shard), record.encode_to_vec()))
-            }),
-        );
+        records.extend(self.placement.keys().filter_map(|shard| {
+            let record = self.placement_record(*shard)?;
+            Some((placement_key(*shard), record.encode_to_vec()))
+        }));
         records.extend(
             self.routes
                 .iter()

@@ -9,7 +9,9 @@ mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster_proto::{Found, Member, MetaCommand, MetaResponse, Place, PlacementRecord, ShareMember, meta_command::Command};
+use cluster_proto::{
+    Found, Member, MetaCommand, MetaResponse, Place, PlacementRecord, ShareMember, meta_command::Command,
+};
 
 pub use routes::{Destination, Destinations};
 
