@@ -1,5 +1,5 @@
 //! `cargo xtask test`: installs what the tests need and runs them all: those of each crate, the standard's statements,
-//! real clients, kill -9 under load, and a bounded time of fuzzing.
+//! real clients, clusters of processes in bad weather, kill -9 under load, and a bounded time of fuzzing.
 
 use std::process::Command;
 
@@ -19,11 +19,28 @@ pub(crate) fn run() -> Result<()> {
         "broker tests",
         &mut tests(&["conformance", "clients", "mutation"]),
     )?;
+    step::run("conformance over three nodes", &mut conformance_over(3))?;
     step::run("crash", &mut tests(&["crash"]))?;
     step::run("cluster", &mut tests(&["cluster-tests"]))?;
     fuzz::all(FUZZ_SECONDS)?;
     println!("\ntest: all good");
     Ok(())
+}
+
+/// The standard's statements again, with consecutive connections on different nodes of a cluster. All in one process, so
+/// that they share the cluster.
+fn conformance_over(nodes: usize) -> Command {
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--workspace",
+        "--locked",
+        "--no-fail-fast",
+        "--test",
+        "conformance",
+    ]);
+    command.env("FLOTILLA_CONFORMANCE_NODES", nodes.to_string());
+    command
 }
 
 /// The tests of some packages, built as part of the whole workspace.

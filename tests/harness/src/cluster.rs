@@ -18,6 +18,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 const MQTT_PORT: u16 = 1883;
+const WS_PORT: u16 = 8083;
 const ADMIN_PORT: u16 = 9100;
 const PEER_PORT: u16 = 7883;
 /// A directory for the logs of all nodes, for a look after a failure.
@@ -273,6 +274,11 @@ impl Cluster {
         (self.nodes[node].ip, MQTT_PORT).into()
     }
 
+    /// Where MQTT over WebSocket is spoken.
+    pub fn ws_addr(&self, node: usize) -> SocketAddr {
+        (self.nodes[node].ip, WS_PORT).into()
+    }
+
     /// Where `/metrics` and `/readyz` are.
     pub fn admin_addr(&self, node: usize) -> SocketAddr {
         (self.nodes[node].ip, ADMIN_PORT).into()
@@ -365,6 +371,7 @@ impl Cluster {
         command.arg("--data-dir").arg(self.data_dir(node));
         for (flag, address) in [
             ("--mqtt", self.mqtt_addr(node)),
+            ("--ws", self.ws_addr(node)),
             ("--admin", self.admin_addr(node)),
             ("--peer", self.peer_addr(node)),
             ("--advertise", self.peer_addr(node)),
