@@ -56,6 +56,9 @@ impl Inner {
 
     /// Whether this node has a log of the meta group, or a vote in it.
     pub(crate) fn is_founded(&self) -> bool {
+        if self.was_founded {
+            return true;
+        }
         let metrics = self.meta.raft.metrics();
         let metrics = metrics.borrow_watched();
         metrics.last_log_index.is_some() || metrics.current_term > 0 || metrics.last_applied.is_some()

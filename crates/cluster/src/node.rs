@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) node_id: u64,
     pub(crate) incarnation: Arc<AtomicU64>,
+    /// The node had a log of the meta group when it started: what the group tells of itself may be late.
+    pub(crate) was_founded: bool,
     /// Empty until the node belongs to a cluster.
     pub(crate) cluster_id: Mutex<String>,
     pub(crate) data_dir: Mutex<DataDir>,

@@ -114,6 +114,7 @@ impl Cluster {
         let log = files.log.group(META_GROUP).map_err(storage_failed)?;
         let network = Network::new(META_GROUP, peers.clone());
         let meta = Group::start(META_GROUP, node_id, log, machine, network).await?;
+        let was_founded = !meta.is_pristine().await?;
         let mut foreign = Vec::new();
         let slots: Vec<Arc<Slot>> = (0..config.shards)
             .map(|id| {
@@ -129,6 +130,7 @@ impl Cluster {
             config,
             node_id,
             incarnation,
+            was_founded,
             cluster_id: Mutex::new(cluster_id.unwrap_or_default()),
             data_dir: Mutex::new(files.data_dir),
             clock: clock.clone(),

@@ -9,8 +9,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging for the whole process.
 pub(crate) fn init(config: &Log) -> anyhow::Result<()> {
-    // It reports every step of every group at `info`; whoever wants that names it, and what is named later counts.
-    let level = format!("openraft=warn,{}", config.level);
+    // It reports every step of every group at `info`, and every try to reach a node that is down at `warn`: this node says that
+    // itself, once. Whoever wants more names it, and what is named later counts.
+    let level = format!("openraft=error,{}", config.level);
     let filter = EnvFilter::builder().parse(level).context("log.level")?;
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
