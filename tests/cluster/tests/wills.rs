@@ -1,6 +1,6 @@
 //! A node that dies cannot send the wills of its clients: the others do.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use cluster_tests::*;
 use harness::{Client, ConnectOptions, Message};
 use tokio::task::block_in_place;
@@ -18,6 +18,7 @@ async fn wills_are_sent_when_their_node_is_killed() -> Result<()> {
     let _kept = Client::connect(cluster.mqtt_addr(0), kept).await?;
 
     block_in_place(|| cluster.kill9(0));
+    wait_member(&cluster, 1, 0, RECOVERY, |member| member.state == "down").await?;
 
     let mut told = Vec::new();
     for _ in 0..2 {
@@ -25,6 +26,6 @@ async fn wills_are_sent_when_their_node_is_killed() -> Result<()> {
         told.push(will.publication.payload().to_vec());
     }
     told.sort();
-    anyhow::ensure!(told == [b"clean".to_vec(), b"kept".to_vec()], "{told:?}");
+    ensure!(told == [b"clean".to_vec(), b"kept".to_vec()], "{told:?}");
     Ok(())
 }
