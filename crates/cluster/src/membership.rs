@@ -214,6 +214,8 @@ impl Inner {
     /// As the leader of the meta group.
     pub(crate) async fn admit_member(&self, member: Member) -> Option<JoinAnswer> {
         let (node, incarnation) = (member.node, member.incarnation);
+        // Its new life begins now: the silence of the one before must not end it.
+        self.heard.note(node);
         let join = cluster_proto::Join { member: Some(member) };
         let (meta_index, response) = self
             .meta_propose(Command::Join(join), Duration::from_secs(2))
