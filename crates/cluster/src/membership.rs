@@ -17,6 +17,8 @@ use transport::{Channel, PeerError};
 use crate::node::Inner;
 
 const RENEW_EVERY: Duration = Duration::from_millis(500);
+/// A new leader is to be found before the lease is over.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const RENEW_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A leader that has not heard from a quorum for so long grants nothing.
@@ -42,7 +44,10 @@ impl Inner {
             match self.ask_lease().await {
                 Some(lease) if lease.granted => self.granted(asked, lease.meta_index).await,
                 Some(_) => self.join().await,
-                None => self.look_for_leader(),
+                None => {
+                    self.look_for_leader();
+                    renew.reset_after(ASK_AGAIN_AFTER);
+                }
             }
         }
     }
@@ -209,6 +214,8 @@ impl Inner {
     /// As the leader of the meta group.
     pub(crate) async fn admit_member(&self, member: Member) -> Option<JoinAnswer> {
         let (node, incarnation) = (member.node, member.incarnation);
+        // Its new life begins now: the silence of the one before must not end it.
+        self.heard.note(node);
         let join = cluster_proto::Join { member: Some(member) };
         let (meta_index, response) = self
             .meta_propose(Command::Join(join), Duration::from_secs(2))

@@ -195,13 +195,16 @@ impl Inner {
         matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
     }
 
-    /// The members' addresses, for the peers' directory.
+    /// The members' addresses, for the peers' directory. After a crash of all nodes nobody has applied who joined, until
+    /// there is a leader, and there is no leader until they reach each other: till then the log's membership says where.
     pub(crate) fn addresses(&self) -> HashMap<u64, String> {
+        let replicas = self.meta.addresses();
         self.meta.machine.read(|state| {
-            state
+            let replicas = replicas.into_iter().filter(|(node, _)| !state.is_retired(*node));
+            let members = state
                 .members()
-                .map(|member| (member.node, member.address.clone()))
-                .collect()
+                .map(|member| (member.node, member.address.clone()));
+            replicas.chain(members).collect()
         })
     }
 

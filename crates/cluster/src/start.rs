@@ -34,6 +34,8 @@ use crate::{
 const STATE_CACHE_BYTES: u64 = 64 << 20;
 /// A node that stops hands its leaderships over within this time.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(4);
+/// A bit longer than each proposal has once the node stops.
+const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Commands of the start of a cluster of one.
 const FOUND_WITHIN: Duration = Duration::from_secs(30);
@@ -190,7 +192,7 @@ impl Cluster {
             slot.proposer.stop();
         }
         let Tasks { proposers, others } = std::mem::take(&mut *inner.tasks.lock());
-        join(proposers).await;
+        drain(proposers).await;
         inner.stop.cancel();
         join(others).await;
         keeper::checkpoint_all(inner).await;
@@ -290,13 +292,18 @@ impl Inner {
         let past = self.incarnation() - 1;
         let giving_up = self.slots.iter().filter_map(|slot| {
             let replica = slot.led_here()?;
-            let any = replica.machine.read(|state| state.connected_nodes().next().is_some());
+            let any = replica
+                .machine
+                .read(|state| state.connected_nodes().next().is_some());
             any.then(|| {
                 let down = cluster_proto::NodeDown {
                     node: self.node_id,
                     incarnation: past,
                 };
-                self.shard_request(slot.id, shard_duties::command(shard_command::Command::NodeDown(down)))
+                self.shard_request(
+                    slot.id,
+                    shard_duties::command(shard_command::Command::NodeDown(down)),
+                )
             })
         });
         // Should one fail, the shard's duties make up for it.
@@ -525,6 +532,16 @@ pub(crate) const META_GROUP: u64 = 0;
 
 pub(crate) fn group_of(shard: ShardId) -> u64 {
     u64::from(shard) + 1
+}
+
+/// A leader without a quorum never hears what became of its entries: the last of the nodes that stop does not wait for
+/// those that are gone.
+async fn drain(proposers: Vec<JoinHandle<()>>) {
+    let tasks: Vec<_> = proposers.iter().map(JoinHandle::abort_handle).collect();
+    if tokio::time::timeout(DRAIN_WITHIN, join(proposers)).await.is_err() {
+        tracing::warn!("some proposals were left without an answer: there is no quorum");
+        tasks.iter().for_each(tokio::task::AbortHandle::abort);
+    }
 }
 
 async fn join(tasks: Vec<JoinHandle<()>>) {

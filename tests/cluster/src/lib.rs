@@ -1,6 +1,7 @@
 //! What the stories about many nodes share: a cluster that is ready, clients on its nodes, and load that keeps book.
 
 mod load;
+mod members;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use mqtt_codec::ReasonCode;
 use tokio::task::block_in_place;
 
 pub use load::Load;
+pub use members::{Member, members, wait_member};
 
 /// For the whole cluster to agree again after one of its nodes or links has gone.
 pub const RECOVERY: Duration = Duration::from_secs(30);

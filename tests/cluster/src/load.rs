@@ -39,12 +39,11 @@ pub struct Load {
 }
 
 impl Load {
-    /// Begins: subscribers on every node, publishers on every node, and one who writes retained messages.
-    pub async fn start(cluster: &Cluster) -> Result<Load> {
-        let homes: Vec<_> = cluster
-            .all()
-            .into_iter()
-            .map(|node| watch::channel(cluster.mqtt_addr(node)).0)
+    /// Begins: subscribers on each of these nodes, publishers on each, and one who writes retained messages.
+    pub async fn start(cluster: &Cluster, nodes: &[usize]) -> Result<Load> {
+        let homes: Vec<_> = nodes
+            .iter()
+            .map(|node| watch::channel(cluster.mqtt_addr(*node)).0)
             .collect();
         let (end, over) = watch::channel(false);
         let (pause_retained, retained_over) = watch::channel(false);

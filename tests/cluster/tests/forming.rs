@@ -20,7 +20,6 @@ fn cluster_id(cluster: &Cluster, node: usize) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nodes do not form clusters yet"]
 async fn three_nodes_are_ready_within_ten_seconds_in_any_order() -> Result<()> {
     for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
         block_in_place(|| {
@@ -44,7 +43,6 @@ async fn three_nodes_are_ready_within_ten_seconds_in_any_order() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nodes do not form clusters yet"]
 async fn two_of_three_do_not_begin_without_the_third_and_the_third_may_be_late() -> Result<()> {
     block_in_place(|| {
         let mut cluster = prepared()?;

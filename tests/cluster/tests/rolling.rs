@@ -5,10 +5,9 @@ use cluster_tests::*;
 use tokio::task::block_in_place;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nodes do not form clusters yet"]
 async fn each_node_is_stopped_and_started_under_load_and_every_promise_is_kept() -> Result<()> {
     let mut cluster = three()?;
-    let load = Load::start(&cluster).await?;
+    let load = Load::start(&cluster, &[0, 1, 2]).await?;
     for node in cluster.all() {
         load.progress(300, RECOVERY).await?;
         load.move_clients(&cluster, node, (node + 1) % 3);

@@ -4,7 +4,6 @@ use anyhow::Result;
 use cluster_tests::*;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nodes do not form clusters yet"]
 async fn what_is_published_on_one_node_reaches_clean_and_persistent_sessions_on_another() -> Result<()> {
     let cluster = three()?;
     let mut publisher = client(&cluster, 0, "publisher").await?;
@@ -24,7 +23,6 @@ async fn what_is_published_on_one_node_reaches_clean_and_persistent_sessions_on_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nodes do not form clusters yet"]
 async fn a_session_that_is_away_gets_its_messages_on_the_node_where_it_comes_back() -> Result<()> {
     let cluster = three()?;
     let mut kept = persistent(&cluster, 0, "kept").await?;
@@ -42,7 +40,6 @@ async fn a_session_that_is_away_gets_its_messages_on_the_node_where_it_comes_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nodes do not form clusters yet"]
 async fn a_message_that_is_acknowledged_after_suback_is_never_missed() -> Result<()> {
     let cluster = three()?;
     let mut publisher = client(&cluster, 0, "publisher").await?;

@@ -1,16 +1,16 @@
 //! The members of a shared subscription are those of all nodes: each message goes to one of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use cluster_tests::*;
+use tokio::task::block_in_place;
 use tokio::time::timeout;
 
 const MESSAGES: usize = 60;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nodes do not form clusters yet"]
 async fn members_on_all_nodes_share_the_messages_of_all_nodes() -> Result<()> {
     let cluster = three()?;
     let mut members = Vec::new();
@@ -42,5 +42,63 @@ async fn members_on_all_nodes_share_the_messages_of_all_nodes() -> Result<()> {
         arrivals.len()
     );
     ensure!(arrivals.values().all(|times| *times == 1), "{arrivals:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_member_did_not_acknowledge_survives_its_node() -> Result<()> {
+    let mut cluster = three()?;
+    let mut stays = persistent(&cluster, 1, "stays").await?;
+    subscribe(&mut stays, "$share/group/jobs", 1).await?;
+    let mut moves = persistent(&cluster, 0, "moves").await?;
+    subscribe(&mut moves, "$share/group/jobs", 1).await?;
+    let mut publisher = client(&cluster, 2, "publisher").await?;
+    for number in 0..MESSAGES {
+        publish(&mut publisher, "jobs", &number.to_string(), 1).await?;
+    }
+    // It has got something, and keeps quiet about it.
+    moves.expect_publish().await?;
+
+    block_in_place(|| cluster.kill9(0));
+
+    let mut arrived = BTreeSet::new();
+    let mut moves = persistent(&cluster, 2, "moves").await?;
+    while arrived.len() < MESSAGES {
+        let received = tokio::select! {
+            received = stays.receive() => received?,
+            received = moves.receive() => received?,
+        };
+        arrived.insert(received.publication.payload().to_vec());
+    }
+    // And those that come now find somebody, whether the node is missed yet or not.
+    for number in MESSAGES..2 * MESSAGES {
+        publish(&mut publisher, "jobs", &number.to_string(), 1).await?;
+    }
+    while arrived.len() < 2 * MESSAGES {
+        let received = tokio::select! {
+            received = stays.receive() => received?,
+            received = moves.receive() => received?,
+        };
+        arrived.insert(received.publication.payload().to_vec());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_a_session_is_left_out_when_its_node_has_died() -> Result<()> {
+    let mut cluster = three()?;
+    let mut stays = client(&cluster, 1, "stays").await?;
+    subscribe(&mut stays, "$share/group/jobs", 1).await?;
+    let mut goes = client(&cluster, 0, "goes").await?;
+    subscribe(&mut goes, "$share/group/jobs", 1).await?;
+
+    block_in_place(|| cluster.kill9(0));
+    wait_member(&cluster, 2, 0, RECOVERY, |member| member.state == "down").await?;
+
+    let mut publisher = client(&cluster, 2, "publisher").await?;
+    for number in 0..MESSAGES {
+        publish(&mut publisher, "jobs", &number.to_string(), 1).await?;
+        expect_text(&mut stays, &number.to_string()).await?;
+    }
     Ok(())
 }

@@ -6,7 +6,6 @@ use harness::{Client, ConnectOptions};
 use mqtt_codec::ReasonCode;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nodes do not form clusters yet"]
 async fn a_client_that_connects_to_another_node_takes_its_session_along() -> Result<()> {
     let cluster = three()?;
     let mut first = persistent(&cluster, 0, "mover").await?;
@@ -21,7 +20,6 @@ async fn a_client_that_connects_to_another_node_takes_its_session_along() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "nodes do not form clusters yet"]
 async fn of_many_who_come_at_once_one_stays() -> Result<()> {
     let cluster = three()?;
     let mut clients = Vec::new();

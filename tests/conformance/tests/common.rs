@@ -1,33 +1,84 @@
-//! What the tests share: one broker for all of them, names of their own, packets made by hand.
+//! What the tests share: one broker for all of them, or one cluster, names of their own, packets made by hand.
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message};
+use harness::{Broker, BrokerOptions, Client, Cluster, ClusterOptions, ConnectOptions, Message};
 use mqtt_codec::{ConnAck, Packet, Publish, ReasonCode};
 
 /// Long enough for something that must not happen to have happened.
 pub(crate) const MOMENT: Duration = Duration::from_millis(250);
 
+/// With this in the environment the shared broker is a cluster of so many nodes, and each connection goes to the next of
+/// them: what the standard demands of one server holds whichever nodes the clients are on.
+const NODES: &str = "FLOTILLA_CONFORMANCE_NODES";
+const SHARED_CONFIG: &str = "[mqtt]\nsys_interval = \"1s\"\n";
+
 /// The broker that all tests share which need no settings of their own.
-pub(crate) fn broker() -> &'static Broker {
-    static BROKER: OnceLock<Broker> = OnceLock::new();
-    BROKER.get_or_init(|| {
-        let config = Some("[mqtt]\nsys_interval = \"1s\"\n".to_owned());
-        Broker::start(BrokerOptions {
-            config,
-            ..BrokerOptions::default()
-        })
-        .expect("the shared broker starts")
+enum Shared {
+    One(Broker),
+    Many(Cluster),
+}
+
+fn shared() -> &'static Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let nodes = std::env::var(NODES).map_or(1, |nodes| nodes.parse().expect("a number of nodes"));
+        start(nodes).expect("the shared broker starts")
     })
 }
 
-/// Where the shared broker speaks MQTT.
+fn start(nodes: usize) -> Result<Shared> {
+    let config = SHARED_CONFIG.to_owned();
+    if nodes == 1 {
+        let options = BrokerOptions {
+            config: Some(config),
+            ..BrokerOptions::default()
+        };
+        return Broker::start(options).map(Shared::One);
+    }
+    let options = ClusterOptions {
+        nodes,
+        config,
+        ..ClusterOptions::default()
+    };
+    Cluster::start(options).map(Shared::Many)
+}
+
+/// The node whose turn it is.
+fn next_node(cluster: &Cluster) -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed) % cluster.all().len()
+}
+
+/// Where the shared broker speaks MQTT; of a cluster, the next node.
 pub(crate) fn address() -> SocketAddr {
-    broker().mqtt_addr()
+    match shared() {
+        Shared::One(broker) => broker.mqtt_addr(),
+        Shared::Many(cluster) => cluster.mqtt_addr(next_node(cluster)),
+    }
+}
+
+/// Where the shared broker speaks MQTT over WebSocket.
+pub(crate) fn ws_address() -> SocketAddr {
+    match shared() {
+        Shared::One(broker) => broker.ws_addr(),
+        Shared::Many(cluster) => cluster.ws_addr(next_node(cluster)),
+    }
+}
+
+/// What the shared broker answers over HTTP; of a cluster, the answers of all nodes.
+pub(crate) fn admin_get(path: &str) -> Result<String> {
+    match shared() {
+        Shared::One(broker) => broker.admin_get(path),
+        Shared::Many(cluster) => {
+            let nodes = cluster.all().into_iter();
+            nodes.map(|node| cluster.admin_get(node, path)).collect()
+        }
+    }
 }
 
 /// A name that no other test uses, for a client or a topic.

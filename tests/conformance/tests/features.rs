@@ -277,12 +277,11 @@ async fn request_and_response_find_each_other() -> Result<()> {
 #[tokio::test]
 async fn probes_and_metrics_answer_over_http() -> Result<()> {
     publish(Message::new(&unique("counted"), "x").qos(1)).await?;
-    let broker = broker();
     for probe in ["/livez", "/readyz"] {
-        broker.admin_get(probe)?;
+        admin_get(probe)?;
     }
     let counted = async || {
-        broker.admin_get("/metrics").is_ok_and(|text| {
+        admin_get("/metrics").is_ok_and(|text| {
             text.lines().any(|line| {
                 let value = line
                     .rsplit(' ')

@@ -70,9 +70,9 @@ async fn mqtt_6_0_0_4_the_selected_subprotocol_is_mqtt() -> Result<()> {
 
 #[tokio::test]
 async fn half_an_upgrade_and_nonsense_hurt_nobody() -> Result<()> {
-    let mut stream = TcpStream::connect(broker().ws_addr()).await?;
+    let mut stream = TcpStream::connect(ws_address()).await?;
     stream.write_all(b"GET /mqtt HTTP/1.1\r\nUpgrade: webso").await?;
-    let mut nonsense = TcpStream::connect(broker().ws_addr()).await?;
+    let mut nonsense = TcpStream::connect(ws_address()).await?;
     nonsense
         .write_all(&connect_frame(b"not http", 2, &[], &[]))
         .await?;
@@ -104,7 +104,7 @@ impl WebSocket {
 
     /// A connection after its HTTP upgrade, and what the server answered.
     async fn upgraded(protocols: &str) -> Result<(WebSocket, String)> {
-        let mut stream = TcpStream::connect(broker().ws_addr()).await?;
+        let mut stream = TcpStream::connect(ws_address()).await?;
         let request = format!(
             "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\

@@ -18,8 +18,11 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 const MQTT_PORT: u16 = 1883;
+const WS_PORT: u16 = 8083;
 const ADMIN_PORT: u16 = 9100;
 const PEER_PORT: u16 = 7883;
+/// A directory for the logs of all nodes, for a look after a failure.
+const KEEP_LOGS: &str = "FLOTILLA_KEEP_LOGS";
 /// The last part of an address has 8 bits: 4 for the cluster of this process, 4 for the node.
 const NODES_MAX: usize = 14;
 
@@ -34,6 +37,8 @@ pub struct ClusterOptions {
     pub config: String,
     /// Lines added to `[cluster]`.
     pub cluster_keys: String,
+    /// The nodes that each node is given as seeds, by node; all nodes where there is no entry.
+    pub seeds: Vec<Vec<usize>>,
     /// Environment of each process, beyond what it inherits.
     pub env: Vec<(String, String)>,
 }
@@ -45,6 +50,7 @@ impl Default for ClusterOptions {
             links: false,
             config: String::new(),
             cluster_keys: String::new(),
+            seeds: Vec::new(),
             env: Vec::new(),
         }
     }
@@ -268,6 +274,11 @@ impl Cluster {
         (self.nodes[node].ip, MQTT_PORT).into()
     }
 
+    /// Where MQTT over WebSocket is spoken.
+    pub fn ws_addr(&self, node: usize) -> SocketAddr {
+        (self.nodes[node].ip, WS_PORT).into()
+    }
+
     /// Where `/metrics` and `/readyz` are.
     pub fn admin_addr(&self, node: usize) -> SocketAddr {
         (self.nodes[node].ip, ADMIN_PORT).into()
@@ -348,10 +359,11 @@ impl Cluster {
     }
 
     fn command(&self, node: usize) -> Command {
-        let seeds: Vec<String> = self
-            .all()
+        let seeds = self.options.seeds.get(node).cloned();
+        let seeds: Vec<String> = seeds
+            .unwrap_or_else(|| self.all())
             .into_iter()
-            .map(|node| self.peer_addr(node).to_string())
+            .map(|seed| self.peer_addr(seed).to_string())
             .collect();
         let mut command = Command::new(&self.program);
         command.arg("start").arg("--config").arg(self.config_path(node));
@@ -359,6 +371,7 @@ impl Cluster {
         command.arg("--data-dir").arg(self.data_dir(node));
         for (flag, address) in [
             ("--mqtt", self.mqtt_addr(node)),
+            ("--ws", self.ws_addr(node)),
             ("--admin", self.admin_addr(node)),
             ("--peer", self.peer_addr(node)),
             ("--advertise", self.peer_addr(node)),
@@ -397,8 +410,13 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        let kept = std::env::var_os(KEEP_LOGS).map(PathBuf::from);
         for node in self.all() {
             self.kill9(node);
+            if let Some(kept) = &kept {
+                let name = format!("{}-{}.log", std::process::id(), self.name(node));
+                std::fs::copy(self.log_path(node), kept.join(name)).ok();
+            }
             if std::thread::panicking() {
                 eprintln!(
                     "the end of the log of {}:\n{}",

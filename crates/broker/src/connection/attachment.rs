@@ -12,7 +12,7 @@ use cluster::proto::{
 use foldhash::HashMap;
 use mqtt_codec::ReasonCode;
 use mqtt_topic::SubscriptionFilter;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::mailbox::{Event, Mailbox};
 use crate::share::Leaving;
@@ -43,6 +43,8 @@ pub(crate) struct Attachment {
     new_expiry: Option<u32>,
     /// The first delivery of a durable session that was not sent; unknown if the task did not end by itself.
     pub(super) sent_before: Option<u64>,
+    /// Told when the end of the connection is committed, or never will be.
+    committed: Option<oneshot::Sender<()>>,
     /// Dropped with the rest: whoever waits for the end of this connection sees it.
     _ended: watch::Sender<()>,
 }
@@ -70,6 +72,7 @@ impl Attachment {
             publish_will: true,
             new_expiry: None,
             sent_before: None,
+            committed: None,
             _ended: ended,
         }
     }
@@ -81,6 +84,13 @@ impl Attachment {
         self.new_expiry = packet
             .session_expiry_interval
             .map(|interval| interval.min(maximum));
+    }
+
+    /// Ends when the end of this connection is committed, which is proposed when the attachment is dropped.
+    pub(super) fn end_committed(&mut self) -> oneshot::Receiver<()> {
+        let (committed, receiver) = oneshot::channel();
+        self.committed = Some(committed);
+        receiver
     }
 
     /// Proposes a command for the session; the answer says whether it was stored.
@@ -144,7 +154,13 @@ impl Drop for Attachment {
         };
         // Of a session that ends here nothing is left to be saved, and entries are what costs.
         let within = if self.durable { Duration::ZERO } else { END_WITHIN };
-        self.shared.cluster.propose_soon(self.shard, command, within);
+        match self.committed.take() {
+            Some(committed) => {
+                let done = Box::new(move |_| drop(committed));
+                self.shared.cluster.propose(self.shard, command, done);
+            }
+            None => self.shared.cluster.propose_soon(self.shard, command, within),
+        }
         self.shared.registry.leave(&self.client, self.epoch);
         self.shared.metrics.connections.decrement(1.0);
     }

@@ -493,6 +493,7 @@ impl<S: Stream> Connection<S> {
         let client = self.attachment.client.clone();
         // Acknowledgements that must not be given, perhaps cut off in the middle: nothing can be said behind them.
         let withheld = !self.out.is_empty() && !self.shared.cluster.may_acknowledge();
+        let has_left = matches!(&end, End::Left(_));
         match &end {
             End::Left(packet) => self.attachment.left(packet),
             End::Protocol(error) => {
@@ -536,6 +537,10 @@ impl<S: Stream> Connection<S> {
         }
         self.attachment.sent_before = Some(self.session.next_sequence());
         let shared_messages = self.undelivered_shared();
+        // Who takes leave may be back at once, and on another node: by the farewell nothing of this connection is to be
+        // under way any more, neither the word that its will is void nor its acknowledgements.
+        let left = has_left && !self.shared.cluster.is_alone();
+        let committed = left.then(|| self.attachment.end_committed());
         let Self {
             attachment,
             mut stream,
@@ -550,6 +555,10 @@ impl<S: Stream> Connection<S> {
             tokio::spawn(async move { handover::all(&shared, shared_messages).await });
         }
         let farewell = async {
+            if let Some(committed) = committed {
+                // Both an answer and its absence end the wait.
+                let _ = committed.await;
+            }
             while !out.is_empty() {
                 if stream.write_buf(&mut out).await.is_err() {
                     return;
