@@ -315,8 +315,11 @@ impl Cluster {
     }
 
     /// Messages of the shard's outbox that are not done, oldest first, with their numbers. May read from disk. Nothing
-    /// where this node does not lead the shard.
+    /// where this node does not lead the shard, and on one that is not ready: what it routes by may be old.
     pub fn outbox(&self, shard: ShardId, max: usize) -> Vec<(u64, Publication)> {
+        if !self.0.lease.is_ready() || !self.0.lease.is_held() {
+            return Vec::new();
+        }
         let group = self.0.slot(shard).and_then(|slot| slot.led_here());
         group.map_or_else(Vec::new, |group| group.machine.outbox(max))
     }

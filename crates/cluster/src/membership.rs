@@ -67,6 +67,14 @@ impl Inner {
             return;
         }
         info!(incarnation = self.incarnation(), "this node is ready");
+        self.wake_outboxes();
+    }
+
+    /// What waited in the outboxes of the shards led here while this node was not ready.
+    fn wake_outboxes(&self) {
+        for group in self.slots.iter().filter_map(|slot| slot.led_here()) {
+            group.machine.set_leads(true);
+        }
     }
 
     /// Closes the doors when the lease is over, whatever else this node waits for.
