@@ -1,0 +1,3 @@
+//! What the cluster promises, one module per promise, each under faults that a seed decides.
+
+mod acknowledged_messages;
