@@ -1,5 +1,5 @@
 //! `cargo xtask test`: installs what the tests need and runs them all: those of each crate, the standard's statements,
-//! real clients, kill -9 under load, and a bounded time of fuzzing.
+//! real clients, kill -9 under load, clusters that are simulated, and a bounded time of fuzzing.
 
 use std::process::Command;
 
@@ -20,6 +20,7 @@ pub(crate) fn run() -> Result<()> {
         &mut tests(&["conformance", "clients", "mutation"]),
     )?;
     step::run("crash", &mut tests(&["crash"]))?;
+    step::run("simulation", &mut tests(&["simulation"]))?;
     step::run("cluster", &mut tests(&["cluster-tests"]))?;
     fuzz::all(FUZZ_SECONDS)?;
     println!("\ntest: all good");

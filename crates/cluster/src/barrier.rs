@@ -41,7 +41,10 @@ impl Inner {
         if !self.wait_meta(index, WAIT_MAX).await {
             return Err(ProposeError::NoQuorum);
         }
-        let waiting = self.live_members().into_iter().map(|node| self.barrier_of(node, index));
+        let waiting = self
+            .live_members()
+            .into_iter()
+            .map(|node| self.barrier_of(node, index));
         futures_util::future::try_join_all(waiting).await.map(drop)
     }
 

@@ -103,14 +103,22 @@ impl Cluster {
         let shards = self.0.slots.iter().filter_map(|slot| {
             let replica = slot.replica()?;
             let group = u64::from(slot.id) + 1;
-            Some(replica.machine.read_applied(|state, index| (group, index, state.digest())))
+            Some(
+                replica
+                    .machine
+                    .read_applied(|state, index| (group, index, state.digest())),
+            )
         });
         std::iter::once(meta).chain(shards).collect()
     }
 
     /// How many shards this node leads.
     pub fn leads_count(&self) -> usize {
-        self.0.slots.iter().filter(|slot| slot.led_here().is_some()).count()
+        self.0
+            .slots
+            .iter()
+            .filter(|slot| slot.led_here().is_some())
+            .count()
     }
 
     /// The shard of a client's session.
@@ -155,7 +163,11 @@ impl Cluster {
     }
 
     /// Proposes a command and waits for its response.
-    pub async fn request(&self, shard: ShardId, command: ShardCommand) -> Result<ShardResponse, ProposeError> {
+    pub async fn request(
+        &self,
+        shard: ShardId,
+        command: ShardCommand,
+    ) -> Result<ShardResponse, ProposeError> {
         self.0.shard_request(shard, command).await
     }
 

@@ -177,11 +177,7 @@ impl Inner {
             return Found::Wait(format!("no answer from {}", silent.join(", ")));
         }
         if everybody.len() < config.expect {
-            return Found::Wait(format!(
-                "{} of {} nodes are here",
-                everybody.len(),
-                config.expect
-            ));
+            return Found::Wait(format!("{} of {} nodes are here", everybody.len(), config.expect));
         }
         Found::Everybody(everybody)
     }
@@ -199,7 +195,8 @@ impl Inner {
             known if known.is_empty() => Identity::draw_cluster_id(),
             known => known,
         };
-        self.adopt_cluster(&cluster_id).map_err(|error| error.to_string())?;
+        self.adopt_cluster(&cluster_id)
+            .map_err(|error| error.to_string())?;
         let request = AdoptRequest {
             cluster_id: cluster_id.clone(),
             shards: u32::from(self.config.shards),
@@ -213,7 +210,10 @@ impl Inner {
                 Err(error) => return Err(format!("{}: {error}", other.address)),
             }
         }
-        let voters = first_voters(everybody.len(), self.peer_config().map_or(5, |peers| peers.meta_voters_max));
+        let voters = first_voters(
+            everybody.len(),
+            self.peer_config().map_or(5, |peers| peers.meta_voters_max),
+        );
         // This node is one of them, whatever the order.
         let others = everybody.values().filter(|other| other.node != self.node_id);
         let voters: BTreeMap<u64, String> = std::iter::once((self.node_id, self.myself().address))
@@ -221,7 +221,10 @@ impl Inner {
             .take(voters)
             .collect();
         info!(cluster_id, voters = voters.len(), "founding a cluster");
-        self.meta.initialize(voters).await.map_err(|error| error.to_string())
+        self.meta
+            .initialize(voters)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     /// Another node founds: this one belongs to its cluster, unless it has a log already.

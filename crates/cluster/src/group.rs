@@ -156,6 +156,17 @@ impl<M: Machine> Group<M> {
         }
     }
 
+    /// Where the replicas were when they were added. Known before anything is applied.
+    pub(crate) fn addresses(&self) -> Vec<(u64, String)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes
+            .map(|(id, node)| (*id, node.addr.clone()))
+            .filter(|(_, address)| !address.is_empty())
+            .collect()
+    }
+
     /// Whether a replica has nearly all of this leader's log.
     pub(crate) fn is_caught_up(&self, node: u64) -> bool {
         let metrics = self.raft.metrics();
@@ -163,7 +174,10 @@ impl<M: Machine> Group<M> {
         let Some(last) = metrics.last_log_index else {
             return true;
         };
-        let matched = metrics.replication.as_ref().and_then(|replication| replication.get(&node));
+        let matched = metrics
+            .replication
+            .as_ref()
+            .and_then(|replication| replication.get(&node));
         matched
             .and_then(Option::as_ref)
             .is_some_and(|id| id.index + NEARLY >= last)
@@ -177,17 +191,29 @@ impl<M: Machine> Group<M> {
 
     /// Makes exactly these the voters, all of whom are voters or learners already; the others leave the group.
     pub(crate) async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), String> {
-        finished(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false)).await
+        finished(
+            self.raft
+                .change_membership(ChangeMembers::ReplaceAllVoters(voters), false),
+        )
+        .await
     }
 
     /// Takes replicas without a vote out of the group.
     pub(crate) async fn remove_learners(&self, nodes: BTreeSet<u64>) -> Result<(), String> {
-        finished(self.raft.change_membership(ChangeMembers::RemoveNodes(nodes), false)).await
+        finished(
+            self.raft
+                .change_membership(ChangeMembers::RemoveNodes(nodes), false),
+        )
+        .await
     }
 
     /// Makes these the voters and keeps the others as learners.
     pub(crate) async fn set_voters_retaining(&self, voters: BTreeSet<u64>) -> Result<(), String> {
-        finished(self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), true)).await
+        finished(
+            self.raft
+                .change_membership(ChangeMembers::ReplaceAllVoters(voters), true),
+        )
+        .await
     }
 
     /// What is committed now, once this leader is sure that it still leads.

@@ -116,7 +116,13 @@ impl Heard {
         let Some(since) = lives.leading_since else {
             return Duration::ZERO;
         };
-        lives.heard.get(&node).copied().unwrap_or(since).max(since).elapsed()
+        lives
+            .heard
+            .get(&node)
+            .copied()
+            .unwrap_or(since)
+            .max(since)
+            .elapsed()
     }
 }
 

@@ -48,7 +48,9 @@ impl Inner {
     }
 
     async fn granted(&self, asked: Instant, meta_index: u64) {
-        let length = self.peer_config().map_or(Duration::from_secs(3), |peers| peers.lease);
+        let length = self
+            .peer_config()
+            .map_or(Duration::from_secs(3), |peers| peers.lease);
         self.lease.renew(asked, length);
         if self.lease.is_ready() || !self.catch_up(meta_index).await || !self.lease.is_held() {
             return;
@@ -94,7 +96,12 @@ impl Inner {
         }
         let leader = self.meta_leader().filter(|leader| *leader != self.node_id)?;
         let body = call_request::Body::RenewLease(request);
-        match self.peers.as_ref()?.call(leader, Channel::Data, body, RENEW_WITHIN).await {
+        match self
+            .peers
+            .as_ref()?
+            .call(leader, Channel::Data, body, RENEW_WITHIN)
+            .await
+        {
             Ok(call_response::Body::Lease(lease)) => Some(lease),
             Err(PeerError::Failed(failed)) => {
                 self.meta_hint.store(failed.leader, Ordering::Relaxed);
@@ -118,7 +125,11 @@ impl Inner {
             self.heard.note(request.node);
         }
         let metrics = self.meta.raft.metrics();
-        let committed = metrics.borrow_watched().cluster_committed.as_ref().map_or(0, |id| id.index);
+        let committed = metrics
+            .borrow_watched()
+            .cluster_committed
+            .as_ref()
+            .map_or(0, |id| id.index);
         Some(Granted {
             granted,
             meta_index: committed,
@@ -140,7 +151,10 @@ impl Inner {
 
     /// Becomes a member, or one again.
     async fn join(&self) {
-        let known = self.meta.machine.read(|state| state.member(self.node_id).cloned());
+        let known = self
+            .meta
+            .machine
+            .read(|state| state.member(self.node_id).cloned());
         let over = known
             .as_ref()
             .is_some_and(|member| member.down || member.incarnation > self.incarnation());
@@ -176,10 +190,13 @@ impl Inner {
             return self.admit_member(member).await;
         }
         let leader = self.meta_leader().filter(|leader| *leader != self.node_id)?;
-        let body = call_request::Body::JoinCluster(JoinCluster {
-            member: Some(member),
-        });
-        match self.peers.as_ref()?.call(leader, Channel::Data, body, JOIN_WITHIN).await {
+        let body = call_request::Body::JoinCluster(JoinCluster { member: Some(member) });
+        match self
+            .peers
+            .as_ref()?
+            .call(leader, Channel::Data, body, JOIN_WITHIN)
+            .await
+        {
             Ok(call_response::Body::Join(answer)) => Some(answer),
             Err(PeerError::Failed(failed)) => {
                 self.meta_hint.store(failed.leader, Ordering::Relaxed);
@@ -192,9 +209,7 @@ impl Inner {
     /// As the leader of the meta group.
     pub(crate) async fn admit_member(&self, member: Member) -> Option<JoinAnswer> {
         let (node, incarnation) = (member.node, member.incarnation);
-        let join = cluster_proto::Join {
-            member: Some(member),
-        };
+        let join = cluster_proto::Join { member: Some(member) };
         let (meta_index, response) = self
             .meta_propose(Command::Join(join), Duration::from_secs(2))
             .await
@@ -261,19 +276,28 @@ impl Inner {
     }
 
     async fn replicas_ready(&self) -> bool {
-        let placed: Vec<_> = self.slots.iter().filter(|slot| self.is_placed_here(slot.id)).collect();
+        let placed: Vec<_> = self
+            .slots
+            .iter()
+            .filter(|slot| self.is_placed_here(slot.id))
+            .collect();
         if placed.is_empty() && self.meta.machine.read(|state| state.replicas(0).is_empty()) {
             // The first placement is still to come.
             return false;
         }
         let ready = placed.into_iter().map(|slot| async move {
-            let Some(replica) = slot.replica() else { return false };
+            let Some(replica) = slot.replica() else {
+                return false;
+            };
             let Ok(index) = self.read_index(slot.id, CATCH_UP_WITHIN).await else {
                 return false;
             };
             replica.wait_applied(index, CATCH_UP_WITHIN).await
         });
-        futures_util::future::join_all(ready).await.into_iter().all(|ready| ready)
+        futures_util::future::join_all(ready)
+            .await
+            .into_iter()
+            .all(|ready| ready)
     }
 
     pub(crate) fn is_placed_here(&self, shard: crate::ShardId) -> bool {

@@ -299,10 +299,7 @@ pub(crate) fn read_records(store: &StateStore) -> Result<proto::Snapshot, Storag
 }
 
 /// Replaces the records of a store by those of a snapshot.
-pub(crate) fn replace_records(
-    store: &mut StateStore,
-    snapshot: proto::Snapshot,
-) -> Result<(), StorageError> {
+pub(crate) fn replace_records(store: &mut StateStore, snapshot: proto::Snapshot) -> Result<(), StorageError> {
     let applied = snapshot.applied.unwrap_or_default();
     let records = snapshot
         .records

@@ -93,7 +93,11 @@ impl Inner {
         for member in &members {
             let known = raft.voters.contains(&member.node) || raft.learners.contains(&member.node);
             if !known && !member.down {
-                info!(node = format!("{:016x}", member.node), name = member.name, "a new member of the meta group");
+                info!(
+                    node = format!("{:016x}", member.node),
+                    name = member.name,
+                    "a new member of the meta group"
+                );
                 if let Err(error) = self.meta.add_learner(member.node, &member.address).await {
                     warn!(error, "the member was not added");
                 }
@@ -103,7 +107,12 @@ impl Inner {
         let wanted = self.wanted_voters(&members, &raft.voters);
         // Fewer than there should be are no gain: who is missing may come back, or be replaced first.
         let count = self.wanted_count(&members);
-        if wanted != raft.voters && wanted.len() == count && wanted.iter().all(|node| *node == self.node_id || self.meta.is_caught_up(*node)) {
+        if wanted != raft.voters
+            && wanted.len() == count
+            && wanted
+                .iter()
+                .all(|node| *node == self.node_id || self.meta.is_caught_up(*node))
+        {
             info!(voters = wanted.len(), "the meta group's voters change");
             if let Err(error) = self.meta.set_voters_retaining(wanted).await {
                 warn!(error, "the voters did not change");
@@ -134,14 +143,28 @@ impl Inner {
         let count = self.wanted_count(members);
         let able = |member: &&Member| !member.leaving && !member.down;
         let mut wanted: BTreeSet<u64> = BTreeSet::new();
-        if members.iter().any(|member| member.node == self.node_id && !member.leaving) {
+        if members
+            .iter()
+            .any(|member| member.node == self.node_id && !member.leaving)
+        {
             wanted.insert(self.node_id);
         }
         let groups: [Vec<&Member>; 3] = [
-            members.iter().filter(able).filter(|member| voting.contains(&member.node)).collect(),
+            members
+                .iter()
+                .filter(able)
+                .filter(|member| voting.contains(&member.node))
+                .collect(),
             // One that is down keeps its vote while nobody can take its place.
-            members.iter().filter(able).filter(|member| !voting.contains(&member.node)).collect(),
-            members.iter().filter(|member| voting.contains(&member.node) && !member.leaving).collect(),
+            members
+                .iter()
+                .filter(able)
+                .filter(|member| !voting.contains(&member.node))
+                .collect(),
+            members
+                .iter()
+                .filter(|member| voting.contains(&member.node) && !member.leaving)
+                .collect(),
         ];
         for member in groups.into_iter().flatten() {
             if wanted.len() < count {
@@ -155,7 +178,9 @@ impl Inner {
     async fn place_shards(&self, waited: u32) -> u32 {
         let (members, placed, shards) = self.meta.machine.read(|state| {
             let members: Vec<Member> = state.members().cloned().collect();
-            let placed: Vec<Vec<u64>> = (0..state.shards()).map(|shard| state.replicas(shard).to_vec()).collect();
+            let placed: Vec<Vec<u64>> = (0..state.shards())
+                .map(|shard| state.replicas(shard).to_vec())
+                .collect();
             (members, placed, state.shards())
         });
         let factor = self.peer_config().map_or(1, |config| config.replication_factor);
@@ -168,7 +193,9 @@ impl Inner {
             return waited + 1;
         }
         let long_down = |node: u64| {
-            let after = self.peer_config().map_or(Duration::MAX, |config| config.replace_after);
+            let after = self
+                .peer_config()
+                .map_or(Duration::MAX, |config| config.replace_after);
             self.heard.silent_for(node) >= after
         };
         let usable: Vec<Member> = members

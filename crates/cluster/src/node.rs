@@ -175,10 +175,7 @@ impl Inner {
             detail: String::new(),
         };
         match tokio::time::timeout(META_WITHIN, write).await {
-            Ok(Ok(response)) => Ok((
-                response.log_id.index,
-                response.data.meta.unwrap_or_default(),
-            )),
+            Ok(Ok(response)) => Ok((response.log_id.index, response.data.meta.unwrap_or_default())),
             Ok(Err(error)) => match error.api_error() {
                 Some(ClientWriteError::ForwardToLeader(forward)) => {
                     Err(refused(Reason::NotLeader, forward.leader_id))
@@ -196,14 +193,15 @@ impl Inner {
         matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
     }
 
-    /// The members' addresses, for the peers' directory.
+    /// The members' addresses, for the peers' directory. A node that starts without a checkpoint has no members before it
+    /// has heard from the others; what the log says of its voters is how it finds them.
     pub(crate) fn addresses(&self) -> HashMap<u64, String> {
+        let mut addresses: HashMap<u64, String> = self.meta.addresses().into_iter().collect();
         self.meta.machine.read(|state| {
-            state
-                .members()
-                .map(|member| (member.node, member.address.clone()))
-                .collect()
-        })
+            let members = state.members();
+            addresses.extend(members.map(|member| (member.node, member.address.clone())));
+        });
+        addresses
     }
 
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cluster_proto::{
     AdoptRequest, AdoptResponse, Barrier, BarrierAnswer, Empty, Failed, ForwardMessage, HelloRequest,
-    HelloResponse, Introduction, Opening, Proposed, SnapshotAnswer, SnapshotHeader,
-    TransferLeaderAnswer, call_request, call_response, failed::Reason,
+    HelloResponse, Introduction, Opening, Proposed, SnapshotAnswer, SnapshotHeader, TransferLeaderAnswer,
+    call_request, call_response, failed::Reason,
 };
 use futures_util::future::BoxFuture;
 use openraft::Raft;
@@ -30,10 +30,13 @@ pub(crate) struct Service(pub(crate) Weak<Inner>);
 
 impl Service {
     fn node(&self) -> Result<Arc<Inner>, Failed> {
-        self.0.upgrade().filter(|node| !node.stop.is_cancelled()).ok_or(Failed {
-            reason: Reason::Stopping.into(),
-            ..Failed::default()
-        })
+        self.0
+            .upgrade()
+            .filter(|node| !node.stop.is_cancelled())
+            .ok_or(Failed {
+                reason: Reason::Stopping.into(),
+                ..Failed::default()
+            })
     }
 }
 
@@ -63,10 +66,7 @@ impl PeerService for Service {
             HelloResponse {
                 introduction: Some(node.introduction()),
                 meta_leader: node.meta_leader().unwrap_or(0),
-                members: node
-                    .meta
-                    .machine
-                    .read(|state| state.members().cloned().collect()),
+                members: node.meta.machine.read(|state| state.members().cloned().collect()),
             }
         })
     }
@@ -239,9 +239,9 @@ impl Inner {
                     });
                 });
             }
-            Body::Opening(_) | Body::RenewLease(_) => reply.send(call_response::Body::Failed(refused(
-                "not at this place",
-            ))),
+            Body::Opening(_) | Body::RenewLease(_) => {
+                reply.send(call_response::Body::Failed(refused("not at this place")))
+            }
         }
     }
 

@@ -253,7 +253,9 @@ impl Proposer {
             if count > 0 && full {
                 break;
             }
-            let Some(proposal) = queue.waiting.pop_front() else { break };
+            let Some(proposal) = queue.waiting.pop_front() else {
+                break;
+            };
             count += proposal.commands.len();
             bytes += proposal.bytes;
             waiting.push((proposal.commands.len(), proposal.done));
@@ -279,7 +281,11 @@ impl Proposer {
             origin: Some(origin),
         };
         let entry = Bytes::from(entry.encode_to_vec());
-        let give_up_after = if queue.stopping { STOP_WITHIN } else { self.give_up_after };
+        let give_up_after = if queue.stopping {
+            STOP_WITHIN
+        } else {
+            self.give_up_after
+        };
         queue.flights.push_back(Flight {
             number,
             entry: entry.clone(),

@@ -50,7 +50,12 @@ impl Inner {
         let body = call_request::Body::ReadIndex(ReadIndex {
             group: u64::from(slot.id) + 1,
         });
-        match self.peers.as_ref()?.call(leader, Channel::Data, body, ASK_WITHIN).await {
+        match self
+            .peers
+            .as_ref()?
+            .call(leader, Channel::Data, body, ASK_WITHIN)
+            .await
+        {
             Ok(call_response::Body::ReadIndex(answer)) => Some(answer),
             Err(PeerError::Failed(failed)) => {
                 slot.learn_leader(failed.leader);
@@ -95,7 +100,11 @@ impl Inner {
             let body = call_request::Body::ReadIndex(ReadIndex {
                 group: u64::from(slot.id) + 1,
             });
-            let answer = self.peers.as_ref()?.call(node, Channel::Data, body, ASK_WITHIN).await;
+            let answer = self
+                .peers
+                .as_ref()?
+                .call(node, Channel::Data, body, ASK_WITHIN)
+                .await;
             if let Ok(call_response::Body::ReadIndex(answer)) = answer {
                 return (!answer.is_changing).then_some(answer.replicas);
             }
@@ -173,7 +182,9 @@ impl Inner {
 
     /// As the leader of a shard.
     pub(crate) async fn answer_retained(&self, request: ReadRetained) -> call_response::Body {
-        let slot = u16::try_from(request.shard).ok().and_then(|shard| self.slot(shard));
+        let slot = u16::try_from(request.shard)
+            .ok()
+            .and_then(|shard| self.slot(shard));
         let Some(group) = slot.and_then(|slot| slot.led_here()) else {
             return failed(Reason::NotLeader, slot.and_then(|slot| slot.leader()));
         };
@@ -187,9 +198,10 @@ impl Inner {
         let after = Some(request.after_topic.as_str()).filter(|after| !after.is_empty());
         let mut page: Vec<Publication> = Vec::new();
         let limit = SLICE.min(usize::try_from(request.limit).unwrap_or(SLICE));
-        let mut more = group
-            .machine
-            .retained_after(&request.filter, after, self.clock.now_ms(), limit, &mut page);
+        let mut more =
+            group
+                .machine
+                .retained_after(&request.filter, after, self.clock.now_ms(), limit, &mut page);
         let mut bytes = 0;
         let fits = page
             .iter()
@@ -233,7 +245,9 @@ impl Inner {
         filter: &str,
         limit: usize,
     ) -> Result<Vec<Publication>, ProposeError> {
-        let reading = shards.into_iter().map(|shard| self.read_retained(shard, filter, limit));
+        let reading = shards
+            .into_iter()
+            .map(|shard| self.read_retained(shard, filter, limit));
         let mut found: Vec<Publication> = try_join_all(reading).await?.into_iter().flatten().collect();
         found.truncate(limit);
         Ok(found)
@@ -241,7 +255,9 @@ impl Inner {
 
     /// As the leader of a shard: a session's queue for the node that owns the session.
     pub(crate) async fn answer_fetch(self: &Arc<Self>, request: FetchQueue) -> call_response::Body {
-        let slot = u16::try_from(request.shard).ok().and_then(|shard| self.slot(shard));
+        let slot = u16::try_from(request.shard)
+            .ok()
+            .and_then(|shard| self.slot(shard));
         let Some(group) = slot.and_then(|slot| slot.led_here()) else {
             return failed(Reason::NotLeader, slot.and_then(|slot| slot.leader()));
         };

@@ -51,7 +51,11 @@ impl RemoteQueues {
     }
 
     pub(crate) fn wake(&self, client: &str) {
-        let waker = self.sessions.lock().get(client).map(|session| session.waker.clone());
+        let waker = self
+            .sessions
+            .lock()
+            .get(client)
+            .map(|session| session.waker.clone());
         if let Some(waker) = waker {
             waker.queue_grew();
         }

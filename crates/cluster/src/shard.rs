@@ -318,7 +318,9 @@ impl Shard {
                 node,
                 incarnation,
                 epoch,
-            } if node == self.node.node_id && incarnation <= self.node.incarnation.load(Ordering::Acquire) => {
+            } if node == self.node.node_id
+                && incarnation <= self.node.incarnation.load(Ordering::Acquire) =>
+            {
                 observer.owner_lost(&client, epoch);
             }
             Effect::SessionEnded { client, reason } => observer.session_ended(&client, reason.as_str()),

@@ -58,7 +58,9 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         for slot in inner.slots.iter() {
             inner.host(slot, &mut memory).await;
         }
-        let routes = memory.routes_seen.is_none_or(|seen| seen.elapsed() >= ROUTES_EVERY);
+        let routes = memory
+            .routes_seen
+            .is_none_or(|seen| seen.elapsed() >= ROUTES_EVERY);
         for slot in inner.slots.iter() {
             let Some(group) = slot.led_here() else {
                 if memory.led.remove(&slot.id)
@@ -92,10 +94,12 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 impl Inner {
     /// Starts a replica where one is placed, initializes it once, and ends it where none is placed any more.
     async fn host(&self, slot: &Arc<Slot>, memory: &mut Memory) {
-        let (placed, initial) = self
-            .meta
-            .machine
-            .read(|state| (state.replicas(slot.id).to_vec(), state.initial_replicas(slot.id).to_vec()));
+        let (placed, initial) = self.meta.machine.read(|state| {
+            (
+                state.replicas(slot.id).to_vec(),
+                state.initial_replicas(slot.id).to_vec(),
+            )
+        });
         let here = placed.contains(&self.node_id);
         match slot.replica() {
             None if here => {
@@ -172,8 +176,10 @@ impl Inner {
         let due = group.machine.read(|state| state.next_deadline_ms());
         if due.is_some_and(|due| due <= now_ms) && group.machine.tick_due(now_ms) {
             // When it is refused, the next look tries again.
-            slot.proposer
-                .propose(vec![command(shard_command::Command::Tick(Tick {}))], Box::new(|_| ()));
+            slot.proposer.propose(
+                vec![command(shard_command::Command::Tick(Tick {}))],
+                Box::new(|_| ()),
+            );
         }
     }
 
@@ -227,7 +233,9 @@ impl Inner {
                 group.add_learner(*node, &address).await
             }
             None if members.voters != placed => {
-                let ready = placed.iter().all(|node| *node == self.node_id || group.is_caught_up(*node));
+                let ready = placed
+                    .iter()
+                    .all(|node| *node == self.node_id || group.is_caught_up(*node));
                 match ready {
                     true => {
                         info!(shard = slot.id, "the shard's voters change");
@@ -274,7 +282,11 @@ impl Inner {
     /// Announces what has subscribers and is not announced, and takes back what has none any more.
     async fn tend_routes(&self, slot: &Slot, group: &Group<Shard>, memory: &mut Memory) {
         let (version, wanting, unused) = group.machine.read_applied(|state, index| {
-            (index, state.unannounced_routes(ROUTES_MAX), state.unused_announcements(ROUTES_MAX))
+            (
+                index,
+                state.unannounced_routes(ROUTES_MAX),
+                state.unused_announcements(ROUTES_MAX),
+            )
         });
         if !wanting.is_empty() {
             let _ = self.announce_shard(slot.id, wanting, version).await;
@@ -292,9 +304,11 @@ impl Inner {
         let mut unused: BTreeSet<String> = unused.into_iter().chain(idle).take(ROUTES_MAX).collect();
         if !unused.is_empty() {
             // What lost its last subscription just now may get another one soon.
-            unused.retain(|filter| memory.idle.contains(&(slot.id, filter.clone())) || {
-                memory.idle_next.insert((slot.id, filter.clone()));
-                false
+            unused.retain(|filter| {
+                memory.idle.contains(&(slot.id, filter.clone())) || {
+                    memory.idle_next.insert((slot.id, filter.clone()));
+                    false
+                }
             });
         }
         if !unused.is_empty() {
@@ -310,14 +324,18 @@ impl Inner {
         filters: Vec<String>,
         version: u64,
     ) -> Result<u64, crate::ProposeError> {
-        let changes = filters.iter().map(|filter| shard_route(shard, filter, true, version)).collect();
+        let changes = filters
+            .iter()
+            .map(|filter| shard_route(shard, filter, true, version))
+            .collect();
         let (index, response) = self.change_routes(changes).await?;
         if !response {
             return Err(crate::ProposeError::NoQuorum);
         }
         let announce = shard_command::Command::Announce(Announce { filters, version });
         if let Some(slot) = self.slot(shard) {
-            slot.proposer.propose_soon(command(announce), Duration::from_millis(50));
+            slot.proposer
+                .propose_soon(command(announce), Duration::from_millis(50));
         }
         Ok(index)
     }

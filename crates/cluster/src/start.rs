@@ -26,7 +26,9 @@ use crate::raft::Network;
 use crate::remote_queues::RemoteQueues;
 use crate::shard::{FarOwners, Node, Shard};
 use crate::slot::{self, ShardTarget, Slot};
-use crate::{AckLevel, Clock, Cluster, Config, Observer, ShardId, StartError, keeper, meta_duties, shard_duties};
+use crate::{
+    AckLevel, Clock, Cluster, Config, Observer, ShardId, StartError, keeper, meta_duties, shard_duties,
+};
 
 /// sled's page cache: it holds checkpoints, which are read at start and when bodies are not in memory.
 const STATE_CACHE_BYTES: u64 = 64 << 20;
@@ -101,7 +103,13 @@ impl Cluster {
             far: late.clone(),
             runtime: tokio::runtime::Handle::current(),
         };
-        let machine = Meta::open(files.kv.clone(), META_GROUP, node_id, observer.clone(), routes_generation);
+        let machine = Meta::open(
+            files.kv.clone(),
+            META_GROUP,
+            node_id,
+            observer.clone(),
+            routes_generation,
+        );
         let machine = Arc::new(machine.map_err(storage_failed)?);
         let log = files.log.group(META_GROUP).map_err(storage_failed)?;
         let network = Network::new(META_GROUP, peers.clone());
@@ -153,7 +161,12 @@ impl Cluster {
             });
         }
         for (slot, received) in foreign {
-            inner.spawn(slot::run_foreign(slot, clock.clone(), received, inner.stop.clone()));
+            inner.spawn(slot::run_foreign(
+                slot,
+                clock.clone(),
+                received,
+                inner.stop.clone(),
+            ));
         }
         let cluster = Cluster(inner.clone());
         let begun = inner.begin().await;
@@ -368,7 +381,10 @@ impl Inner {
                 node: self.node_id,
                 incarnation: self.incarnation(),
             };
-            match self.meta_propose(Command::ChangeRoutes(change), FOUND_WITHIN).await {
+            match self
+                .meta_propose(Command::ChangeRoutes(change), FOUND_WITHIN)
+                .await
+            {
                 Ok((index, response)) if response.accepted => self.announcer.committed(batch, index),
                 _ => {
                     self.announcer.failed(batch);
@@ -465,8 +481,11 @@ fn open_files(config: &Config) -> Result<Files, StartError> {
         on_fatal: config.on_fatal.clone(),
         ..LogOptions::default()
     };
-    let log = RaftLog::open_on(&config.files, &data_dir.path().join("log"), options).map_err(storage_failed)?;
-    let kv = config.files.open_kv(&data_dir.path().join("state"), STATE_CACHE_BYTES);
+    let log =
+        RaftLog::open_on(&config.files, &data_dir.path().join("log"), options).map_err(storage_failed)?;
+    let kv = config
+        .files
+        .open_kv(&data_dir.path().join("state"), STATE_CACHE_BYTES);
     let kv = kv.map_err(storage_failed)?;
     storage::finish_removals(&log, kv.as_ref()).map_err(storage_failed)?;
     Ok(Files {

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster::proto::{
-    Acknowledge, Append, Connect, ForwardMessage, Publication, SequenceRange, ShareMember, ShardCommand, ShardResponse, Subscribe,
-    Subscription, shard_command::Command, shard_response::Response,
+    Acknowledge, Append, Connect, ForwardMessage, Publication, SequenceRange, ShardCommand, ShardResponse,
+    ShareMember, Subscribe, Subscription, shard_command::Command, shard_response::Response,
 };
 use cluster::{
     Cluster, Config, Fetch, Observer, ProposeError, Queued, SessionWaker, StartError, SystemClock,

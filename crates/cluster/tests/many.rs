@@ -44,7 +44,11 @@ async fn a_session_moves_from_node_to_node_with_all_it_has() {
         };
         here.announced(Some(unannounced)).await.unwrap();
         for node in &nodes {
-            assert_eq!(destinations(&node.cluster, &topic).1, [shard], "routed everywhere");
+            assert_eq!(
+                destinations(&node.cluster, &topic).1,
+                [shard],
+                "routed everywhere"
+            );
         }
         let append = Append {
             publication: Some(publication(&topic, "hello")),
@@ -108,7 +112,10 @@ async fn what_one_node_wants_the_others_forward() {
     assert_eq!(arrived, expected);
 
     one.cluster.unwant("a/+", false);
-    wait_for("the route is taken back", || destinations(&two.cluster, "a/x").0.is_empty()).await;
+    wait_for("the route is taken back", || {
+        destinations(&two.cluster, "a/x").0.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,7 +131,10 @@ async fn a_retained_message_is_the_same_from_every_node() {
         let command = ShardCommand {
             command: Some(Command::Retain(retain)),
         };
-        writer.request(writer.shard_of_topic(&topic), command).await.unwrap();
+        writer
+            .request(writer.shard_of_topic(&topic), command)
+            .await
+            .unwrap();
 
         for node in &nodes {
             let found = node.cluster.retained(&topic, 10).await.unwrap();
@@ -177,7 +187,10 @@ async fn without_a_quorum_nothing_is_answered_and_afterwards_all_goes_on() {
     let nodes = fleet.form().await;
     fleet.isolate(1, &[2, 3]);
     fleet.isolate(2, &[1, 3]);
-    wait_for("nobody is ready", || nodes.iter().all(|node| !node.cluster.is_ready())).await;
+    wait_for("nobody is ready", || {
+        nodes.iter().all(|node| !node.cluster.is_ready())
+    })
+    .await;
 
     let append = ShardCommand {
         command: Some(Command::Append(Append {
@@ -290,7 +303,10 @@ async fn a_fourth_node_takes_over_shards_and_leaves_again_without_loss() {
     ready(&fourth.cluster).await;
     let taken_over = || {
         let status = fourth.cluster.status();
-        let has_some = status.shards.iter().any(|shard| shard.placed.contains(&status.node));
+        let has_some = status
+            .shards
+            .iter()
+            .any(|shard| shard.placed.contains(&status.node));
         has_some && nodes.iter().all(|node| node.cluster.status().is_settled())
     };
     wait_for("it has its part of the shards", taken_over).await;

@@ -17,6 +17,7 @@ use harness::{Client, ConnectOptions};
 use mqtt_codec::{ProtocolVersion, ReasonCode};
 use tokio::sync::watch;
 
+pub use payload::of_number as payload_of;
 pub use publisher::Publisher;
 pub use retained::{RetainedWriter, look, look_on};
 pub use subscriber::Subscriber;

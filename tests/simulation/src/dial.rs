@@ -20,7 +20,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// A connection to a node on which nothing has been sent.
 pub async fn open(node: usize) -> Result<Client> {
     let connecting = TcpStream::connect((name(node), MQTT_PORT));
-    let stream = timeout(CONNECT_WITHIN, connecting).await.context("connecting timed out")?;
+    let stream = timeout(CONNECT_WITHIN, connecting)
+        .await
+        .context("connecting timed out")?;
     // A stream that no listener accepted belongs to none that lets strangers in.
     Ok(Client::on(stream?).as_user("simulated"))
 }
@@ -29,7 +31,11 @@ pub async fn open(node: usize) -> Result<Client> {
 pub async fn connect(node: usize, options: ConnectOptions) -> Result<(Client, ConnAck)> {
     let mut client = open(node).await?;
     let connack = client.handshake(options).await?;
-    ensure!(connack.reason_code == ReasonCode::Success, "refused: {:?}", connack.reason_code);
+    ensure!(
+        connack.reason_code == ReasonCode::Success,
+        "refused: {:?}",
+        connack.reason_code
+    );
     Ok((client, connack))
 }
 

@@ -58,7 +58,10 @@ impl Load {
         ] {
             let topics: Vec<_> = streams.iter().map(|stream| topic(stream, qos)).collect();
             let mut reader = Subscriber::new(run.clone(), version, name, &topics, sleepy);
-            reader.subscribe().await.with_context(|| format!("{name} subscribes"))?;
+            reader
+                .subscribe()
+                .await
+                .with_context(|| format!("{name} subscribes"))?;
             readers.spawn(reader.run(stop.clone()));
         }
         let mut writers = JoinSet::new();

@@ -1,5 +1,6 @@
 //! Which seeds a test runs, and how a failure says what repeats it.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -7,13 +8,26 @@ use anyhow::Result;
 /// All tests of the suite together take about this long, with two at a time.
 const SECONDS: u64 = 120;
 /// Tests that share it.
-const TESTS: u64 = 5;
+const TESTS: u64 = 10;
 /// A broken node is to be noticed within so many seeds.
 const TO_CATCH: u64 = 12;
 
+thread_local! {
+    /// By the runs of this test so far.
+    static SIMULATED_MS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A run is over.
+pub(crate) fn simulated(milliseconds: u64) {
+    SIMULATED_MS.with(|all| all.set(all.get() + milliseconds));
+}
+
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
+    )
 }
 
 fn listen() {
@@ -54,7 +68,11 @@ pub fn for_seeds(name: &str, run: impl Fn(u64) -> Result<()>) {
             break;
         }
     }
-    println!("simulation | {name} | {seeds} seeds from {first} | {:.0?}", begun.elapsed());
+    let simulated = SIMULATED_MS.with(Cell::take) / 1000;
+    println!(
+        "simulation | {name} | {seeds} from {first} | {simulated} s | {:.0?}",
+        begun.elapsed()
+    );
 }
 
 /// Runs seeds until one fails, as a broken node has to; says how it was noticed.

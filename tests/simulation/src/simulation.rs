@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use turmoil::Sim;
 
 use crate::machine::{Machine, name};
-use crate::{Fault, World};
+use crate::{Fault, World, seeds};
 
 /// Where the clients are. No fault cuts them off; nodes that go take their connections along.
 pub(crate) const CLIENTS: &str = "clients";
@@ -87,6 +87,7 @@ where
         Ok(())
     });
     let stepped = step_to_the_end(&mut sim, &world);
+    seeds::simulated(world.elapsed_ms());
     let told = outcome.lock().take();
     let judged = match (stepped, told) {
         (_, Some(Err(error))) | (Err(error), _) => Err(error),

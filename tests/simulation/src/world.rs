@@ -27,6 +27,8 @@ pub struct World {
     /// Faults that wait for the end of the present millisecond.
     pub(crate) faults: Mutex<VecDeque<Fault>>,
     pub(crate) log: Mutex<Vec<String>>,
+    /// By group and entry: the first node that was seen there, and its digest.
+    digests: Mutex<BTreeMap<(u64, u64), (usize, u64)>>,
     /// Where clients connect next.
     pub(crate) choices: Mutex<SmallRng>,
 }
@@ -41,6 +43,7 @@ impl World {
             elapsed_ms: elapsed_ms.clone(),
             faults: Mutex::default(),
             log: Mutex::default(),
+            digests: Mutex::default(),
             choices: Mutex::new(SmallRng::seed_from_u64(options.seed ^ 0xd1a1)),
         }
     }
@@ -80,29 +83,40 @@ impl World {
     /// Waits until every node serves and every shard has its replicas.
     pub async fn settled(&self, within: Duration) -> Result<()> {
         wait_until("all nodes are ready and settled", within, || {
-            let settled = |node| self.cluster(node).is_some_and(|cluster| cluster.status().is_settled());
+            let settled = |node| {
+                self.cluster(node)
+                    .is_some_and(|cluster| cluster.status().is_settled())
+            };
             self.nodes().all(|node| self.is_ready(node) && settled(node))
         })
         .await
     }
 
+    /// Compares the replicas that are at the same entry, now or at an earlier comparison. How far each is, by group.
+    pub fn compare_replicas(&self) -> Result<BTreeMap<u64, Vec<u64>>> {
+        let mut seen = self.digests.lock();
+        let mut indexes: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for node in self.nodes() {
+            let digests = self
+                .cluster(node)
+                .map_or_else(Vec::new, |cluster| cluster.digests());
+            for (group, index, digest) in digests {
+                let (other, known) = *seen.entry((group, index)).or_insert((node, digest));
+                ensure!(
+                    known == digest,
+                    "group {group} after entry {index}: nodes {other} and {node} differ"
+                );
+                indexes.entry(group).or_default().push(index);
+            }
+        }
+        Ok(indexes)
+    }
+
     /// Compares the replicas of each group until all have applied the same entry.
     pub async fn replicas_are_equal(&self, within: Duration) -> Result<()> {
-        let mut seen = BTreeMap::new();
         let begun = Instant::now();
         loop {
-            let mut indexes: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
-            for node in self.nodes() {
-                let digests = self.cluster(node).map_or_else(Vec::new, |cluster| cluster.digests());
-                for (group, index, digest) in digests {
-                    let (other, known) = *seen.entry((group, index)).or_insert((node, digest));
-                    ensure!(
-                        known == digest,
-                        "group {group} after entry {index}: nodes {other} and {node} differ"
-                    );
-                    indexes.entry(group).or_default().push(index);
-                }
-            }
+            let indexes = self.compare_replicas()?;
             let equal = indexes
                 .values()
                 .all(|indexes| indexes.len() > 1 && indexes.iter().all(|index| *index == indexes[0]));

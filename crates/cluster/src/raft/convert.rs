@@ -212,7 +212,10 @@ pub(crate) mod rpc {
         }
     }
 
-    pub(crate) fn transfer_to_proto(group: u64, request: &TransferLeaderRequest<TypeConfig>) -> TransferLeader {
+    pub(crate) fn transfer_to_proto(
+        group: u64,
+        request: &TransferLeaderRequest<TypeConfig>,
+    ) -> TransferLeader {
         TransferLeader {
             group,
             from: Some(vote_to_proto(request.from_leader())),

@@ -41,7 +41,9 @@ impl cluster::SessionWaker for Waker {
 impl Observer for Notes {
     fn outbox_ready(&self, _: u16) {}
     fn share_member(&self, filter: &str, member: &ShareMember, added: bool) {
-        self.members.lock().push((filter.to_owned(), member.clone(), added));
+        self.members
+            .lock()
+            .push((filter.to_owned(), member.clone(), added));
     }
     fn owner_lost(&self, _: &str, _: u64) {
         self.owners_lost.fetch_add(1, Ordering::Relaxed);
