@@ -58,6 +58,7 @@ pub fn for_seeds(name: &str, run: impl Fn(u64) -> Result<()>) {
             let told = told.join("\n\n");
             panic!("seed {seed}: {told}\nAgain: SIMULATION_SEED={seed} cargo test -p simulation {name}");
         }
+        println!("{name}: seed {seed} keeps the promise");
         seeds += 1;
         let enough = match (alone, wanted) {
             (Some(_), _) => true,

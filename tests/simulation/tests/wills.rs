@@ -49,9 +49,9 @@ async fn crash_with_clients(world: &World) -> Result<()> {
     };
     let mut fired: BTreeMap<String, u32> = BTreeMap::new();
     let ends = tokio::time::Instant::now() + FIRED_WITHIN;
-    while let Some(left) = ends.checked_duration_since(tokio::time::Instant::now()) {
+    while tokio::time::Instant::now() < ends {
         // A moment without a will is no failure. Neither is the end of the connection: its node waits for a new leader.
-        match timeout(left.min(Duration::from_secs(5)), watcher.receive()).await {
+        match timeout(Duration::from_secs(1), watcher.receive()).await {
             Ok(Ok(received)) if !received.dup => {
                 *fired.entry(received.publication.topic().to_string()).or_default() += 1;
             }
