@@ -6,6 +6,7 @@ mod crash;
 mod fix;
 mod flags;
 mod fuzz;
+mod simulate;
 mod step;
 mod test;
 mod tools;
@@ -21,6 +22,8 @@ cargo xtask COMMAND
   test                   installs what the tests need, then runs them all: standard, real clients, kill -9, fuzz
   tools                  only the installing part of `test`
   crash [--rounds N]     kills a broker under load N times (default 100) and checks every promise
+  simulate [--seeds N] [--first N] [--only NAME]
+                         runs N seeds (default 100) of every simulation of a cluster, and shows a table
   fuzz [--seconds N] [--target NAME]
                          fuzzes all targets for N seconds in total (default 60), or one of them
   cluster [--nodes N]    starts N nodes (default 3) and HAProxy on this machine, until Ctrl-C
@@ -50,6 +53,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<()> {
         "test" => test::run(),
         "tools" => tools::install(),
         "crash" => crash::run(rest),
+        "simulate" => simulate::run(rest),
         "fuzz" => fuzz::run(rest),
         "cluster" => cluster::run(rest),
         "compare" => compare::run(rest),

@@ -1,5 +1,5 @@
 //! `cargo xtask test`: installs what the tests need and runs them all: those of each crate, the standard's statements,
-//! real clients, clusters of processes in bad weather, kill -9 under load, and a bounded time of fuzzing.
+//! real clients, clusters of processes in bad weather and simulated ones, kill -9 under load, a bounded time of fuzzing.
 
 use std::process::Command;
 
@@ -36,6 +36,7 @@ pub(crate) fn run() -> Result<()> {
     )?;
     step::run("conformance over three nodes", &mut conformance_over(3))?;
     step::run("crash", &mut tests(&["crash"]))?;
+    step::run("simulation", &mut tests(&["simulation"]))?;
     step::run("cluster", &mut tests(&["cluster-tests"]))?;
     fuzz::all(FUZZ_SECONDS)?;
     println!("\ntest: all good");

@@ -54,6 +54,17 @@ pub struct Config {
     pub on_fatal: OnFatal,
     /// Other nodes. Absent: this node has no peers and stays alone.
     pub peers: Option<PeerConfig>,
+    /// What a test leaves out to see that it notices.
+    #[doc(hidden)]
+    pub broken: Broken,
+}
+
+/// Steps that a node can be told to leave out, for tests that have to notice. Nothing but a test sets them.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Broken {
+    /// SUBACK does not wait until other nodes route by the subscription.
+    pub no_route_wait: bool,
 }
 
 /// How a node reaches its peers and lives with them.
@@ -127,6 +138,7 @@ impl Default for Config {
             writing: Writing::Thread,
             on_fatal: OnFatal::default(),
             peers: None,
+            broken: Broken::default(),
         }
     }
 }

@@ -33,6 +33,8 @@ pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, Done, ForwardDone, NodeRoute, Unannounced};
 pub use cluster_proto as proto;
 pub use cluster_state::shard_of;
+#[doc(hidden)]
+pub use config::Broken;
 pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError};
 pub use observe::{Observer, SessionWaker};
 pub use proposer::BatchDone;

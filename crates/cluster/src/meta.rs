@@ -85,6 +85,12 @@ impl Meta {
         look(&self.memory.read().state)
     }
 
+    /// The last entry applied, and a digest of the state after it.
+    pub(crate) fn digest(&self) -> (u64, u64) {
+        let memory = self.memory.read();
+        (index_of(&memory.applied), memory.state.digest())
+    }
+
     /// Adds where a topic's messages go: other nodes and shards, each once.
     pub(crate) fn destinations(&self, topic: &str, nodes: &mut Vec<NodeRoute>, shards: &mut Vec<ShardId>) {
         self.read(|state| {

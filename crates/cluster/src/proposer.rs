@@ -225,9 +225,16 @@ impl Proposer {
             queue.life += 1;
             queue.sequence = 0;
             let given_up = std::mem::take(&mut queue.flights);
-            queue.bytes -= given_up.iter().map(|flight| flight.bytes).sum::<usize>();
+            // What waits behind them goes too: a publisher that sends the lost ones again must not find later ones before them.
+            let behind = std::mem::take(&mut queue.waiting);
+            queue.due = None;
+            queue.bytes = 0;
             drop(queue);
-            for (_, done) in given_up.into_iter().flat_map(|flight| flight.waiting) {
+            let given_up = given_up.into_iter().flat_map(|flight| flight.waiting);
+            let dones = given_up
+                .map(|(_, done)| done)
+                .chain(behind.into_iter().map(|one| one.done));
+            for done in dones {
                 done(Err(ProposeError::NoQuorum));
             }
             return self.next();

@@ -1,11 +1,10 @@
 //! Publishers and subscribers on all nodes that keep book of what they were promised, and move when their node goes.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use crash::oracle::{History, Promise};
+use crash::oracle::Promise;
 use crash::{Publisher, RetainedWriter, Run, Subscriber, look};
 use harness::{Cluster, wait_for};
 use mqtt_codec::ProtocolVersion;
@@ -48,11 +47,7 @@ impl Load {
         let (end, over) = watch::channel(false);
         let (pause_retained, retained_over) = watch::channel(false);
         let (release, stop) = watch::channel(false);
-        let run = Run {
-            address: homes[0].subscribe(),
-            over,
-            history: Arc::new(Mutex::new(History::default())),
-        };
+        let run = Run::new(homes[0].subscribe(), over);
         let at = |node: usize| Run {
             address: homes[node % homes.len()].subscribe(),
             ..run.clone()

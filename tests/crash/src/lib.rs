@@ -6,16 +6,20 @@ mod publisher;
 mod retained;
 mod subscriber;
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use harness::{Client, ConnectOptions};
 use mqtt_codec::{ProtocolVersion, ReasonCode};
 use tokio::sync::watch;
 
+pub use payload::of_number as payload_of;
 pub use publisher::Publisher;
-pub use retained::{RetainedWriter, look};
+pub use retained::{RetainedWriter, look, look_on};
 pub use subscriber::Subscriber;
 
 use oracle::History;
@@ -29,12 +33,35 @@ pub struct Run {
     pub over: watch::Receiver<bool>,
     /// Everything that was sent, acknowledged and received.
     pub history: Arc<Mutex<History>>,
+    /// How connections are opened: over TCP, or over a network that is simulated.
+    pub dial: Dial,
+    /// Between two new messages of a publisher: keeps the load below what a queue holds while its reader is away.
+    pub pause: Duration,
+}
+
+/// Opens a connection to the broker at an address.
+pub type Dial = Arc<dyn Fn(SocketAddr) -> Pin<Box<dyn Future<Output = Result<Client>> + Send>> + Send + Sync>;
+
+/// Over TCP.
+pub fn over_tcp() -> Dial {
+    Arc::new(|address| Box::pin(Client::open(address)))
 }
 
 impl Run {
     /// The book, for a few lines.
     pub fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A run over TCP, with a load that a test machine carries.
+    pub fn new(address: watch::Receiver<SocketAddr>, over: watch::Receiver<bool>) -> Self {
+        Run {
+            address,
+            over,
+            history: Arc::default(),
+            dial: over_tcp(),
+            pause: Duration::from_millis(1),
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -62,7 +89,7 @@ impl Identity {
     pub(crate) async fn connect(&mut self, run: &Run) -> Result<Client> {
         let address = *run.address.borrow();
         let options = ConnectOptions::new(self.version, self.client_id.as_str()).persistent();
-        let mut client = Client::open(address).await?;
+        let mut client = (run.dial)(address).await?;
         let connack = client.handshake(options).await?;
         if connack.reason_code != ReasonCode::Success {
             bail!("refused: {:?}", connack.reason_code);

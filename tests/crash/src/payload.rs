@@ -1,7 +1,7 @@
 //! The number of a message, and some weight so that messages differ in size.
 
 /// The payload of a number: its digits, then as much filling as the number asks for.
-pub(crate) fn of_number(number: u64) -> Vec<u8> {
+pub fn of_number(number: u64) -> Vec<u8> {
     let filling = match number % 50 {
         0 => 5000,
         remainder => remainder as usize * 7,

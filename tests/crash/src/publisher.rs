@@ -12,8 +12,6 @@ use crate::{Identity, Run, payload};
 
 /// Messages under way at once; below every receive maximum.
 const WINDOW: usize = 8;
-/// Between two new messages: keeps the load below what a queue holds while its reader is away.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// One publisher of one topic.
 pub struct Publisher {
@@ -68,11 +66,11 @@ impl Publisher {
             }
             let now = Instant::now();
             if !self.run.is_over() && self.under_way.len() < WINDOW && now >= self.next_send {
-                self.next_send = now + PAUSE;
+                self.next_send = now + self.run.pause;
                 self.send_next(&mut client).await?;
             }
             // Dropping the read half way loses nothing of the stream.
-            if let Ok(packet) = timeout_at(now + PAUSE, client.receive_packet()).await {
+            if let Ok(packet) = timeout_at(now + self.run.pause, client.receive_packet()).await {
                 self.handle(&mut client, packet?).await?;
             }
         }

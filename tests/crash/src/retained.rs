@@ -52,7 +52,7 @@ impl RetainedWriter {
                     self.run.history().retained(topic, number);
                 }
             }
-            sleep(Duration::from_millis(5)).await;
+            sleep(self.run.pause * 5).await;
         }
         client.disconnect().await
     }
@@ -60,7 +60,12 @@ impl RetainedWriter {
 
 /// What a client that has never been here finds retained under a topic.
 pub async fn look(address: SocketAddr, topic: &str) -> Result<Option<u64>> {
-    let mut client = Client::connect(address, ConnectOptions::v5("looker")).await?;
+    look_on(Client::open(address).await?, topic).await
+}
+
+/// As `look`, on a connection on which nothing has been sent.
+pub async fn look_on(mut client: Client, topic: &str) -> Result<Option<u64>> {
+    client.handshake(ConnectOptions::v5("looker")).await?;
     client.subscribe(topic, 0).await?;
     let found = timeout(Duration::from_secs(2), client.receive()).await;
     let number = match found {

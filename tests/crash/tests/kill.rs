@@ -2,11 +2,10 @@
 //!
 //! `FLOTILLA_CRASH_ROUNDS` says how often it is killed; `FLOTILLA_CRASH_SEED` repeats the moments of an earlier run.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use crash::oracle::{History, Promise};
+use crash::oracle::Promise;
 use crash::{Publisher, RetainedWriter, Run, Subscriber, look};
 use harness::{Broker, BrokerOptions, wait_for};
 use mqtt_codec::ProtocolVersion;
@@ -38,11 +37,7 @@ async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9() -> Result
     let (moved, address) = watch::channel(broker.mqtt_addr());
     let (end, over) = watch::channel(false);
     let (release, stop) = watch::channel(false);
-    let run = Run {
-        address,
-        over,
-        history: Arc::new(Mutex::new(History::default())),
-    };
+    let run = Run::new(address, over);
     let retained: Vec<String> = (0..4).map(|number| format!("state/{number}")).collect();
 
     let mut readers = subscribers(&run, &stop).await?;

@@ -37,6 +37,7 @@ pub struct Client {
     set_aside: VecDeque<Packet>,
     last_packet_id: u16,
     connack: Option<ConnAck>,
+    user: Option<ByteString>,
 }
 
 /// A subscription with options other than the plain ones. The default is QoS 2 with everything else 0.
@@ -71,7 +72,14 @@ impl Client {
             set_aside: VecDeque::new(),
             last_packet_id: 0,
             connack: None,
+            user: None,
         }
+    }
+
+    /// Names this user in a CONNECT that names none.
+    pub fn as_user(mut self, user: &str) -> Client {
+        self.user = Some(ByteString::from(user));
+        self
     }
 
     /// Connects over TCP; an error unless the broker accepts.
@@ -91,8 +99,10 @@ impl Client {
 
     /// Sends CONNECT and speaks its version from here on.
     pub async fn send_connect(&mut self, options: ConnectOptions) -> Result<()> {
-        self.speak(options.connect.version);
-        self.send(&Packet::Connect(Box::new(options.connect))).await
+        let mut connect = options.connect;
+        self.speak(connect.version);
+        connect.username = connect.username.or_else(|| self.user.clone());
+        self.send(&Packet::Connect(Box::new(connect))).await
     }
 
     /// Sets the version without sending a CONNECT.

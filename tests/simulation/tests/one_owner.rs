@@ -1,0 +1,83 @@
+//! At most one connection of a client id is alive and acknowledged: the last one that was let in.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use harness::{ConnectOptions, Message};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use simulation::{Fault, Options, World, connect, for_seeds, is_caught, run};
+use tokio::time::{sleep, timeout};
+
+use crate::common::{START, sound};
+
+const ROUNDS: usize = 12;
+/// Telling the former node takes at most a second; the rest is for slow links.
+const TAKEN_WITHIN: Duration = Duration::from_secs(3);
+
+/// A client id moves from node to node while links are slow or cut. Once it is let in somewhere, what its former connection
+/// asks for is not acknowledged any more.
+async fn takeovers(world: &World) -> Result<()> {
+    world.settled(START).await?;
+    let mut random = SmallRng::seed_from_u64(world.options.seed);
+    let twin = |round: usize| match round % 2 {
+        0 => ConnectOptions::v5("twin").persistent(),
+        _ => ConnectOptions::v5("twin"),
+    };
+    let nodes = world.options.nodes;
+    let mut node = random.random_range(1..=nodes);
+    let (mut former, _) = connect(node, twin(0)).await?;
+    for round in 1..ROUNDS {
+        let next = 1 + (node + random.random_range(0..nodes - 1)) % nodes;
+        let cut = random.random_bool(0.3);
+        match cut {
+            true => world.fault(Fault::OneWay(next, node)),
+            false => world.fault(Fault::SlowLink(node, next, Duration::from_millis(200))),
+        }
+        let connected = connect(next, twin(round)).await;
+        let Ok((latest, _)) = connected else {
+            // The nodes that serve refuse while they do not agree; the former connection may be lost too.
+            world.fault(Fault::Heal);
+            world.settled(START).await?;
+            (former, _) = connect(next, twin(round)).await?;
+            node = next;
+            continue;
+        };
+        sleep(TAKEN_WITHIN).await;
+        let accepted = if cut {
+            // The former node may not hear of it before the link is back; its epoch keeps it from changing the session.
+            let was_kept = (round - 1) % 2 == 0;
+            let still = timeout(TAKEN_WITHIN, former.subscribe("mine", 1)).await;
+            was_kept && matches!(still, Ok(Ok(reason)) if (reason as u8) < 0x80)
+        } else {
+            let message = Message::new("t", "mine").qos(1);
+            let still = timeout(TAKEN_WITHIN, former.publish(message)).await;
+            matches!(still, Ok(Ok(reason)) if (reason as u8) < 0x80)
+        };
+        ensure!(
+            !accepted,
+            "round {round}: node {node} serves a client that node {next} has let in"
+        );
+        world.fault(Fault::Heal);
+        (former, node) = (latest, next);
+    }
+    Ok(())
+}
+
+#[test]
+fn only_the_last_connection_of_a_client_is_acknowledged() {
+    for_seeds("only_the_last_connection_of_a_client_is_acknowledged", |seed| {
+        run(&sound(seed, 9000), async |world| takeovers(&world).await)
+    });
+}
+
+#[test]
+fn a_node_that_does_not_let_go_of_clients_is_caught() {
+    is_caught("a node that is deaf to takeovers", |seed| {
+        let options = Options {
+            deaf: true,
+            ..sound(seed, 9000)
+        };
+        run(&options, async |world| takeovers(&world).await)
+    });
+}
