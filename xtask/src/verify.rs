@@ -7,7 +7,14 @@ use anyhow::Result;
 use crate::step::{self, cargo};
 
 /// The test crates that start a broker; `cargo xtask test` runs them.
-pub(crate) const BROKER_TESTS: [&str; 5] = ["conformance", "clients", "crash", "mutation", "cluster-tests"];
+pub(crate) const BROKER_TESTS: [&str; 6] = [
+    "conformance",
+    "clients",
+    "crash",
+    "mutation",
+    "cluster-tests",
+    "simulation",
+];
 
 /// Runs all checks; the first that fails ends it.
 pub(crate) fn run() -> Result<()> {
