@@ -34,12 +34,23 @@ pub(crate) fn run() -> Result<()> {
         "broker tests",
         &mut tests(&["conformance", "clients", "mutation"]),
     )?;
-    step::run("conformance over three nodes", &mut conformance_over(3))?;
     step::run("crash", &mut tests(&["crash"]))?;
     step::run("simulation", &mut tests(&["simulation"]))?;
     step::run("cluster", &mut tests(&["cluster-tests"]))?;
     fuzz::all(FUZZ_SECONDS)?;
     println!("\ntest: all good");
+    Ok(())
+}
+
+/// What does not pass every time yet, and so stands apart from `test`: promises under load while nodes are killed, rolled and
+/// added, and the standard's statements over three nodes.
+pub(crate) fn weather() -> Result<()> {
+    tools::install()?;
+    verify::build()?;
+    step::run("conformance over three nodes", &mut conformance_over(3))?;
+    let mut load = tests(&["cluster-tests"]);
+    step::run("clusters under load", load.args(["--run-ignored", "only"]))?;
+    println!("\nweather: all good");
     Ok(())
 }
 
