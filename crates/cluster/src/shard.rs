@@ -34,8 +34,8 @@ type Wakers = HashMap<Arc<str>, (u64, Arc<dyn SessionWaker>)>;
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) node_id: u64,
-    /// Grows when the node was declared down and joins again.
-    pub(crate) incarnation: Arc<AtomicU64>,
+    /// The incarnation with which this process started: connections of earlier ones are gone.
+    pub(crate) born: u64,
     pub(crate) bodies: Arc<Bodies>,
     pub(crate) observer: Arc<dyn Observer>,
     /// Counts changes of durable routes.
@@ -328,9 +328,7 @@ impl Shard {
                 node,
                 incarnation,
                 epoch,
-            } if node == self.node.node_id
-                && incarnation <= self.node.incarnation.load(Ordering::Acquire) =>
-            {
+            } if node == self.node.node_id && incarnation >= self.node.born => {
                 observer.owner_lost(&client, epoch);
             }
             Effect::SessionEnded { client, reason } => observer.session_ended(&client, reason.as_str()),

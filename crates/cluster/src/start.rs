@@ -92,12 +92,12 @@ impl Cluster {
             cluster_id,
             ..
         } = files.identity;
-        let life = incarnation << 20;
+        let (life, born) = (incarnation << 20, incarnation);
         let incarnation = Arc::new(AtomicU64::new(incarnation));
         let routes_generation = Arc::new(AtomicU64::new(0));
         let shard_parts = Node {
             node_id,
-            incarnation: incarnation.clone(),
+            born,
             bodies: Arc::new(Bodies::new(config.queue_memory_bytes)),
             observer: observer.clone(),
             routes_generation: routes_generation.clone(),
