@@ -39,6 +39,8 @@ impl Wanted {
 
 #[derive(Default)]
 struct State {
+    /// There is somebody to announce to. Before, nothing is kept but what is wanted.
+    awake: bool,
     wanted: BTreeMap<String, Wanted>,
     /// Share members connected here, by filter and client.
     members: BTreeMap<(String, String), ShareMember>,
@@ -105,7 +107,7 @@ impl Announcer {
             true => drop(state.wanted.remove(filter)),
             false => drop(state.wanted.insert(filter.to_owned(), after)),
         }
-        if before.route() == after.route() {
+        if !state.awake || before.route() == after.route() {
             return;
         }
         if after.route().is_none() {
@@ -154,6 +156,9 @@ impl Announcer {
     ) {
         let mut state = self.state.lock();
         note(&mut state);
+        if !state.awake {
+            return;
+        }
         state.shares.push(RouteChange {
             filter: filter.to_owned(),
             destination: Some(Destination::Member(member)),
@@ -244,6 +249,7 @@ impl Announcer {
     /// The table says nothing of this node any more, or never did: all of it is announced anew.
     pub(crate) fn announce_all(&self) {
         let mut state = self.state.lock();
+        state.awake = true;
         let State {
             wanted,
             members,
@@ -269,6 +275,15 @@ impl Announcer {
         self.changed.notify_one();
     }
 
+    /// This node is alone: there is nobody to announce to until `announce_all`.
+    pub(crate) fn sleep(&self) {
+        let mut state = self.state.lock();
+        state.awake = false;
+        state.changed.clear();
+        state.lingering.clear();
+        state.shares.clear();
+    }
+
     /// Waits until all that was asked for before is in the table; answers the index of the meta group's log.
     pub(crate) async fn announced(&self) -> u64 {
         let asked = self.state.lock().asked;
@@ -276,5 +291,33 @@ impl Announcer {
         // The sender lives as long as this node.
         let reached = done.wait_for(|(done, _)| *done >= asked).await;
         reached.map_or(0, |reached| reached.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_alone_keeps_nothing_of_those_who_left_and_announces_who_stayed() {
+        let announcer = Announcer::new(1);
+        for number in 0..100 {
+            let filter = format!("t/{number}");
+            announcer.want(&filter, false);
+            announcer.unwant(&filter, false);
+            announcer.join_share("$share/g/t", ShareMember::default(), 0);
+            announcer.leave_share("$share/g/t", "", false, 0);
+        }
+        announcer.want("stays", false);
+        {
+            let state = announcer.state.lock();
+            assert!(state.changed.is_empty() && state.lingering.is_empty() && state.shares.is_empty());
+        }
+
+        announcer.announce_all();
+
+        let batch = announcer.next().unwrap();
+        assert_eq!(batch.changes.len(), 1);
+        assert_eq!(batch.changes[0].filter, "stays");
     }
 }

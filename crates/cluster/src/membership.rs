@@ -335,6 +335,7 @@ impl Inner {
             self.announcer.announce_all();
         } else if alone && !self.is_alone() && self.meta.leads() {
             self.lease.set_alone(true);
+            self.announcer.sleep();
         }
         let Some(peers) = &self.peers else { return };
         let addresses = self.addresses();

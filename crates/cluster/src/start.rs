@@ -236,6 +236,9 @@ impl Inner {
         if seeds {
             self.spawn(self.clone().run_formation());
         }
+        if !self.is_alone() {
+            self.announcer.announce_all();
+        }
         self.spawn(self.clone().run_lease());
         self.spawn(self.clone().run_fence());
         self.spawn(self.clone().run_announcer());
