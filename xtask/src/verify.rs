@@ -19,6 +19,11 @@ pub(crate) const BROKER_TESTS: [&str; 6] = [
 /// Runs all checks; the first that fails ends it.
 pub(crate) fn run() -> Result<()> {
     step::run("format", cargo().args(["fmt", "--all", "--check"]))?;
+    // The fuzz targets are a workspace of their own, whose lock file has to follow this one's.
+    step::run(
+        "fuzz lock",
+        cargo().args(["fetch", "--locked", "--manifest-path", "fuzz/Cargo.toml"]),
+    )?;
     let clippy = [
         "clippy",
         "--workspace",
