@@ -2,6 +2,7 @@
 
 mod broker;
 mod cases;
+mod cluster;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use serde_json::Value;
 use crate::{flags, step};
 use broker::{Kind, Running};
 use cases::{CASES, Case};
-use report::Results;
+use report::{Results, Section};
 
 const FLAGS: [&str; 5] = ["--seconds", "--rounds", "--peers", "--only", "--flotilla"];
 
@@ -30,7 +31,12 @@ struct Options {
 
 /// Runs the comparison and, when it was not narrowed to one case, writes the document.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let options = options(args)?;
+    let (args, on_cluster) = without(args, "--cluster");
+    let options = options(&args)?;
+    if on_cluster {
+        let line = options.line.replace("compare", "compare --cluster");
+        return cluster::run(&options.flotilla, options.seconds, options.rounds, &line);
+    }
     for kind in &options.kinds {
         kind.install()?;
     }
@@ -64,7 +70,14 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         results.has_flotilla(),
         "Flotilla was not measured at all; docs/benchmarks.md stays as it is"
     );
-    report::write(Path::new("docs/benchmarks.md"), &text)
+    report::write(Path::new("docs/benchmarks.md"), Section::Single, &text)
+}
+
+/// The arguments without a flag that takes no value, and whether it was there.
+fn without(args: &[String], flag: &str) -> (Vec<String>, bool) {
+    let rest: Vec<_> = args.iter().filter(|arg| *arg != flag).cloned().collect();
+    let found = rest.len() < args.len();
+    (rest, found)
 }
 
 fn options(args: &[String]) -> Result<Options> {

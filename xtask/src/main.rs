@@ -29,6 +29,7 @@ cargo xtask COMMAND
                          fuzzes all targets for N seconds in total (default 60), or one of them
   cluster [--nodes N]    starts N nodes (default 3) and HAProxy on this machine, until Ctrl-C
   compare [..]           the same load on Flotilla and on other brokers, side by side
+  compare --cluster [..] three nodes beside one, and what three nodes should reach
 ";
 
 fn main() -> ExitCode {

@@ -27,7 +27,7 @@ pub struct Args {
     /// Subscribers to the one publisher (fan-out), or readers of the retained messages.
     #[arg(long, default_value_t = 100)]
     pub subscribers: usize,
-    /// Connections held open (idle), or clients that connect over and over at the same time (connect-cycle).
+    /// Connections held open (idle), or clients that go round at the same time (connect-cycle, takeover, subscribe).
     #[arg(long)]
     pub connections: Option<usize>,
     /// Quality of service of publications and subscriptions: 0, 1 or 2.
@@ -36,7 +36,8 @@ pub struct Args {
     /// Payload size in bytes; the first 16 carry the sequence number and the time of sending.
     #[arg(long, default_value_t = 100)]
     pub payload: usize,
-    /// Messages per second published by all publishers together; without it, as fast as the window allows.
+    /// Messages per second published by all publishers together, or rounds per second of all clients together;
+    /// without it, as fast as the window, or the broker, allows.
     #[arg(long)]
     pub rate: Option<f64>,
     /// Messages a publisher may have under way; each counts until every subscriber has it.
@@ -90,9 +91,10 @@ pub struct Args {
     /// Seconds without progress after which messages under way are given up as lost.
     #[arg(long, default_value_t = 5.0)]
     pub loss_timeout: f64,
-    /// Process of the broker on this machine: its CPU time and resident memory are measured too.
-    #[arg(long)]
-    pub pid: Option<u32>,
+    /// Process of the broker on this machine, or its processes, separated by commas: CPU time and resident memory of
+    /// all together are measured too.
+    #[arg(long, value_delimiter = ',')]
+    pub pid: Vec<u32>,
     /// Prints the result as JSON.
     #[arg(long)]
     pub json: bool,
@@ -116,6 +118,10 @@ pub enum Scenario {
     Idle,
     /// Connect, subscribe, publish with QoS 1, disconnect, again and again.
     ConnectCycle,
+    /// Each client connects at the next address while its connection before is still open.
+    Takeover,
+    /// Each client subscribes to one new filter after the other.
+    Subscribe,
     /// Messages queue for subscribers that are away and are fetched when they come back.
     Offline,
     /// Retained messages are stored, then read by new subscribers.
@@ -131,6 +137,8 @@ impl fmt::Display for Scenario {
             Self::Wildcards => "wildcards",
             Self::Idle => "idle",
             Self::ConnectCycle => "connect-cycle",
+            Self::Takeover => "takeover",
+            Self::Subscribe => "subscribe",
             Self::Offline => "offline",
             Self::Retained => "retained",
         })

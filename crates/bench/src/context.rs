@@ -76,9 +76,16 @@ impl Context {
         }
     }
 
-    /// The broker's process, if it was named.
+    /// The broker's processes together, if any was named.
     pub(crate) fn sample_broker(&self) -> anyhow::Result<Option<ProcessSample>> {
-        self.args.pid.map(process::sample).transpose()
+        let mut together = None;
+        for pid in &self.args.pid {
+            let sample = process::sample(*pid)?;
+            let sum: &mut ProcessSample = together.get_or_insert_default();
+            sum.cpu_seconds += sample.cpu_seconds;
+            sum.resident_bytes += sample.resident_bytes;
+        }
+        Ok(together)
     }
 
     /// Resource use between two samples.

@@ -1,36 +1,27 @@
-//! Clients that come and go: connect, subscribe, publish with QoS 1, receive it, disconnect.
+//! The same thing again and again from some clients at a time: a whole visit, a takeover, or a subscription.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use bytes::Bytes;
-use bytestring::ByteString;
-use mqtt_codec::{Acknowledgement, Packet, Publication, QoS, ReasonCode};
-use mqtt_topic::TopicName;
-
-use crate::client::{Client, Identity, first_packet_id};
 use crate::context::Context;
 use crate::process;
 use crate::report::{Latency, Report};
+use crate::rounds::{self, Rounds};
 use crate::stats::{Stats, new_histogram};
-use crate::stream::Target;
-
-/// No step of a cycle takes longer.
-const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Cycles from as many clients at a time as there are connections.
 pub(crate) async fn run(context: &Context) -> anyhow::Result<Report> {
     let count = context.args.connections.unwrap_or(10);
     let stopping = Arc::new(AtomicBool::new(false));
     let tasks = (0..count).map(|number| {
-        let visitor = Visitor::new(context, number);
+        let rounds = Rounds::new(context, number);
+        let pace = Pace::new(context.args.rate, number, count);
         let (stats, stopping) = (context.stats.clone(), stopping.clone());
         context
             .workers
             .handle(number)
-            .spawn(async move { visitor.come_and_go(&stats, &stopping).await })
+            .spawn(async move { go_round(rounds, pace, &stats, &stopping).await })
     });
     let tasks: Vec<_> = tasks.collect();
     watch(context, Duration::from_secs_f64(context.args.warm_up), "warm-up").await?;
@@ -57,7 +48,49 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Report> {
             .extend(task.await?.err().map(|error| format!("{error:#}")));
     }
     report.failures.truncate(10);
+    if rounds::are_persistent(&context.args) {
+        context.forget_sessions(rounds::ROLE, count).await;
+    }
     Ok(report)
+}
+
+/// Spreads the rounds of all clients evenly over time, where a rate was asked for.
+struct Pace {
+    next: tokio::time::Instant,
+    interval: Option<Duration>,
+}
+
+impl Pace {
+    fn new(rate: Option<f64>, number: usize, count: usize) -> Self {
+        let offset = rate.map_or(Duration::ZERO, |rate| {
+            Duration::from_secs_f64(number as f64 / rate)
+        });
+        Self {
+            next: tokio::time::Instant::now() + offset,
+            interval: rate.map(|rate| Duration::from_secs_f64(count as f64 / rate)),
+        }
+    }
+
+    async fn wait(&mut self) {
+        let Some(interval) = self.interval else { return };
+        tokio::time::sleep_until(self.next).await;
+        self.next += interval;
+    }
+}
+
+async fn go_round(
+    mut rounds: Rounds,
+    mut pace: Pace,
+    stats: &Stats,
+    stopping: &AtomicBool,
+) -> anyhow::Result<()> {
+    while !stopping.load(Ordering::Relaxed) {
+        pace.wait().await;
+        let took = rounds.next().await?;
+        stats.add_published(1);
+        stats.add_delivered(&[took.as_nanos() as u64]);
+    }
+    rounds.end().await
 }
 
 async fn watch(
@@ -82,75 +115,4 @@ async fn watch(
         });
     }
     Ok(total)
-}
-
-/// One client of the crowd.
-struct Visitor {
-    target: Target,
-    identity: Identity,
-    topic: TopicName,
-    payload: Bytes,
-}
-
-impl Visitor {
-    fn new(context: &Context, number: usize) -> Self {
-        let topic = ByteString::from(format!("{}/{number}", context.root()));
-        Self {
-            target: context.target(number),
-            identity: Identity {
-                read_size: 1024,
-                ..context.identity('c', number, false)
-            },
-            topic: TopicName::parse(topic).expect("--prefix was checked with the arguments"),
-            payload: Bytes::from(vec![b'.'; context.args.payload]),
-        }
-    }
-
-    async fn come_and_go(self, stats: &Stats, stopping: &AtomicBool) -> anyhow::Result<()> {
-        while !stopping.load(Ordering::Relaxed) {
-            let began = stats.now_ns();
-            self.cycle().await?;
-            stats.add_published(1);
-            stats.add_delivered(&[stats.now_ns() - began]);
-        }
-        Ok(())
-    }
-
-    async fn cycle(&self) -> anyhow::Result<()> {
-        let mut client = Client::connect(&self.target, &self.identity).await?;
-        client
-            .subscribe(&[self.topic.as_str().to_owned()], QoS::AtLeastOnce)
-            .await?;
-        let publication = Publication::new(self.topic.clone(), self.payload.clone());
-        client.queue_publish(&publication, QoS::AtLeastOnce, false, Some(first_packet_id()));
-        client.flush().await?;
-        tokio::time::timeout(STEP_TIMEOUT, await_both(&mut client))
-            .await
-            .context("the message did not come back")??;
-        client.disconnect().await
-    }
-}
-
-/// Waits for the acknowledgement and the message itself, in whichever order they come.
-async fn await_both(client: &mut Client) -> anyhow::Result<()> {
-    let (mut acknowledged, mut received) = (false, false);
-    while !(acknowledged && received) {
-        match client.receive().await? {
-            Packet::PubAck(_) => acknowledged = true,
-            Packet::Publish(publish) => {
-                received = true;
-                let packet_id = publish
-                    .packet_id
-                    .context("a message with QoS 1 has a packet id")?;
-                client
-                    .send(&Packet::PubAck(Acknowledgement::new(
-                        packet_id,
-                        ReasonCode::Success,
-                    )))
-                    .await?;
-            }
-            other => bail!("expected PUBACK or PUBLISH, received {other:?}"),
-        }
-    }
-    Ok(())
 }

@@ -22,6 +22,7 @@ mod process;
 mod publisher;
 mod report;
 mod retained;
+mod rounds;
 mod stats;
 mod stream;
 mod subscriber;
@@ -61,7 +62,7 @@ pub fn measure(args: Args) -> anyhow::Result<Report> {
                 load::run(&context).await
             }
             Scenario::Idle => idle::run(&context).await,
-            Scenario::ConnectCycle => cycle::run(&context).await,
+            Scenario::ConnectCycle | Scenario::Takeover | Scenario::Subscribe => cycle::run(&context).await,
             Scenario::Offline => offline::run(&context).await,
             Scenario::Retained => retained::run(&context).await,
         }

@@ -40,6 +40,7 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Report> {
     }
     let mut report = measured;
     report.connections = connections;
+    report.delivered_in_all = context.stats.delivered();
     report.behind_schedule_ms = context
         .args
         .rate

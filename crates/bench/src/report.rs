@@ -36,6 +36,8 @@ pub struct Report {
     pub published: u64,
     /// First arrivals at subscribers in that time.
     pub delivered: u64,
+    /// First arrivals over the whole run, with the warm-up and what came after the measured part.
+    pub delivered_in_all: u64,
     /// Publications per second.
     pub published_per_second: f64,
     /// Deliveries per second.
@@ -148,6 +150,7 @@ impl Report {
             seconds: 0.0,
             published: 0,
             delivered: 0,
+            delivered_in_all: 0,
             published_per_second: 0.0,
             delivered_per_second: 0.0,
             latency_us: None,

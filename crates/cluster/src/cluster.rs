@@ -369,8 +369,15 @@ impl Cluster {
         }
     }
 
-    /// Asks the node of a client's previous owner to close its connection, and returns when it has, after one second at
-    /// the most. At once if that is this node, or one that is down.
+    /// The connection on another node that has a client's session, as far as this node's replica of its shard knows.
+    pub fn owner_elsewhere(&self, client: &str) -> Option<Owner> {
+        let replica = self.0.slot_with(client)?.replica()?;
+        let owner = replica.machine.owner(client)?;
+        (owner.node != self.0.node_id).then_some(owner)
+    }
+
+    /// Asks the node of a client's previous owner to close its connection, and returns when it has and what it proposed
+    /// for the session is committed, after one second at the most. At once if that is this node, or one that is down.
     pub async fn kick(&self, previous: &Owner, client: &str) {
         let Some(peers) = &self.0.peers else { return };
         if previous.node == self.0.node_id || !self.0.is_live(previous.node) {
@@ -399,7 +406,7 @@ impl Cluster {
     }
 
     fn slot_with(&self, client: &str) -> Option<&Arc<Slot>> {
-        self.0.slot(self.shard_of_client(client))
+        self.0.slot_with(client)
     }
 }
 

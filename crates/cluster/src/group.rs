@@ -190,6 +190,18 @@ impl<M: Machine> Group<M> {
             .is_some_and(|id| id.index + NEARLY >= last)
     }
 
+    /// Entries of this leader's log that the replica furthest behind lacks; none when it does not lead.
+    pub(crate) fn lag(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let replication = metrics.replication.as_ref()?;
+        let last = metrics.last_log_index?;
+        let behind = replication
+            .values()
+            .map(|matched| last.saturating_sub(matched.as_ref().map_or(0, |id| id.index)));
+        behind.max()
+    }
+
     /// Adds a replica without a vote; it begins to catch up.
     pub(crate) async fn add_learner(&self, node: u64, address: &str) -> Result<(), String> {
         let adding = self.raft.add_learner(node, BasicNode::new(address), false);

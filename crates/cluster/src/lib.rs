@@ -12,6 +12,7 @@ mod formation;
 mod group;
 mod keeper;
 mod lease;
+mod measure;
 mod membership;
 mod meta;
 mod meta_duties;

@@ -94,6 +94,10 @@ impl Inner {
         self.slots.get(usize::from(shard))
     }
 
+    pub(crate) fn slot_with(&self, client: &str) -> Option<&Arc<Slot>> {
+        self.slot(cluster_state::shard_of(client, self.slots.len() as u16))
+    }
+
     pub(crate) fn meta_applied(&self) -> u64 {
         use crate::raft::Machine;
         self.meta.machine.applied_index()

@@ -210,10 +210,18 @@ impl Inner {
             Body::Kick(kick) => {
                 let ended = self.observer.kick(&kick.client, kick.epoch);
                 tokio::spawn(async move {
-                    if let Some(mut ended) = ended {
-                        // Whichever comes first; the caller does not wait longer either.
-                        let _ = tokio::time::timeout(KICK_WITHIN, ended.changed()).await;
-                    }
+                    let gone = async {
+                        if let Some(mut ended) = ended {
+                            // Its end is that the sender is dropped.
+                            let _ = ended.changed().await;
+                        }
+                        // Also of one that had ended before: its last acknowledgements may be under way.
+                        if let Some(slot) = self.slot_with(&kick.client) {
+                            let _ = slot.proposer.flushed().await;
+                        }
+                    };
+                    // Whichever comes first; the caller does not wait longer either.
+                    let _ = tokio::time::timeout(KICK_WITHIN, gone).await;
                     reply.send(call_response::Body::Done(Empty {}));
                 });
             }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster_proto::{Origin, ShardCommand, ShardEntry, ShardResponse, shard_command::Command};
+use metrics::{Histogram, histogram};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::ProposeError;
@@ -61,6 +62,7 @@ struct Flight {
     entry: Bytes,
     bytes: usize,
     waiting: Vec<(usize, BatchDone)>,
+    made: Instant,
     give_up: Instant,
 }
 
@@ -90,6 +92,7 @@ pub(crate) struct Proposer {
     changed: Notify,
     bytes_max: usize,
     give_up_after: Duration,
+    commits: Histogram,
 }
 
 impl Proposer {
@@ -105,6 +108,7 @@ impl Proposer {
             changed: Notify::new(),
             bytes_max,
             give_up_after,
+            commits: histogram!("flotilla_replication_commit_duration_seconds"),
         }
     }
 
@@ -156,6 +160,24 @@ impl Proposer {
             queue.due = Some(due);
             self.changed.notify_one();
         }
+    }
+
+    /// Ends when everything that was proposed before is complete, or was given up.
+    pub(crate) fn flushed(&self) -> oneshot::Receiver<()> {
+        let (done, flushed) = oneshot::channel();
+        let done: BatchDone = Box::new(move |_| drop(done));
+        let mut queue = self.queue.lock();
+        if !queue.waiting.is_empty() {
+            let marker = Proposal {
+                commands: Vec::new(),
+                bytes: 0,
+                done,
+            };
+            self.enqueue(&mut queue, marker, Instant::now());
+        } else if let Some(last) = queue.flights.back_mut() {
+            last.waiting.push((0, done));
+        }
+        flushed
     }
 
     pub(crate) fn is_congested(&self) -> bool {
@@ -298,6 +320,7 @@ impl Proposer {
             entry: entry.clone(),
             bytes,
             waiting,
+            made: now,
             give_up: now + give_up_after,
         });
         (number, entry)
@@ -318,6 +341,9 @@ impl Proposer {
         let flight = place.and_then(|place| queue.flights.remove(place));
         queue.bytes -= flight.as_ref().map_or(0, |flight| flight.bytes);
         drop(queue);
+        if let Some(flight) = &flight {
+            self.commits.record(flight.made.elapsed());
+        }
         self.changed.notify_one();
         let mut responses = responses.into_iter();
         for (count, done) in flight.into_iter().flat_map(|flight| flight.waiting) {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::bytes::Bytes;
 use cluster_proto::raft as proto;
-use cluster_proto::{Publication, ShardCommand, ShardEntry, shard_command};
+use cluster_proto::{Owner, Publication, ShardCommand, ShardEntry, shard_command};
 use cluster_state::{ApplyContext, Effect, EntryKind, ShardState};
 use foldhash::{HashMap, HashSet};
 use parking_lot::Mutex;
@@ -226,6 +226,12 @@ impl Shard {
             queued_bytes: session.queued_bytes,
             subscriptions: session.subscriptions,
         })
+    }
+
+    /// The connection that has a session now.
+    pub(crate) fn owner(&self, client: &str) -> Option<Owner> {
+        let session = self.read(|state| state.session(client))?;
+        session.connected.then_some(session.owner)
     }
 
     pub(crate) fn add_totals(&self, sums: &mut Totals) {

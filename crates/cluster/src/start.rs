@@ -241,6 +241,7 @@ impl Inner {
         }
         self.spawn(self.clone().run_lease());
         self.spawn(self.clone().run_fence());
+        self.spawn(self.clone().run_measure());
         self.spawn(self.clone().run_announcer());
         self.spawn(self.clone().run_remote_queues());
         self.spawn(meta_duties::run(self.clone()));

@@ -2,14 +2,19 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cluster::proto::{
-    Append, ForwardMessage, Retain, ShardCommand, shard_command::Command, shard_response::Response,
+    Append, Barrier, ForwardMessage, HelloRequest, Introduction, Retain, ShardCommand, call_request,
+    failed::Reason, shard_command::Command, shard_response::Response,
 };
 use cluster::{Fetch, ProposeError, Unannounced};
-use common::{Fleet, address, connect, destinations, publication, ready, request, subscribe, wait_for};
+use common::{
+    Fleet, WITHIN, address, connect, destinations, publication, ready, request, subscribe, wait_for,
+};
+use transport::{Channel, PeerError, Peers};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_form_one_cluster_in_whatever_order_they_start() {
@@ -364,4 +369,47 @@ async fn a_dead_node_is_forgotten_but_not_one_that_lives() {
     let settled = || nodes.iter().all(|node| node.cluster.status().is_settled());
     wait_for("the shards have two replicas", settled).await;
     connect(&nodes[1].cluster, "goes-on").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_of_another_version_or_another_cluster_is_told_so() {
+    let fleet = Fleet::new(3);
+    let nodes = fleet.form().await;
+    let host = nodes[0].cluster.node_id();
+    let net = Arc::new(fleet.net.at("stranger:7883"));
+    let nobody = Peers::new(net.clone(), Arc::new(Introduction::default));
+    let hello = nobody.hello(&address(1), HelloRequest::default(), WITHIN).await;
+    let known = Introduction {
+        node: 77,
+        address: "stranger:7883".to_owned(),
+        ..hello.unwrap().introduction.unwrap()
+    };
+    let newer = Introduction {
+        protocol_min: known.protocol_max + 1,
+        protocol_max: known.protocol_max + 2,
+        ..known.clone()
+    };
+    let foreign = Introduction {
+        cluster_id: "another".to_owned(),
+        ..known.clone()
+    };
+    let ask = async |introduction: Introduction| {
+        let peers = Peers::new(net.clone(), Arc::new(move || introduction.clone()));
+        peers.set_address(host, &address(1));
+        let question = call_request::Body::Barrier(Barrier::default());
+        peers.call(host, Channel::Data, question, WITHIN).await
+    };
+
+    for (introduction, words) in [(newer, "version"), (foreign, "cluster")] {
+        match ask(introduction).await {
+            Err(PeerError::Failed(failed)) => {
+                assert_eq!(failed.reason(), Reason::Refused);
+                assert!(failed.detail.contains(words), "{}", failed.detail);
+            }
+            other => panic!("it was not refused: {other:?}"),
+        }
+    }
+
+    let answered = ask(known).await;
+    assert!(answered.is_ok(), "one that speaks as the others do: {answered:?}");
 }

@@ -3,6 +3,7 @@
 
 mod files;
 mod group;
+mod measure;
 mod options;
 mod payload;
 mod removal;

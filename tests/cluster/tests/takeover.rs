@@ -32,3 +32,27 @@ async fn of_many_who_come_at_once_one_stays() -> Result<()> {
     }
     last.ping().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_just_before_the_connection_was_lost_is_not_forgotten_elsewhere() -> Result<()> {
+    let cluster = three()?;
+    let mut publisher = client(&cluster, 2, "publisher").await?;
+    let mut wanderer = persistent(&cluster, 0, "wanderer").await?;
+    subscribe(&mut wanderer, "steps", 1).await?;
+    for step in 1..=10 {
+        let text = format!("step {step}");
+        publish(&mut publisher, "steps", &text, 1).await?;
+        let received = wanderer.receive().await?;
+        ensure!(
+            received.publication.payload() == text.as_bytes(),
+            "step {step}: acknowledged before, and here again: {:?}",
+            received.publication.payload()
+        );
+        wanderer.acknowledge(&received).await?;
+        // Without goodbye, and at once somewhere else.
+        drop(wanderer);
+        wanderer = persistent(&cluster, step % 3, "wanderer").await?;
+        ensure!(wanderer.connack().session_present, "the session stayed behind");
+    }
+    Ok(())
+}

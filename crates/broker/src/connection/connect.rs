@@ -231,12 +231,18 @@ impl<'a, S: Stream> Arrival<'a, S> {
             // Ends when the sender is dropped: its last acknowledgements are proposed by then.
             let _ = tokio::time::timeout(TAKEOVER_WAIT, ended.changed()).await;
         }
+        if let Some(owner) = shared.cluster.owner_elsewhere(&client) {
+            // What its last acknowledgements say is committed before this connection reads the session. A node that does
+            // not answer costs a repeated message, not the client id.
+            let _ = tokio::time::timeout(TAKEOVER_WAIT, shared.cluster.kick(&owner, &client)).await;
+        }
         let claim = shared.registry.claim(client.clone());
         let connected = self.request(&connect, &handshake).await?;
         if let Some(previous) = &connected.previous
             && previous.node != shared.cluster.node_id()
         {
-            // What it still does is fenced by its epoch: nothing but good order asks to wait.
+            // Not known before, or not closed by then. What it still does is fenced by its epoch: nothing but good order
+            // asks to wait.
             let _ = tokio::time::timeout(TAKEOVER_WAIT, shared.cluster.kick(previous, &client)).await;
         }
         let durable = handshake.session_expiry_interval > 0;

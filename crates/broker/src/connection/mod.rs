@@ -201,6 +201,7 @@ impl<S: Stream> Connection<S> {
             let mut progress = self.poll_operation(cx, now);
             match self.poll_mailbox(cx, now) {
                 Ok(any) => progress |= any,
+                Err(End::Closed(Close::TakenOver)) => return Poll::Ready(self.hear_out(cx, now)),
                 Err(end) => return Poll::Ready(end),
             }
             if let Err(end) = self.pull(now) {
@@ -228,6 +229,16 @@ impl<S: Stream> Connection<S> {
                 continue;
             }
             return self.poll_timer(cx, now);
+        }
+    }
+
+    /// The client has connected again. What it had sent before that still counts: acknowledgements, or its goodbye.
+    fn hear_out(&mut self, cx: &mut Context<'_>, now: u64) -> End {
+        let last = self.poll_input(cx, now);
+        self.settle(now);
+        match last {
+            Err(End::Left(packet)) => End::Left(packet),
+            _ => End::Closed(Close::TakenOver),
         }
     }
 

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use cluster_proto::raft::{Entry, LogId, Vote};
 use parking_lot::{Condvar, Mutex};
@@ -12,6 +13,7 @@ use raft_engine::{Command, LogBatch};
 
 use super::files::LogFiles;
 use super::group::Group;
+use super::measure::Measure;
 use super::removal::{self, Removal};
 use super::watermark::Watermark;
 use super::{Flushed, GroupId, LogEngine, LogOptions, OnFatal, Writing, payload};
@@ -71,6 +73,7 @@ pub(super) struct Writer {
     watermark: Mutex<Watermark>,
     queue: Mutex<Queue>,
     wake: Condvar,
+    measure: Measure,
 }
 
 /// What is to be done after an operation was queued, when its caller has released its locks.
@@ -109,6 +112,7 @@ impl Writer {
             watermark: Mutex::new(watermark),
             queue: Mutex::default(),
             wake: Condvar::new(),
+            measure: Measure::new(),
         }
     }
 
@@ -288,8 +292,10 @@ impl Writer {
         }
         let mut watermark = self.watermark.lock();
         watermark.sign(&mut batch)?;
-        self.engine.write(&mut batch, sync)?;
+        let begun = sync.then(Instant::now);
+        let bytes = self.engine.write(&mut batch, sync)?;
         watermark.wrote(sync);
+        self.measure.wrote(bytes, begun);
         Ok(())
     }
 }

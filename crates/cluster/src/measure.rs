@@ -1,0 +1,142 @@
+//! What Prometheus sees of the groups of this node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+use crate::node::Inner;
+
+/// Gauges are as old as this at most.
+const EVERY: Duration = Duration::from_secs(2);
+
+struct Handles {
+    members: [(&'static str, Gauge); 3],
+    has_quorum: Gauge,
+    leads_meta: Gauge,
+    shards_led: Gauge,
+    replicas: Gauge,
+    lag: Gauge,
+    leader_changes: Counter,
+    log_bytes: Gauge,
+}
+
+impl Handles {
+    fn new() -> Self {
+        describe();
+        // So that it is there from the start, at 0.
+        let _ = histogram!("flotilla_replication_commit_duration_seconds");
+        let _ = counter!("flotilla_route_barrier_timeouts_total");
+        Self {
+            members: ["up", "down", "leaving"]
+                .map(|state| (state, gauge!("flotilla_cluster_members", "state" => state))),
+            has_quorum: gauge!("flotilla_cluster_has_quorum"),
+            leads_meta: gauge!("flotilla_cluster_is_leader"),
+            shards_led: gauge!("flotilla_cluster_shards_led"),
+            replicas: gauge!("flotilla_cluster_shard_replicas"),
+            lag: gauge!("flotilla_replication_lag_entries"),
+            leader_changes: counter!("flotilla_replication_leader_changes_total"),
+            log_bytes: gauge!("flotilla_storage_log_size_bytes"),
+        }
+    }
+}
+
+impl Inner {
+    /// Keeps the gauges, until the node stops.
+    pub(crate) async fn run_measure(self: Arc<Self>) {
+        let handles = Handles::new();
+        let mut leaders = BTreeMap::new();
+        loop {
+            self.measure(&handles, &mut leaders);
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    fn measure(&self, handles: &Handles, leaders: &mut BTreeMap<u64, u64>) {
+        let status = self.status();
+        for (state, gauge) in &handles.members {
+            let own = status.members.iter().map(|member| match () {
+                () if member.down => "down",
+                () if member.leaving => "leaving",
+                () => "up",
+            });
+            gauge.set(own.filter(|own| own == state).count() as f64);
+        }
+        handles.has_quorum.set(f64::from(u8::from(self.lease.is_held())));
+        handles.leads_meta.set(f64::from(u8::from(self.meta.leads())));
+        handles.shards_led.set(
+            status
+                .shards
+                .iter()
+                .filter(|shard| shard.leader == Some(status.node))
+                .count() as f64,
+        );
+        handles.replicas.set(
+            status
+                .shards
+                .iter()
+                .filter(|shard| shard.applied.is_some())
+                .count() as f64,
+        );
+        let replicas = self.slots.iter().filter_map(|slot| slot.replica());
+        let lag = replicas.filter_map(|replica| replica.lag()).max().unwrap_or(0);
+        handles.lag.set(lag.max(self.meta.lag().unwrap_or(0)) as f64);
+        let seen = status.shards.iter().map(|shard| {
+            let group = u64::from(shard.shard) + 1;
+            (group, shard.leader)
+        });
+        for (group, leader) in seen.chain([(0, status.meta_leader)]) {
+            let Some(leader) = leader else { continue };
+            if leaders
+                .insert(group, leader)
+                .is_some_and(|before| before != leader)
+            {
+                handles.leader_changes.increment(1);
+            }
+        }
+        handles.log_bytes.set(self.log.size_on_disk() as f64);
+    }
+}
+
+fn describe() {
+    describe_gauge!(
+        "flotilla_cluster_members",
+        "Members of the cluster as this node knows them, by state"
+    );
+    describe_gauge!(
+        "flotilla_cluster_has_quorum",
+        "1 while this node hears from a leader that has a quorum"
+    );
+    describe_gauge!(
+        "flotilla_cluster_is_leader",
+        "1 while this node leads the meta group"
+    );
+    describe_gauge!("flotilla_cluster_shards_led", "Shards this node leads");
+    describe_gauge!(
+        "flotilla_cluster_shard_replicas",
+        "Shards this node has a replica of"
+    );
+    describe_gauge!(
+        "flotilla_replication_lag_entries",
+        "Entries that the replica furthest behind lacks, of the groups this node leads"
+    );
+    describe_counter!(
+        "flotilla_replication_leader_changes_total",
+        "Changes of the leader of a group, as far as this node has seen them"
+    );
+    describe_histogram!(
+        "flotilla_replication_commit_duration_seconds",
+        "From the making of an entry on this node until it is committed and applied"
+    );
+    describe_counter!(
+        "flotilla_route_barrier_timeouts_total",
+        "Times a subscription waited for another node in vain"
+    );
+    describe_gauge!(
+        "flotilla_storage_log_size_bytes",
+        "Bytes of the Raft log on the disk"
+    );
+}

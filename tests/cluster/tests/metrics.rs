@@ -1,0 +1,109 @@
+//! What a node says of itself to Prometheus is what the document says that it says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use cluster_tests::*;
+
+const HEAD: &str = "\
+# Metrics
+
+Every node serves these at `/metrics` of its admin listener. They are there from the start, at 0; a counter never falls while the
+process lives. No label has a client's name, topic, user or address in it. This page is made from a running cluster: after a
+change, `FLOTILLA_UPDATE=1 cargo nextest run --workspace -E 'package(cluster-tests) & test(metric)'` writes it anew.
+
+| metric | type | labels | what it is |
+|---|---|---|---|
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_of_a_node_is_in_the_document() -> Result<()> {
+    let cluster = three()?;
+    // A histogram is shown once it has a sample.
+    let mut visitor = persistent(&cluster, 0, "visitor").await?;
+    subscribe(&mut visitor, "metrics", 1).await?;
+    publish(&mut visitor, "metrics", "one", 1).await?;
+    expect_text(&mut visitor, "one").await?;
+    let page = cluster.admin_get(0, "/metrics")?;
+    let table = format!("{HEAD}{}", rows(&page)?);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
+    if std::env::var_os("FLOTILLA_UPDATE").is_some() {
+        std::fs::write(&path, &table)?;
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    ensure!(
+        written == table,
+        "docs/metrics.md is stale: see its head for how to write it anew"
+    );
+    Ok(())
+}
+
+/// A metric as its page shows it.
+struct Metric {
+    kind: String,
+    labels: BTreeMap<String, BTreeSet<String>>,
+    help: String,
+}
+
+fn rows(page: &str) -> Result<String> {
+    let mut metrics: BTreeMap<&str, Metric> = BTreeMap::new();
+    let mut helps: BTreeMap<&str, &str> = BTreeMap::new();
+    for line in page.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            helps.insert(name, help);
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '))
+        {
+            let help = helps
+                .get(name)
+                .with_context(|| format!("{name} has no description"))?;
+            let metric = Metric {
+                kind: kind.to_owned(),
+                labels: BTreeMap::new(),
+                help: (*help).trim_end_matches('.').to_owned(),
+            };
+            metrics.insert(name, metric);
+        } else if let Some((name, labels)) = line.split_once('{') {
+            let base = name.strip_suffix("_bucket").unwrap_or(name);
+            let labels = labels.rsplit_once('}').context("a label without end")?.0;
+            let metric = metrics
+                .get_mut(base)
+                .with_context(|| format!("{base} has no type"))?;
+            for (label, value) in labels.split("\",").filter_map(|pair| pair.split_once("=\"")) {
+                let value = value.trim_end_matches('"');
+                metric
+                    .labels
+                    .entry(label.to_owned())
+                    .or_default()
+                    .insert(value.to_owned());
+            }
+        }
+    }
+    let mut text = String::new();
+    for (name, metric) in metrics {
+        let labels: Vec<_> = metric
+            .labels
+            .iter()
+            .filter(|(label, _)| *label != "le")
+            .map(|(label, values)| shown(name, label, values))
+            .collect();
+        writeln!(
+            text,
+            "| `{name}` | {} | {} | {} |",
+            metric.kind,
+            labels.join("; "),
+            metric.help
+        )?;
+    }
+    Ok(text)
+}
+
+/// What changes from build to build has no place in a document.
+fn shown(name: &str, label: &str, values: &BTreeSet<String>) -> String {
+    let values: Vec<_> = values.iter().map(String::as_str).collect();
+    match name {
+        "flotilla_build_info" => label.to_owned(),
+        _ => format!("{label}: {}", values.join(", ")),
+    }
+}
