@@ -109,9 +109,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- min (int .Values.replicaCount) (int (default 3 $cluster.replication_factor)) -}}
 {{- end -}}
 
-{{/* Pods that may be away at once while every shard still has a majority. */}}
+{{/* Pods that may be away at once while every shard, and the group that keeps the cluster's state, still has a majority. */}}
 {{- define "flotilla.maxUnavailable" -}}
-{{- div (sub (int (include "flotilla.replicationFactor" .)) 1) 2 -}}
+{{- $cluster := default dict .Values.config.cluster -}}
+{{- $voters := min (int .Values.replicaCount) (int (default 5 $cluster.meta_voters_max)) -}}
+{{- div (sub (min $voters (int (include "flotilla.replicationFactor" .))) 1) 2 -}}
 {{- end -}}
 
 {{/* Removal from load balancers, the stop itself, and 20 s for the rest. */}}
