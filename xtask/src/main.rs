@@ -6,6 +6,7 @@ mod crash;
 mod fix;
 mod flags;
 mod fuzz;
+mod judges;
 mod simulate;
 mod step;
 mod test;
@@ -54,7 +55,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<()> {
         "fix" => fix::run(),
         "test" => test::run(),
         "weather" => test::weather(),
-        "tools" => tools::install(),
+        "tools" => tools::install().and_then(|()| judges::install()),
         "crash" => crash::run(rest),
         "simulate" => simulate::run(rest),
         "fuzz" => fuzz::run(rest),

@@ -1,12 +1,12 @@
-//! `cargo xtask test`: installs what the tests need and runs them all: those of each crate, the standard's statements,
-//! real clients, clusters of processes in bad weather and simulated ones, kill -9 under load, a bounded time of fuzzing.
+//! `cargo xtask test`: installs what the tests need and runs them all: those of each crate, the operator's files, the standard's
+//! statements, real clients, clusters of processes in bad weather and simulated ones, kill -9 under load, a bounded time of fuzzing.
 
 use std::process::Command;
 
 use anyhow::Result;
 
 use crate::step::{self, cargo};
-use crate::{fuzz, tools, verify};
+use crate::{fuzz, judges, tools, verify};
 
 const FUZZ_SECONDS: u64 = 60;
 /// Seeds of each simulation. Later ones find what is still open: `cargo xtask simulate` runs them.
@@ -30,8 +30,11 @@ const NOT_OVER_NODES: [(&str, &str); 3] = [
 /// Runs all of it; the first phase that fails ends it.
 pub(crate) fn run() -> Result<()> {
     tools::install()?;
+    judges::install()?;
     verify::build()?;
     step::run("unit tests", &mut verify::unit_tests())?;
+    let mut deploy = tests(&["deploy"]);
+    step::run("operator's files", deploy.env("FLOTILLA_TOOLS_REQUIRED", "1"))?;
     step::run(
         "broker tests",
         &mut tests(&["conformance", "clients", "mutation"]),

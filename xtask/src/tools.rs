@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 use crate::step;
 
 /// A program that Debian has, and the packages that bring it.
-struct Program {
-    name: &'static str,
-    probe: &'static str,
-    packages: &'static [&'static str],
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
+    pub(crate) probe: &'static str,
+    pub(crate) packages: &'static [&'static str],
 }
 
 const HAPROXY: Program = Program {
@@ -51,13 +51,13 @@ const PROGRAMS: [Program; 6] = [
 ];
 
 /// Where the Python environment and the Node packages live.
-pub(crate) fn tools_dir() -> PathBuf {
+pub(crate) fn dir() -> PathBuf {
     step::target_dir().join("tools")
 }
 
 /// Installs whatever is missing; does nothing when all is there.
 pub(crate) fn install() -> Result<()> {
-    std::fs::create_dir_all(tools_dir()).context("target/tools")?;
+    std::fs::create_dir_all(dir()).context("target/tools")?;
     debian_packages(&PROGRAMS)?;
     python_environment()?;
     node_packages()
@@ -68,7 +68,8 @@ pub(crate) fn haproxy() -> Result<()> {
     debian_packages(&[HAPROXY])
 }
 
-fn debian_packages(programs: &[Program]) -> Result<()> {
+/// Installs the packages of the programs that are missing, where that is permitted.
+pub(crate) fn debian_packages(programs: &[Program]) -> Result<()> {
     let missing: Vec<&Program> = programs.iter().filter(|program| !found(program)).collect();
     if missing.is_empty() {
         let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
@@ -134,7 +135,7 @@ fn is_root() -> bool {
 }
 
 fn python_environment() -> Result<()> {
-    let venv = tools_dir().join("venv");
+    let venv = dir().join("venv");
     let python = venv.join("bin/python");
     if python_has_paho(&python) {
         println!("tools: paho-mqtt is here");
@@ -163,7 +164,7 @@ fn python_has_paho(python: &Path) -> bool {
 }
 
 fn node_packages() -> Result<()> {
-    let node = tools_dir().join("node");
+    let node = dir().join("node");
     if node.join("node_modules/mqtt/package.json").exists() {
         println!("tools: MQTT.js is here");
         return Ok(());

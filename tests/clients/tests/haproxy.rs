@@ -39,6 +39,7 @@ fn the_configurations_in_deploy_are_valid() -> Result<()> {
     std::fs::write(&pair, chain + &std::fs::read_to_string(&certificate.key_path)?)?;
     for name in [
         "local/haproxy.cfg",
+        "compose/haproxy.cfg",
         "haproxy/passthrough.cfg",
         "haproxy/terminating.cfg",
     ] {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const SOURCES: [&str; 4] = ["crates", "tests", "xtask", "fuzz"];
 
 /// Folders and files whose words are checked, of any kind.
-const TREE: [&str; 13] = [
+const TREE: [&str; 14] = [
     "crates",
     "tests",
     "xtask",
@@ -14,6 +14,7 @@ const TREE: [&str; 13] = [
     "proto",
     "docs",
     "deploy",
+    "helm",
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",

@@ -1,0 +1,361 @@
+//! The chart is well-formed: linted, rendered as written down, accepted by Kubernetes' schemas and by the broker, and strict.
+
+use anyhow::{Context, Result, ensure};
+use deploy::{broker_config, flotilla, names, read, render, render_case, root, run, run_with, tool};
+
+/// What checkov asks for and is not done, and why.
+const NOT_DONE: [(&str, &str); 6] = [
+    (
+        "CKV_K8S_11",
+        "a CPU limit: a node that is throttled misses its heartbeats",
+    ),
+    ("CKV_K8S_15", "pulling always: the tag is a version"),
+    ("CKV_K8S_43", "a digest: image.digest is there for it"),
+    (
+        "CKV_K8S_8",
+        "a liveness probe of the pod of `helm test`, which ends by itself",
+    ),
+    ("CKV_K8S_9", "a readiness probe of the same pod"),
+    (
+        "CKV2_K8S_6",
+        "a network policy for the same pod, which listens to nothing",
+    ),
+];
+
+fn cases() -> Result<Vec<String>> {
+    names("tests/deploy/values", ".yaml")
+}
+
+#[test]
+fn helm_has_nothing_to_say_against_it() -> Result<()> {
+    let Some(helm) = tool("helm") else { return Ok(()) };
+    for case in cases()? {
+        let values = format!("tests/deploy/values/{case}.yaml");
+        let said = run(&helm, ["lint", "--strict", "helm/flotilla", "--values", &values])?;
+        ensure!(said.success, "{case}: {}{}", said.out, said.err);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_rendered_is_what_is_written_down() -> Result<()> {
+    let Some(helm) = tool("helm") else { return Ok(()) };
+    // Its rules and its dashboard are compared with their own files.
+    for case in cases()?.iter().filter(|case| *case != "watched") {
+        let rendered = without_secrets(&render_case(&helm, case)?);
+        let golden = format!("tests/deploy/golden/{case}.yaml");
+        if std::env::var_os("FLOTILLA_UPDATE").is_some() {
+            std::fs::write(root().join(&golden), &rendered)?;
+        }
+        let written = read(&golden).unwrap_or_default();
+        let differs = written
+            .lines()
+            .zip(rendered.lines())
+            .find(|(old, new)| old != new);
+        ensure!(
+            written == rendered,
+            "{golden} is stale, from {differs:?}: FLOTILLA_UPDATE=1 cargo test -p deploy --test chart"
+        );
+    }
+    Ok(())
+}
+
+/// Certificates are new in each rendering.
+fn without_secrets(rendered: &str) -> String {
+    let mut text = String::new();
+    for line in rendered.lines() {
+        match line.split_once(": ") {
+            Some((key @ ("  ca.crt" | "  tls.crt" | "  tls.key"), _)) => text += &format!("{key}: MADE"),
+            _ => text += line,
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[test]
+fn kubernetes_schemas_accept_every_object() -> Result<()> {
+    let (Some(helm), Some(validate)) = (tool("helm"), tool("kubernetes-validate")) else {
+        return Ok(());
+    };
+    let files = tempfile::tempdir()?;
+    let judge = |name: &str, text: &str| -> Result<deploy::Said> {
+        let file = files.path().join(name);
+        std::fs::write(&file, text)?;
+        let file = file.display().to_string();
+        run(&validate, ["--strict", "--kubernetes-version", "1.37.0", &file])
+    };
+    for case in cases()? {
+        let said = judge(&case, &render_case(&helm, &case)?)?;
+        ensure!(said.success, "{case}: {}{}", said.out, said.err);
+    }
+    let wrong = render(&helm, &[])?.replace("podManagementPolicy", "podManagmentPolicy");
+    ensure!(
+        !judge("wrong", &wrong)?.success,
+        "a misspelt field was not noticed"
+    );
+    Ok(())
+}
+
+#[test]
+fn checkov_finds_nothing_else() -> Result<()> {
+    let (Some(helm), Some(checkov)) = (tool("helm"), tool("checkov")) else {
+        return Ok(());
+    };
+    let files = tempfile::tempdir()?;
+    let skipped = NOT_DONE.map(|(check, _)| check).join(",");
+    for case in ["default", "outside"] {
+        let file = files.path().join(format!("{case}.yaml"));
+        std::fs::write(&file, render_case(&helm, case)?)?;
+        let file = file.display().to_string();
+        let flags = [
+            "--framework",
+            "kubernetes",
+            "--compact",
+            "--quiet",
+            "--skip-check",
+            &skipped,
+            "--file",
+            &file,
+        ];
+        let said = run(&checkov, flags)?;
+        ensure!(said.success, "{case}: {}{}", said.out, said.err);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_broker_accepts_every_configuration_that_the_chart_writes() -> Result<()> {
+    let Some(helm) = tool("helm") else { return Ok(()) };
+    for case in cases()? {
+        let files = tempfile::tempdir()?;
+        let name = if case == "extras" {
+            "flotilla-broker"
+        } else {
+            "flotilla"
+        };
+        let config = broker_config(&render_case(&helm, &case)?, name)?;
+        let mounted = files.path().join("mounted").display().to_string();
+        let config = config.replace("/etc/flotilla", &mounted);
+        // That the files are there is all that is looked at.
+        for path in config.split('"').filter(|text| text.starts_with(&mounted)) {
+            std::fs::create_dir_all(std::path::Path::new(path).parent().context("a folder")?)?;
+            std::fs::write(path, "")?;
+        }
+        let file = files.path().join("flotilla.toml");
+        std::fs::write(&file, &config)?;
+        let of_the_pod = [
+            ("FLOTILLA__NODE__NAME", "flotilla-0"),
+            (
+                "FLOTILLA__CLUSTER__ADVERTISE",
+                "flotilla-0.flotilla-headless.mqtt.svc.cluster.local:7883",
+            ),
+            ("FLOTILLA__CLUSTER__ZONE", ""),
+        ];
+        let said = run_with(
+            &flotilla()?,
+            ["check-config", "--config", &file.display().to_string()],
+            &of_the_pod,
+        )?;
+        ensure!(said.success, "{case}: {}\n{config}", said.err);
+    }
+    Ok(())
+}
+
+#[test]
+fn values_that_do_not_exist_or_do_not_fit_are_refused() -> Result<()> {
+    let Some(helm) = tool("helm") else { return Ok(()) };
+    for (value, reason) in [
+        ("replicas=3", "additional properties 'replicas' not allowed"),
+        ("replicaCount=0", "at '/replicaCount': minimum"),
+        (
+            "config.limits.connection_max=5",
+            "additional properties 'connection_max' not allowed",
+        ),
+        (
+            "config.cluster.seeds=a",
+            "additional properties 'seeds' not allowed",
+        ),
+        (
+            "config.durability.ack=never",
+            "at '/config/durability/ack': value must be one of",
+        ),
+        (
+            "config.limits.connect_timeout=5",
+            "at '/config/limits/connect_timeout': got number, want string",
+        ),
+        ("config.queues.bytes_max=1Mi", "at '/config/queues/bytes_max'"),
+        (
+            "listeners.mqtt.protocol=udp",
+            "at '/listeners/mqtt/protocol': value must be one of",
+        ),
+        (
+            "listeners.Bad_Name.port=1999",
+            "additional properties 'Bad_Name' not allowed",
+        ),
+        ("listeners.admin.port=1999", "'not' failed"),
+        ("listeners.mqtt.port=80", "at '/listeners/mqtt/port': minimum"),
+        (
+            "listeners.mqtt.service.type=ExternalName",
+            "at '/listeners/mqtt/service/type'",
+        ),
+        (
+            "listeners.mqtt.service.typ=ClusterIP",
+            "additional properties 'typ' not allowed",
+        ),
+        (
+            "persistence.accessModes[0]=ReadWriteMany",
+            "at '/persistence/accessModes/0'",
+        ),
+        ("drain.stopSeconds=5", "at '/drain/stopSeconds': minimum"),
+        ("image.digest=abc", "does not match pattern"),
+        ("topologySpread.zone=Never", "at '/topologySpread/zone'"),
+        (
+            "resources.limit.memory=1Gi",
+            "additional properties 'limit' not allowed",
+        ),
+        ("cluster.tls.mode=auto", "at '/cluster/tls/mode'"),
+        ("cluster.tls.certManager.issuerRef.kind=Issuer", "issuerRef"),
+    ] {
+        refused(&helm, value, reason)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused_with_what_to_do() -> Result<()> {
+    let Some(helm) = tool("helm") else { return Ok(()) };
+    let tls = "listeners.mqtts.enabled=true";
+    let unknown_clients = format!("{tls},listeners.mqtts.tls.existingSecret=x");
+    for (value, reason) in [
+        ("replicaCount=17", "begins with at most 16 nodes"),
+        ("cluster.tls.mode=existing-secret", "needs the name of a secret"),
+        ("cluster.tls.existingSecret=x", "has no meaning unless"),
+        (
+            "listeners.mqtt.enabled=false,listeners.ws.enabled=false",
+            "no client could connect",
+        ),
+        ("listeners.ws.port=1883", "1883 is taken by listeners.mqtt"),
+        ("admin.port=7883", "admin.port and cluster.port are the same"),
+        (tls, "needs a certificate"),
+        (unknown_clients.as_str(), "nothing tells who connects"),
+        (
+            "listeners.mqtt.insecure=false",
+            "plain text can be read by others",
+        ),
+        (
+            "listeners.mqtt.service.type=LoadBalancer",
+            "would show plain text to the outside",
+        ),
+        (
+            "listeners.mqtt.tls.existingSecret=x",
+            "has no meaning for the protocol `tcp`",
+        ),
+        (
+            "listeners.mqtt.proxyProtocol=required",
+            "say whose PROXY headers are believed",
+        ),
+        ("drain.terminationGracePeriodSeconds=57", "57 is less than the 58"),
+    ] {
+        refused(&helm, value, reason)?;
+    }
+    Ok(())
+}
+
+fn refused(helm: &std::path::Path, value: &str, reason: &str) -> Result<()> {
+    match render(helm, &["--set", value]) {
+        Ok(_) => anyhow::bail!("{value} was taken"),
+        Err(error) => {
+            ensure!(error.to_string().contains(reason), "{value}: {error}");
+            Ok(())
+        }
+    }
+}
+
+#[test]
+fn the_schema_knows_every_key_of_the_broker_and_no_other() -> Result<()> {
+    let schema: serde_json::Value = serde_json::from_str(&read("helm/flotilla/values.schema.json")?)?;
+    let sections = schema["properties"]["config"]["properties"]
+        .as_object()
+        .context("config")?;
+    // What the chart itself says.
+    let by_the_chart = [
+        "node.name",
+        "node.data_dir",
+        "node.stop_timeout",
+        "cluster.listen",
+        "cluster.advertise",
+        "cluster.seeds",
+        "cluster.expect",
+        "cluster.insecure",
+        "cluster.zone",
+        "cluster.peer_overrides",
+    ];
+    let mut documented = Vec::new();
+    let mut section = "";
+    let reference = read("docs/configuration.md")?;
+    for line in reference.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            section = heading.trim_matches(|c: char| "`[]".contains(c));
+        }
+        let key = line.strip_prefix("| `").and_then(|rest| rest.split_once('`'));
+        let known = sections.contains_key(section);
+        documented.extend(key.filter(|_| known).map(|(key, _)| format!("{section}.{key}")));
+    }
+    let mut in_the_schema: Vec<String> = by_the_chart.map(str::to_owned).to_vec();
+    for (section, schema) in sections {
+        let keys = schema["properties"].as_object().context("properties")?;
+        in_the_schema.extend(keys.keys().map(|key| format!("{section}.{key}")));
+    }
+    documented.sort();
+    in_the_schema.sort();
+    ensure!(
+        documented == in_the_schema,
+        "docs: {documented:?}\nschema: {in_the_schema:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn nothing_in_the_schema_may_hold_what_it_does_not_name() -> Result<()> {
+    let schema: serde_json::Value = serde_json::from_str(&read("helm/flotilla/values.schema.json")?)?;
+    let mut left = vec![("values".to_owned(), &schema)];
+    while let Some((path, node)) = left.pop() {
+        let closed = node.get("additionalProperties").is_some();
+        ensure!(node.get("properties").is_none() || closed, "{path} takes any key");
+        match node {
+            serde_json::Value::Object(fields) => {
+                left.extend(fields.iter().map(|(key, value)| (format!("{path}.{key}"), value)));
+            }
+            serde_json::Value::Array(items) => left.extend(items.iter().map(|item| (path.clone(), item))),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_table_in_the_readme_is_that_of_the_values() -> Result<()> {
+    let Some(generator) = tool("readme-generator") else {
+        return Ok(());
+    };
+    let written = read("helm/flotilla/README.md")?;
+    let files = tempfile::tempdir()?;
+    let copy = files.path().join("README.md");
+    std::fs::write(&copy, &written)?;
+    let copy_path = copy.display().to_string();
+    let said = run(
+        &generator,
+        ["--values", "helm/flotilla/values.yaml", "--readme", &copy_path],
+    )?;
+    ensure!(said.success, "{}{}", said.out, said.err);
+    let made = std::fs::read_to_string(&copy)?;
+    if std::env::var_os("FLOTILLA_UPDATE").is_some() {
+        std::fs::write(root().join("helm/flotilla/README.md"), &made)?;
+    }
+    ensure!(
+        made == written,
+        "helm/flotilla/README.md is stale: FLOTILLA_UPDATE=1 cargo test -p deploy --test chart"
+    );
+    Ok(())
+}
