@@ -37,7 +37,7 @@ use cluster::{Clock, Cluster, Observer, SystemClock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::auth::{Anonymous, Authenticator};
 use crate::config::{AckLevel, Config};
@@ -212,6 +212,7 @@ impl Broker {
             info!(left, "some connections did not end in time");
         }
         while self.tasks.join_next().await.is_some() {}
+        debug!("the connections are closed");
         self.shared.cluster.shutdown().await;
     }
 }

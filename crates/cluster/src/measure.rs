@@ -51,7 +51,10 @@ impl Inner {
         let mut leaders = BTreeMap::new();
         loop {
             self.measure(&handles, &mut leaders);
-            tokio::time::sleep(EVERY).await;
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+            }
         }
     }
 

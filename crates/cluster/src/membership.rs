@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cluster_proto::{
-    Barrier, JoinAnswer, JoinCluster, Lease as Granted, Member, RenewLease, call_request, call_response,
-    meta_command::Command,
+    Barrier, Failed, JoinAnswer, JoinCluster, Lease as Granted, Member, RenewLease, call_request,
+    call_response, failed::Reason, meta_command::Command,
 };
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
@@ -36,7 +36,7 @@ impl Inner {
                 () = self.stop.cancelled() => return,
                 _ = renew.tick() => {}
             }
-            if self.cluster_id.lock().is_empty() {
+            if self.cluster_id.lock().is_empty() || self.is_retired() {
                 continue;
             }
             self.refresh_members();
@@ -116,7 +116,7 @@ impl Inner {
         {
             Ok(call_response::Body::Lease(lease)) => Some(lease),
             Err(PeerError::Failed(failed)) => {
-                self.meta_hint.store(failed.leader, Ordering::Relaxed);
+                self.hear_refusal(&failed);
                 None
             }
             _ => None,
@@ -179,8 +179,27 @@ impl Inner {
             }
             // This node may not have heard of its end yet.
             Some(answer) if answer.is_over => self.begin_new_life(),
+            Some(answer) if answer.is_retired => self.retire(),
             Some(answer) => warn!(reason = answer.reason, "the cluster does not take this node"),
             None => {}
+        }
+    }
+
+    fn hear_refusal(&self, failed: &Failed) {
+        self.meta_hint.store(failed.leader, Ordering::Relaxed);
+        if failed.reason() == Reason::Retired {
+            self.retire();
+        }
+    }
+
+    /// This node has left for good. It cannot know by the log, which ends for it where it leaves: the others say so.
+    fn retire(&self) {
+        if self.retired.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        info!("this node has left the cluster for good: it can be stopped, and its data directory removed");
+        if self.lease.set_ready(false) {
+            self.fence("this node has left the cluster");
         }
     }
 
@@ -211,7 +230,7 @@ impl Inner {
         {
             Ok(call_response::Body::Join(answer)) => Some(answer),
             Err(PeerError::Failed(failed)) => {
-                self.meta_hint.store(failed.leader, Ordering::Relaxed);
+                self.hear_refusal(&failed);
                 None
             }
             _ => None,
@@ -231,15 +250,17 @@ impl Inner {
         if response.accepted {
             self.heard.note(node);
         }
-        let is_over = self.meta.machine.read(|state| {
+        let (is_over, is_retired) = self.meta.machine.read(|state| {
             let known = state.member(node);
-            known.is_some_and(|known| known.down || known.incarnation > incarnation)
+            let is_over = known.is_some_and(|known| known.down || known.incarnation > incarnation);
+            (is_over, state.is_retired(node))
         });
         Some(JoinAnswer {
             accepted: response.accepted,
             reason: response.reason,
             meta_index,
             is_over,
+            is_retired,
         })
     }
 

@@ -63,6 +63,7 @@ pub(crate) struct Inner {
     /// Who led the meta group when somebody last said so; 0: not known.
     pub(crate) meta_hint: AtomicU64,
     pub(crate) stopping: AtomicBool,
+    pub(crate) retired: AtomicBool,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: Mutex<Tasks>,
 }
@@ -84,6 +85,11 @@ impl Inner {
 
     pub(crate) fn peer_config(&self) -> Option<&PeerConfig> {
         self.config.peers.as_ref()
+    }
+
+    /// Whether this node has left its cluster for good.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

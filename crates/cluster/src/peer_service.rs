@@ -104,7 +104,11 @@ impl PeerService for Service {
             return Err(refused("not of this cluster"));
         }
         if node.meta.machine.read(|state| state.is_retired(from.node)) {
-            return Err(refused("this node's id was retired: wipe its data directory"));
+            return Err(Failed {
+                reason: Reason::Retired.into(),
+                leader: 0,
+                detail: "this node's id was retired: wipe its data directory".to_owned(),
+            });
         }
         if let Some(peers) = &node.peers {
             peers.set_address(from.node, &from.address);

@@ -151,6 +151,7 @@ impl Cluster {
             received: Received::new(),
             meta_hint: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
         });
@@ -188,20 +189,25 @@ impl Cluster {
             return;
         }
         inner.hand_over().await;
+        tracing::debug!("no group is led that another node could lead");
         for slot in inner.slots.iter() {
             slot.proposer.stop();
         }
         let Tasks { proposers, others } = std::mem::take(&mut *inner.tasks.lock());
         drain(proposers).await;
         inner.stop.cancel();
+        tracing::debug!("every proposal is answered");
         join(others).await;
+        tracing::debug!("the duties are laid down");
         keeper::checkpoint_all(inner).await;
+        tracing::debug!("the last checkpoint is written");
         for slot in inner.slots.iter() {
             if let Some(replica) = slot.replica() {
                 replica.stop().await;
             }
         }
         inner.meta.stop().await;
+        tracing::debug!("the groups are stopped");
         let log = inner.log.clone();
         join(vec![tokio::task::spawn_blocking(move || log.close())]).await;
     }

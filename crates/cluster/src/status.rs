@@ -86,7 +86,9 @@ impl Inner {
                 .iter()
                 .map(|slot| state.replicas(slot.id).to_vec())
                 .collect();
-            let members: Vec<_> = state.members().cloned().collect();
+            let left = |node| node == self.node_id && self.is_retired();
+            let members = state.members().filter(|member| !left(member.node));
+            let members: Vec<_> = members.cloned().collect();
             (state.cluster_id().to_owned(), members, placed)
         });
         let members = members.into_iter().map(|member| MemberStatus {

@@ -346,6 +346,11 @@ async fn a_fourth_node_takes_over_shards_and_leaves_again_without_loss() {
         status.members.iter().all(|member| member.node != id) && status.is_settled()
     };
     wait_for("it has left", gone).await;
+    wait_for("it knows so itself", || {
+        let members = fourth.cluster.status().members;
+        members.iter().all(|member| member.node != id)
+    })
+    .await;
     for number in 0..20 {
         let session = connect(&nodes[2].cluster, &format!("client-{number}")).await;
         assert!(session.session_present);

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 /// The broker, until a stop takes it away.
 pub(crate) type SharedBroker = Arc<RwLock<Option<Broker>>>;
 
-/// A node that leaves has this long to hand over what it holds.
-const LEAVE_WITHIN: Duration = Duration::from_secs(590);
+/// A node that leaves has this long to hand over what it holds, before its operator is told to ask again: less than a silent
+/// admin connection has.
+const LEAVE_WITHIN: Duration = Duration::from_secs(100);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 

@@ -42,6 +42,7 @@ impl PeerError {
                     | failed::Reason::Busy
                     | failed::Reason::NoReplica
                     | failed::Reason::Refused
+                    | failed::Reason::Retired
             ),
         }
     }

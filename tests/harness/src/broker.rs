@@ -16,6 +16,8 @@ use crate::certificate::Certificate;
 use crate::process::{PAUSE, Process, http_get, program, tail};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// What a broker says that had to be cut off.
+pub(crate) const UNFINISHED: &str = "not everything stopped within";
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// How a broker is to be started. The default is a broker on loopback with plain and WebSocket listeners.
@@ -98,6 +100,9 @@ impl Broker {
         let process = self.process.take().context("the broker is not running")?;
         process.signal("TERM")?;
         match process.ended(STOP_LIMIT)? {
+            Some(_) if self.log().contains(UNFINISHED) => {
+                Err(self.with_log(anyhow!("the broker was cut off in the middle of stopping")))
+            }
             Some(status) => Ok(status),
             None => Err(self.with_log(anyhow!(
                 "the broker did not stop within {STOP_LIMIT:?} of SIGTERM"

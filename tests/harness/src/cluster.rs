@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use tempfile::TempDir;
 
+use crate::broker::UNFINISHED;
 use crate::link::{Cut, Link};
 use crate::process::{PAUSE, Process, http_get, program, tail};
 
@@ -194,6 +195,9 @@ impl Cluster {
         let process = process.with_context(|| format!("node {node} is not running"))?;
         process.signal("TERM")?;
         match process.ended(STOP_LIMIT)? {
+            Some(_) if self.log(node).contains(UNFINISHED) => {
+                Err(self.with_log(node, anyhow!("it was cut off in the middle of stopping")))
+            }
             Some(status) => Ok(status),
             None => Err(self.with_log(node, anyhow!("not stopped within {STOP_LIMIT:?} of SIGTERM"))),
         }
