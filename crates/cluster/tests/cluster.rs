@@ -12,7 +12,7 @@ use cluster::proto::{
 use cluster::{
     Cluster, Config, Fetch, Observer, ProposeError, Queued, SessionWaker, StartError, SystemClock,
 };
-use storage::{Files, StateStore};
+use storage::{Files, SharedKv, StateStore};
 
 #[derive(Default)]
 struct Notes {
@@ -277,9 +277,21 @@ async fn checkpoints_and_purges_keep_queues_and_bodies_over_a_restart() {
     assert_eq!(notes.shared_members.load(Ordering::Relaxed), 1);
 }
 
+/// Opens the state store of a node that has stopped, when its last tasks have let go of it.
+async fn open_state(dir: &Path) -> SharedKv {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        match Files::Real.open_kv(&dir.join("state"), 1 << 20) {
+            Ok(kv) => return kv,
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// The bodies in the state store of a shard.
-fn bodies_on_disk(dir: &Path, shard: u16) -> usize {
-    let kv = Files::Real.open_kv(&dir.join("state"), 1 << 20).unwrap();
+async fn bodies_on_disk(dir: &Path, shard: u16) -> usize {
+    let kv = open_state(dir).await;
     let mut bodies = 0;
     let store = StateStore::open_bodies(kv, u64::from(shard) + 1).unwrap();
     store
@@ -309,8 +321,8 @@ async fn spilled(dir: &Path, messages: usize) -> u16 {
 async fn a_start_reads_the_index_and_no_bodies() {
     let dir = tempfile::tempdir().unwrap();
     let shard = spilled(dir.path(), 300).await;
-    assert_eq!(bodies_on_disk(dir.path(), shard), 300);
-    let kv = Files::Real.open_kv(&dir.path().join("state"), 1 << 20).unwrap();
+    assert_eq!(bodies_on_disk(dir.path(), shard).await, 300);
+    let kv = open_state(dir.path()).await;
     kv.remove_tree((u64::from(shard) + 1) | 1 << 63).unwrap();
     kv.checkpoint().unwrap();
     drop(kv);
@@ -339,7 +351,7 @@ async fn bodies_of_finished_messages_leave_the_disk_whatever_is_started_between(
     cluster.shutdown().await;
     drop(cluster);
 
-    assert_eq!(bodies_on_disk(dir.path(), shard), 50);
+    assert_eq!(bodies_on_disk(dir.path(), shard).await, 50);
     let cluster = start(config(dir.path())).await;
     let epoch = connect(&cluster, "durable").await;
     let (queued, _) = fetch_all(&cluster, "durable", epoch).await;

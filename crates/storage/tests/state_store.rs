@@ -112,7 +112,7 @@ fn a_checkpoint_of_many_batches_is_there_whole_or_not_at_all_after_a_crash() {
         |version: u8| (0..3000u32).map(move |key| (key.to_be_bytes().to_vec(), vec![version; 50]));
     let changes = |version| records_of(version).map(|(key, value)| (key, Some(value)));
     let mut survived = [0; 2];
-    for seed in 0..200 {
+    for seed in 0..60 {
         let disk = SimulatedDisk::new(seed);
         let kv = open(&disk);
         let mut store = StateStore::open(kv.clone(), 3).unwrap();
