@@ -318,7 +318,7 @@ mod tests {
     fn what_waits_for_slow_receivers_keeps_to_the_memory_of_the_node() {
         let memory = QueueMemory::new(400_000, Arc::default());
         let slow: Vec<_> = (0..4)
-            .map(|id| Mailbox::new(id, "c".into(), 200_000, 200_000, &memory))
+            .map(|id| Mailbox::new(id, "c".into(), 300_000, 300_000, &memory))
             .collect();
         let (mut wakers, mut delivered) = (Vec::new(), 0);
         for _ in 0..2 {
