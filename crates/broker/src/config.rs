@@ -102,7 +102,8 @@ section! {
         will_delay_max: TimeSpan = TimeSpan::from_days(1), TimeSpan::ZERO => TimeSpan::from_secs(4_294_967_294);
         /// Longest keep alive, whole seconds (Server Keep Alive in CONNACK). 0s: what the client asks for, none included.
         keep_alive_max: TimeSpan = TimeSpan::ZERO, TimeSpan::ZERO => TimeSpan::from_secs(65_535);
-        /// Connections that have not finished CONNECT, at the same time. One more waits unaccepted in the kernel.
+        /// Connections of one listener that have not finished CONNECT, at the same time. One more waits unaccepted in the
+        /// kernel; those of other listeners do not wait for it.
         handshakes_max: u32 = 1000, 1 => 1_000_000;
     }
 }
@@ -114,9 +115,12 @@ section! {
         messages_max: u32 = 10_000, 1 => 100_000_000;
         /// Bytes of messages waiting for one session.
         bytes_max: ByteSize = ByteSize::from_mib(64), ByteSize::from_kib(1) => ByteSize::from_gib(1024);
-        /// Memory for waiting messages of all sessions of this node. What exceeds it stays on disk only.
+        /// Memory for waiting messages of all sessions of this node. Of sessions that are kept, what exceeds it stays on disk
+        /// only. Sessions that end with their connection take three quarters of it at the most: what exceeds that is dropped
+        /// and counted.
         node_bytes_max: ByteSize = ByteSize::from_mib(256), ByteSize::from_mib(1) => ByteSize::from_gib(1024);
         /// What gives way when a session's queue is full: the oldest waiting message or the new one. Both are counted.
+        /// Who publishes a message that no queue has room for is told 0x97 (quota exceeded), in MQTT 5.0.
         when_full: WhenFull = WhenFull::DropOldest;
         /// Bytes waiting for one connection that are not kept over a restart (QoS 0, and sessions that end with the
         /// connection). Beyond it QoS 0 messages are dropped and counted.

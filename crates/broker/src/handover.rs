@@ -11,6 +11,7 @@ use mqtt_session::Delivery;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
+use crate::connection::is_rejected;
 use crate::forward::reason_code;
 use crate::mailbox::{Grant, LiveMessage};
 use crate::message::to_stored;
@@ -145,6 +146,8 @@ async fn give(shared: &Arc<Shared>, handover: &Handover, chosen: &Chosen) -> Giv
                 command: Some(Command::Append(append)),
             };
             match shared.cluster.request(*shard, command).await {
+                // It has left since.
+                Ok(response) if is_rejected(&response) => Given::Refused,
                 Ok(_) => Given::Taken,
                 Err(error) => Given::Failed(reason_code(&error)),
             }

@@ -14,19 +14,23 @@ mod metrics;
 mod observer;
 mod outbox;
 mod peer_net;
+mod proposal;
 pub mod proxy_protocol;
 mod publisher;
+mod queue_memory;
 mod registry;
 mod router;
 mod run;
 mod share;
 mod shared;
 mod sources;
+mod sys_load;
 mod sys_topics;
 #[cfg(test)]
 mod testing;
 mod tls;
 mod websocket;
+mod websocket_frames;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -35,7 +39,6 @@ use std::time::Duration;
 
 use cluster::{Clock, Cluster, Observer, SystemClock};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
@@ -44,6 +47,7 @@ use crate::config::{AckLevel, Config};
 use crate::mailbox::Close;
 use crate::metrics::Metrics;
 use crate::observer::{NodeObserver, OutboxSignal};
+use crate::queue_memory::QueueMemory;
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::shared::Shared;
@@ -128,7 +132,6 @@ impl Broker {
         }
         let outboxes = Arc::new(OutboxSignal::new(config.storage.shards));
         let shared = open_shared(config, authenticator, clock, &outboxes, open).await?;
-        let handshakes = Arc::new(Semaphore::new(shared.config.limits.handshakes_max as usize));
         let mut tasks = JoinSet::new();
         tasks.spawn(outbox::run(Arc::clone(&shared), outboxes));
         tasks.spawn(sys_topics::run(Arc::clone(&shared)));
@@ -136,7 +139,7 @@ impl Broker {
         let mut addresses = Vec::with_capacity(bound.len());
         for (bound, listener) in bound.into_iter().zip(&shared.config.listeners) {
             addresses.push((listener.name.clone(), bound.address));
-            tasks.spawn(listener::run(Arc::clone(&shared), bound, Arc::clone(&handshakes)));
+            tasks.spawn(listener::run(Arc::clone(&shared), bound));
         }
         Ok(Self {
             shared,
@@ -241,9 +244,15 @@ where
         outboxes: Arc::clone(outboxes),
         shared: Arc::clone(&late),
     });
-    let cluster = open(cluster_config(&config)?, Arc::clone(&clock), observer).await?;
+    let opened = cluster_config(&config)?;
+    let memory = QueueMemory::new(
+        opened.queue_memory_bytes,
+        Arc::clone(&opened.queue_memory_elsewhere),
+    );
+    let cluster = open(opened, Arc::clone(&clock), observer).await?;
     let shared = Arc::new(Shared::new(
         config,
+        memory,
         cluster,
         clock,
         router,

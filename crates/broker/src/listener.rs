@@ -16,7 +16,7 @@ use crate::config::{Listener, Protocol, ProxyProtocol};
 use crate::connection::{self, Origin, Stream};
 use crate::proxy_protocol::ProxyCheck;
 use crate::shared::Shared;
-use crate::{tls, websocket};
+use crate::{tls, websocket, websocket_frames};
 
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -63,8 +63,10 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until the node stops. With too many handshakes under way, the rest waits in the kernel.
-pub(crate) async fn run(shared: Arc<Shared>, bound: Bound, handshakes: Arc<Semaphore>) {
+/// Accepts until the node stops. With too many handshakes under way, the rest waits in the kernel; other listeners have
+/// places of their own.
+pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
+    let handshakes = Arc::new(Semaphore::new(shared.config.limits.handshakes_max as usize));
     let Bound {
         listener,
         socket,
@@ -193,15 +195,12 @@ impl Arrival {
         }
     }
 
-    async fn upgrade<S: Stream>(&self, stream: S, deadline: Instant) -> Option<websocket::ByteStream<S>> {
-        let frame_max = self
-            .shared
-            .config
-            .limits
-            .packet_size_max
-            .as_usize()
-            .max(64 * 1024);
-        let upgrade = Box::pin(websocket::accept(stream, &self.listener.path, frame_max));
+    async fn upgrade<S: Stream>(
+        &self,
+        stream: S,
+        deadline: Instant,
+    ) -> Option<websocket_frames::ByteStream<S>> {
+        let upgrade = Box::pin(websocket::accept(stream, &self.listener.path));
         match tokio::time::timeout_at(deadline, upgrade).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {

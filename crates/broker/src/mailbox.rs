@@ -9,6 +9,8 @@ use mqtt_session::Delivery;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use crate::queue_memory::{HeldMemory, QueueMemory};
+
 /// A message on its way through this node.
 #[derive(Clone, Debug)]
 pub(crate) struct LiveMessage {
@@ -100,6 +102,8 @@ pub(crate) enum Event {
     Committed {
         packet_ids: SmallVec<[PacketId; 4]>,
         reason_code: ReasonCode,
+        /// Those among them for which every queue of the shard is full.
+        without_room: SmallVec<[PacketId; 4]>,
     },
     /// Retained messages are stored: what was held back may be routed.
     Retained {
@@ -121,14 +125,26 @@ pub(crate) struct Flags {
     pub(crate) close: Option<Close>,
 }
 
-#[derive(Default, Debug)]
+#[derive(Debug)]
 struct Inner {
     events: Vec<Event>,
     live_bytes: usize,
+    /// What a slow receiver has waiting here.
+    held: HeldMemory,
     flags: Flags,
     waker: Option<Waker>,
     /// The connection has ended, and nobody will look into it again.
     ended: bool,
+}
+
+impl Inner {
+    /// Whether so many bytes more may wait. Those of a prompt receiver are gone in a moment, and are not counted.
+    fn has_room(&mut self, bytes: usize, bound: usize) -> bool {
+        if self.live_bytes > 0 && self.live_bytes + bytes > bound {
+            return false;
+        }
+        self.live_bytes <= PROMPT_BYTES || self.held.try_add(bytes)
+    }
 }
 
 /// The mailbox of one connection.
@@ -151,13 +167,21 @@ impl Mailbox {
         client: ByteString,
         live_bytes_max: usize,
         queue_bytes_max: usize,
+        memory: &Arc<QueueMemory>,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
             client,
             live_bytes_max,
             queue_bytes_max,
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                events: Vec::new(),
+                live_bytes: 0,
+                held: HeldMemory::new(memory),
+                flags: Flags::default(),
+                waker: None,
+                ended: false,
+            }),
         })
     }
 
@@ -169,7 +193,7 @@ impl Mailbox {
         } else {
             self.queue_bytes_max
         };
-        if inner.live_bytes > 0 && inner.live_bytes + batch.bytes > bound {
+        if !inner.has_room(batch.bytes, bound) {
             return false;
         }
         let slow = inner.live_bytes > PROMPT_BYTES;
@@ -201,7 +225,7 @@ impl Mailbox {
         } else {
             self.queue_bytes_max
         };
-        if inner.ended || (inner.live_bytes > 0 && inner.live_bytes + bytes > bound) {
+        if inner.ended || !inner.has_room(bytes, bound) {
             return Err(delivery);
         }
         inner.live_bytes += bytes;
@@ -237,6 +261,7 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         std::mem::swap(&mut inner.events, events);
         inner.live_bytes = 0;
+        inner.held.set(0);
         let flags = Flags {
             queue_grew: std::mem::take(&mut inner.flags.queue_grew),
             close: inner.flags.close,
@@ -260,6 +285,7 @@ impl Mailbox {
     pub(crate) fn drain(&self) -> Vec<Event> {
         let mut inner = self.inner.lock();
         inner.ended = true;
+        inner.held.set(0);
         std::mem::take(&mut inner.events)
     }
 }
@@ -288,6 +314,25 @@ mod tests {
         Arc::new(Batch::new(SmallVec::from_iter([message])))
     }
 
+    #[test]
+    fn what_waits_for_slow_receivers_keeps_to_the_memory_of_the_node() {
+        let memory = QueueMemory::new(400_000, Arc::default());
+        let slow: Vec<_> = (0..4)
+            .map(|id| Mailbox::new(id, "c".into(), 300_000, 300_000, &memory))
+            .collect();
+        let (mut wakers, mut delivered) = (Vec::new(), 0);
+        for _ in 0..2 {
+            for mailbox in &slow {
+                let batch = batch(QoS::AtLeastOnce, 100_000);
+                delivered += usize::from(mailbox.deliver(&batch, &grant(), &mut wakers));
+            }
+        }
+        assert_eq!(delivered, 4 + 2, "the second round is counted");
+        slow[0].take(&mut Vec::new(), Waker::noop());
+        drop(slow);
+        assert!(memory.has_room(300_000));
+    }
+
     fn grant() -> Arc<Grant> {
         let subscription_ids = SmallVec::new();
         Arc::new(Grant {
@@ -300,7 +345,7 @@ mod tests {
 
     #[test]
     fn qos_0_gives_way_before_qos_1_when_a_receiver_is_behind() {
-        let mailbox = Mailbox::new(1, "c".into(), 1_000, 10_000);
+        let mailbox = Mailbox::new(1, "c".into(), 1_000, 10_000, &QueueMemory::unlimited());
         let mut wakers = Vec::new();
         assert!(mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
         assert!(!mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
@@ -310,7 +355,7 @@ mod tests {
 
     #[test]
     fn taking_makes_room_again() {
-        let mailbox = Mailbox::new(1, "c".into(), 1_000, 1_000);
+        let mailbox = Mailbox::new(1, "c".into(), 1_000, 1_000, &QueueMemory::unlimited());
         let (mut wakers, mut events) = (Vec::new(), Vec::new());
         assert!(mailbox.deliver(&batch(QoS::AtMostOnce, 900), &grant(), &mut wakers));
         mailbox.take(&mut events, Waker::noop());
@@ -321,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_message_for_a_member_that_has_ended_is_given_back() {
-        let mailbox = Mailbox::new(1, "c".into(), 1_000, 1_000);
+        let mailbox = Mailbox::new(1, "c".into(), 1_000, 1_000, &QueueMemory::unlimited());
         let delivery = || {
             Box::new(Delivery {
                 publication: batch(QoS::AtLeastOnce, 10).messages[0].publication.clone(),

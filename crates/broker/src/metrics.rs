@@ -1,5 +1,7 @@
 //! What Prometheus sees of the broker. Handles are made once; nothing is looked up per message.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use mqtt_codec::QoS;
 
@@ -18,6 +20,29 @@ pub(crate) const CLOSE_REASONS: [&str; 9] = [
     "io_error",
 ];
 
+/// A counter that `$SYS` reads, too.
+pub(crate) struct Counted {
+    counter: Counter,
+    total: AtomicU64,
+}
+
+impl Counted {
+    fn new(counter: Counter) -> Self {
+        let total = AtomicU64::new(0);
+        Self { counter, total }
+    }
+
+    pub(crate) fn increment(&self, count: u64) {
+        self.counter.increment(count);
+        self.total.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// What was counted since the start.
+    pub(crate) fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
 /// Handles of the broker's counters and gauges.
 pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
@@ -31,12 +56,12 @@ pub(crate) struct Metrics {
     pub(crate) bytes_sent: Counter,
     pub(crate) packets_received: Counter,
     pub(crate) no_subscribers: Counter,
-    pub(crate) dropped_congested: Counter,
-    pub(crate) dropped_queue_full: Counter,
-    pub(crate) dropped_expired: Counter,
-    pub(crate) dropped_too_large: Counter,
-    pub(crate) dropped_session_ended: Counter,
-    pub(crate) dropped_peer_congested: Counter,
+    pub(crate) dropped_congested: Counted,
+    pub(crate) dropped_queue_full: Counted,
+    pub(crate) dropped_expired: Counted,
+    pub(crate) dropped_too_large: Counted,
+    pub(crate) dropped_session_ended: Counted,
+    pub(crate) dropped_peer_congested: Counted,
     pub(crate) forwarded_in: Counter,
     forwarded_out: Counter,
     announced: Counter,
@@ -44,7 +69,7 @@ pub(crate) struct Metrics {
     pub(crate) kicks: Counter,
     pub(crate) fences: Counter,
     pub(crate) takeovers: Counter,
-    pub(crate) sessions_expired: Counter,
+    pub(crate) sessions_expired: Counted,
     pub(crate) sessions: Gauge,
     pub(crate) subscriptions: Gauge,
     pub(crate) topic_filters: Gauge,
@@ -57,7 +82,9 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         describe();
-        let dropped = |reason: &'static str| counter!("flotilla_messages_dropped_total", "reason" => reason);
+        let dropped = |reason: &'static str| {
+            Counted::new(counter!("flotilla_messages_dropped_total", "reason" => reason))
+        };
         let by_qos = |name: &'static str| ["0", "1", "2"].map(|qos| counter!(name, "qos" => qos));
         Self {
             connections: gauge!("flotilla_connections"),
@@ -72,7 +99,7 @@ impl Metrics {
             bytes_received: counter!("flotilla_bytes_received_total"),
             bytes_sent: counter!("flotilla_bytes_sent_total"),
             packets_received: counter!("flotilla_packets_received_total"),
-            no_subscribers: dropped("no_subscribers"),
+            no_subscribers: counter!("flotilla_messages_dropped_total", "reason" => "no_subscribers"),
             dropped_congested: dropped("qos0_congested"),
             dropped_queue_full: dropped("queue_full"),
             dropped_expired: dropped("expired"),
@@ -86,7 +113,7 @@ impl Metrics {
             kicks: counter!("flotilla_session_kicks_total"),
             fences: counter!("flotilla_fences_total"),
             takeovers: counter!("flotilla_session_takeovers_total"),
-            sessions_expired: counter!("flotilla_sessions_expired_total"),
+            sessions_expired: Counted::new(counter!("flotilla_sessions_expired_total")),
             sessions: gauge!("flotilla_sessions"),
             subscriptions: gauge!("flotilla_subscriptions"),
             topic_filters: gauge!("flotilla_topic_filters"),
@@ -95,6 +122,19 @@ impl Metrics {
             queued_messages: gauge!("flotilla_queued_messages"),
             queued_bytes: gauge!("flotilla_queued_bytes"),
         }
+    }
+
+    /// Messages that found no room, or no time, on their way to a subscriber.
+    pub(crate) fn dropped_total(&self) -> u64 {
+        let reasons = [
+            &self.dropped_congested,
+            &self.dropped_queue_full,
+            &self.dropped_expired,
+            &self.dropped_too_large,
+            &self.dropped_session_ended,
+            &self.dropped_peer_congested,
+        ];
+        reasons.into_iter().map(Counted::total).sum()
     }
 
     /// A connection has ended; the reason is one of `CLOSE_REASONS`.

@@ -1,16 +1,18 @@
-//! Messages the replicated state wants published: QoS 2 messages of durable publishers after their PUBREL, and wills.
+//! Messages the replicated state wants published: QoS 2 messages of durable publishers after their PUBREL, wills, and what
+//! members of shared subscriptions have left behind.
 //! Each is sent to all its destinations before it is marked done; who got it before ignores it.
 
 use std::sync::Arc;
 
-use cluster::proto::{OutboxDone, Publication, Retain, ShardCommand, shard_command::Command};
-use cluster::{ProposeError, ShardId};
+use cluster::proto::{OutboxDone, Publication, Retain, ShardCommand, ShardResponse, shard_command::Command};
+use cluster::{Outboxed, ProposeError, ShardId};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mqtt_codec::QoS;
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use crate::handover;
 use crate::message::from_stored;
 use crate::observer::OutboxSignal;
 use crate::publisher::{Outgoing, Publisher};
@@ -57,18 +59,19 @@ async fn empty(shared: &Arc<Shared>, signal: &OutboxSignal, shard: ShardId) -> S
 async fn drain(shared: &Arc<Shared>, shard: ShardId) -> Result<(), ProposeError> {
     loop {
         let messages = shared.cluster.outbox(shard, BATCH);
-        let Some((last, _)) = messages.last() else {
+        let Some(last) = messages.last() else {
             return Ok(());
         };
-        let up_to = *last;
+        let up_to = last.number;
         // A retained message ends a part: it has to be stored before it is routed.
         let mut part = Vec::new();
-        for (number, stored) in messages {
-            if stored.retain {
+        for message in messages {
+            // What a member has left behind was retained when it came, if at all.
+            if message.publication.retain && message.share.is_none() {
                 send(shared, shard, &mut part).await?;
-                retain(shared, shard, number, &stored).await?;
+                retain(shared, shard, message.number, &message.publication).await?;
             }
-            part.push((number, stored));
+            part.push(message);
         }
         send(shared, shard, &mut part).await?;
         let done = ShardCommand {
@@ -103,18 +106,19 @@ async fn retain(
     Ok(())
 }
 
-async fn send(
-    shared: &Arc<Shared>,
-    shard: ShardId,
-    part: &mut Vec<(u64, Publication)>,
-) -> Result<(), ProposeError> {
+async fn send(shared: &Arc<Shared>, shard: ShardId, part: &mut Vec<Outboxed>) -> Result<(), ProposeError> {
     // The publisher's own name is part of the message: No Local and the hash of a share depend on it. But all of them go
     // by one lane, so that the numbers grow wherever they arrive.
     let lane: Arc<str> = format!("outbox {shard}").into();
     let mut publishers: HashMap<String, Publisher<()>> = HashMap::new();
     let mut answers = Vec::new();
     let mut previous: Option<String> = None;
-    for (number, stored) in part.drain(..) {
+    for Outboxed {
+        number,
+        publication: stored,
+        share,
+    } in part.drain(..)
+    {
         let Some(message) = from_stored(&stored) else {
             continue;
         };
@@ -129,8 +133,18 @@ async fn send(
         let publisher = publishers
             .entry(stored.publisher.clone())
             .or_insert_with(|| Publisher::in_lane(stored.publisher.as_str().into(), Arc::clone(&lane)));
-        let routed = publisher.publish(shared, message, (), Some(Source { shard, number }));
-        if !routed.matched && stored.qos > QoS::AtMostOnce as u32 {
+        let source = Source { shard, number };
+        let matched = match &share {
+            None => publisher.publish(shared, message, (), Some(source)).matched,
+            Some(share) => match shared.router.group(share) {
+                Some(group) => {
+                    publisher.publish_shared(shared, message, (), source, &group);
+                    true
+                }
+                None => false,
+            },
+        };
+        if !matched && stored.qos > QoS::AtMostOnce as u32 {
             shared.metrics.no_subscribers.increment(1);
         }
         previous = Some(stored.publisher);
@@ -153,7 +167,21 @@ fn dispatch(
     let Outgoing { proposals, forwards } = publisher.flush(shared);
     for proposal in proposals {
         let (done, answer) = oneshot::channel();
-        let report = Box::new(move |result: Result<_, _>| drop(done.send(result.map(drop))));
+        let (shared_later, mut fate) = (Arc::clone(shared), proposal.fate);
+        let report = Box::new(move |result: Result<Vec<ShardResponse>, ProposeError>| {
+            let left = match &result {
+                Ok(responses) => fate.judge(responses).left,
+                Err(_) => Vec::new(),
+            };
+            if left.is_empty() {
+                return drop(done.send(result.map(drop)));
+            }
+            // As many as a batch holds.
+            tokio::spawn(async move {
+                let failed = handover::all(&shared_later, left).await as u8 >= 0x80;
+                drop(done.send(if failed { Err(ProposeError::Busy) } else { Ok(()) }));
+            });
+        });
         shared
             .cluster
             .propose_batch(proposal.shard, proposal.commands, report);

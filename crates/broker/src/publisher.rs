@@ -16,6 +16,7 @@ use crate::handover::{self, Handover, delivery_for};
 use crate::incoming::outgoing;
 use crate::mailbox::LiveMessage;
 use crate::message::to_stored;
+use crate::proposal::Proposal;
 use crate::router::Route;
 use crate::run::Run;
 use crate::share::{Place, ShareGroup};
@@ -24,14 +25,6 @@ use crate::sources::Source;
 
 /// Routes remembered by one publisher; beyond it they are looked up anew.
 const ROUTES_MAX: usize = 1024;
-
-/// Commands for one shard, in order, each with the message it belongs to.
-#[derive(Debug)]
-pub(crate) struct Proposal<T> {
-    pub(crate) shard: ShardId,
-    pub(crate) commands: Vec<ShardCommand>,
-    pub(crate) tickets: SmallVec<[T; 4]>,
-}
 
 /// What has to leave for other places.
 #[derive(Debug)]
@@ -65,6 +58,8 @@ struct Post<T> {
     source: Option<Source>,
     shards: SmallVec<[ShardId; 4]>,
     nodes: SmallVec<[u64; 4]>,
+    /// A member of a group that is connected here has it.
+    is_taken: bool,
 }
 
 /// The routes one publisher uses, and the messages it is sending just now.
@@ -119,6 +114,7 @@ impl<T: Copy + Send + 'static> Publisher<T> {
             source,
             shards: SmallVec::new(),
             nodes: SmallVec::new(),
+            is_taken: false,
         };
         let above_0 = post.message.qos > QoS::AtMostOnce;
         if above_0 {
@@ -134,6 +130,13 @@ impl<T: Copy + Send + 'static> Publisher<T> {
             self.share(shared, &mut post, group, index as u64 + 1);
         }
         let destinations = post.shards.len() + post.nodes.len();
+        if route.is_live || !post.nodes.is_empty() || post.is_taken {
+            for proposal in &mut self.outgoing.proposals {
+                if post.shards.contains(&proposal.shard) {
+                    proposal.taken_elsewhere();
+                }
+            }
+        }
         let is_new = || source.is_none_or(|source| shared.sources.is_new(source));
         if !route.subscribers.is_empty() && is_new() {
             self.run.push(&shared.metrics, &self.client, route, post.message);
@@ -182,19 +185,35 @@ impl<T: Copy + Send + 'static> Publisher<T> {
         let proposal = match proposals.iter().position(|proposal| proposal.shard == shard) {
             Some(place) => &mut proposals[place],
             None => {
-                proposals.push(Proposal {
-                    shard,
-                    commands: Vec::new(),
-                    tickets: SmallVec::new(),
-                });
+                proposals.push(Proposal::new(shard));
                 proposals.last_mut().expect("one was pushed a line above")
             }
         };
-        proposal.commands.push(command);
         if !post.shards.contains(&shard) {
             post.shards.push(shard);
-            proposal.tickets.push(post.ticket);
+            proposal.begin(post.ticket);
         }
+        proposal.push(command);
+    }
+
+    /// What a member of a shared subscription has left behind: for another one.
+    pub(crate) fn publish_shared(
+        &mut self,
+        shared: &Shared,
+        message: LiveMessage,
+        ticket: T,
+        source: Source,
+        group: &ShareGroup,
+    ) {
+        let mut post = Post {
+            message,
+            ticket,
+            source: Some(source),
+            shards: SmallVec::new(),
+            nodes: SmallVec::new(),
+            is_taken: false,
+        };
+        self.share(shared, &mut post, group, 1);
     }
 
     /// For all subscribers that are connected to another node.
@@ -249,7 +268,20 @@ impl<T: Copy + Send + 'static> Publisher<T> {
                         share_filter: group.name.to_string(),
                         ..self.append(post, index)
                     };
-                    return self.propose(post, shard, append);
+                    self.propose(post, shard, append);
+                    let kept = Handover {
+                        group: Arc::clone(&group.name),
+                        message: post.message.clone(),
+                        publisher: Arc::clone(&self.client),
+                        source: None,
+                        except: SmallVec::from_iter([chosen.client]),
+                        hops: 0,
+                    };
+                    let proposals = &mut self.outgoing.proposals;
+                    let proposal = proposals.iter_mut().find(|proposal| proposal.shard == shard);
+                    return proposal
+                        .into_iter()
+                        .for_each(|proposal| proposal.keep(kept.clone()));
                 }
                 Place::Here { mailbox, grant } => {
                     let delivery = Box::new(delivery_for(&post.message, &grant, &group.name));
@@ -257,6 +289,7 @@ impl<T: Copy + Send + 'static> Publisher<T> {
                         if let Some(source) = post.source {
                             shared.sources.share_taken(source, &group.name);
                         }
+                        post.is_taken = true;
                         return;
                     }
                     except.push(chosen.client);
@@ -264,7 +297,10 @@ impl<T: Copy + Send + 'static> Publisher<T> {
                 Place::Node(node) => return self.forward_to(shared, post, node, chosen.client, group),
             }
         }
-        shared.metrics.dropped_congested.increment(1);
+        match except.is_empty() {
+            true => shared.metrics.no_subscribers.increment(1),
+            false => shared.metrics.dropped(post.message.qos, 1),
+        }
     }
 
     /// For one member of a group that is connected to another node.

@@ -129,11 +129,12 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue_memory::QueueMemory;
 
     fn connected(epoch: u64) -> Connected {
         Connected {
             epoch,
-            mailbox: Mailbox::new(epoch, "c".into(), 100, 100),
+            mailbox: Mailbox::new(epoch, "c".into(), 100, 100, &QueueMemory::unlimited()),
             ended: watch::channel(()).1,
         }
     }

@@ -26,6 +26,8 @@ pub(crate) struct Subscriber {
 pub(crate) struct Route {
     generation: (u64, u64),
     pub(crate) subscribers: Vec<Subscriber>,
+    /// Some of them have no queue in a shard: what comes to their connections has been delivered.
+    pub(crate) is_live: bool,
     pub(crate) groups: Vec<Arc<ShareGroup>>,
     /// Other nodes with connected subscribers.
     pub(crate) nodes: Vec<NodeRoute>,
@@ -86,6 +88,7 @@ impl Router {
             route.groups.extend_from_slice(&entry.groups);
         });
         merge_overlapping(&mut route.subscribers);
+        route.is_live = route.subscribers.iter().any(|subscriber| !subscriber.durable);
         cluster.destinations(topic, &mut route.nodes, &mut route.shards);
         route
     }

@@ -239,6 +239,13 @@ impl ShareGroup {
         members.list[place.ok()?].here.clone()
     }
 
+    /// Whether a member besides this client could have its messages: a connected one, or any.
+    pub(crate) fn has_other(&self, client: &str, connected: bool, this_node: u64) -> bool {
+        let members = self.members.lock();
+        let mut others = members.list.iter().filter(|member| *member.client != *client);
+        others.any(|member| !connected || member.is_connected(this_node))
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.members.lock().list.is_empty()
     }
@@ -300,13 +307,14 @@ fn hash(value: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue_memory::QueueMemory;
 
     const THIS: u64 = 1;
     const OTHER: u64 = 2;
 
     fn here(client: &str, id: u64, shard: Option<ShardId>) -> Here {
         Here {
-            mailbox: Mailbox::new(id, client.into(), 100, 100),
+            mailbox: Mailbox::new(id, client.into(), 100, 100, &QueueMemory::unlimited()),
             grant: Arc::new(Grant {
                 qos: QoS::AtLeastOnce,
                 no_local: false,

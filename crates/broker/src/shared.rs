@@ -13,6 +13,7 @@ use crate::auth::Authenticator;
 use crate::config::{Config, WhenFull};
 use crate::incoming::Incoming;
 use crate::metrics::Metrics;
+use crate::queue_memory::QueueMemory;
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::sources::Sources;
@@ -21,6 +22,8 @@ use crate::sys_topics::SysTopics;
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) limits: Arc<ServerLimits>,
+    /// Of sessions that end with their connection.
+    pub(crate) memory: Arc<QueueMemory>,
     pub(crate) cluster: Cluster,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) router: Arc<Router>,
@@ -36,8 +39,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "each is a part, and it is called once")]
     pub(crate) fn new(
         config: Config,
+        memory: Arc<QueueMemory>,
         cluster: Cluster,
         clock: Arc<dyn Clock>,
         router: Arc<Router>,
@@ -49,6 +54,7 @@ impl Shared {
             limits: Arc::new(server_limits(&config)),
             sources: Sources::new(config.storage.shards),
             config,
+            memory,
             cluster,
             clock,
             router,

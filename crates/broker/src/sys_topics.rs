@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,15 +13,42 @@ use parking_lot::Mutex;
 use crate::mailbox::LiveMessage;
 use crate::publisher::Publisher;
 use crate::shared::Shared;
+use crate::sys_load::Loads;
 
-/// Totals that the `$SYS` topics show.
+/// Totals that the `$SYS` topics show, since the start of the node.
 #[derive(Default, Debug)]
 pub(crate) struct Totals {
-    pub(crate) messages_received: std::sync::atomic::AtomicU64,
-    pub(crate) messages_sent: std::sync::atomic::AtomicU64,
-    pub(crate) bytes_received: std::sync::atomic::AtomicU64,
-    pub(crate) bytes_sent: std::sync::atomic::AtomicU64,
-    pub(crate) connected_ever: std::sync::atomic::AtomicU64,
+    pub(crate) packets_received: AtomicU64,
+    pub(crate) packets_sent: AtomicU64,
+    pub(crate) publishes_received: AtomicU64,
+    pub(crate) publishes_sent: AtomicU64,
+    pub(crate) payload_bytes_received: AtomicU64,
+    pub(crate) payload_bytes_sent: AtomicU64,
+    pub(crate) bytes_received: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    connections: AtomicU64,
+    /// The most clients that were connected at the same time.
+    connected_max: AtomicU64,
+    /// Subscriptions of sessions that end with their connection; the shards count those of the others.
+    subscriptions: AtomicU64,
+}
+
+impl Totals {
+    /// A connection was accepted; so many are there now.
+    pub(crate) fn connected(&self, now: u64) {
+        self.connections.fetch_add(1, Relaxed);
+        self.connected_max.fetch_max(now, Relaxed);
+    }
+
+    /// A session in memory has one more subscription.
+    pub(crate) fn subscribed(&self) {
+        self.subscriptions.fetch_add(1, Relaxed);
+    }
+
+    /// A session in memory has one less.
+    pub(crate) fn unsubscribed(&self) {
+        self.subscriptions.fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Default, Debug)]
@@ -58,13 +86,22 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
     let started = Instant::now();
     let mut ticks = tokio::time::interval(interval);
+    let mut loads = Loads::default();
+    let mut looked = started;
     let mut publisher: Publisher<()> = Publisher::new("".into());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shared.stopping.cancelled() => return,
         }
-        for (topic, value) in values(&shared, started) {
+        let now = Instant::now();
+        loads.add(now - looked, sums(&shared));
+        looked = now;
+        let values = values(&shared, started).into_iter();
+        let values = values
+            .map(|(topic, value)| (topic.to_owned(), value))
+            .chain(loads.values());
+        for (topic, value) in values {
             let Ok(topic) = TopicName::parse(format!("$SYS/broker/{topic}").into()) else {
                 continue;
             };
@@ -86,11 +123,27 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// What loads are the growth of, by the names of mosquitto.
+fn sums(shared: &Shared) -> [(&'static str, u64); 9] {
+    let totals = &shared.sys.totals;
+    [
+        ("messages/received", totals.packets_received.load(Relaxed)),
+        ("messages/sent", totals.packets_sent.load(Relaxed)),
+        ("publish/received", totals.publishes_received.load(Relaxed)),
+        ("publish/sent", totals.publishes_sent.load(Relaxed)),
+        ("publish/dropped", shared.metrics.dropped_total()),
+        ("bytes/received", totals.bytes_received.load(Relaxed)),
+        ("bytes/sent", totals.bytes_sent.load(Relaxed)),
+        ("connections", totals.connections.load(Relaxed)),
+        ("sockets", totals.connections.load(Relaxed)),
+    ]
+}
+
 fn values(shared: &Shared, started: Instant) -> Vec<(&'static str, String)> {
-    use std::sync::atomic::Ordering::Relaxed;
     let totals = shared.cluster.totals();
     let sums = &shared.sys.totals;
     let connected = shared.registry.len() as u64;
+    let of = |sum: &AtomicU64| sum.load(Relaxed).to_string();
     let disconnected = totals.sessions.saturating_sub(connected);
     vec![
         ("version", format!("Flotilla {}", env!("CARGO_PKG_VERSION"))),
@@ -100,27 +153,29 @@ fn values(shared: &Shared, started: Instant) -> Vec<(&'static str, String)> {
         ("clients/active", connected.to_string()),
         ("clients/disconnected", disconnected.to_string()),
         ("clients/inactive", disconnected.to_string()),
+        ("clients/maximum", of(&sums.connected_max)),
         (
-            "messages/received",
-            sums.messages_received.load(Relaxed).to_string(),
+            "clients/expired",
+            shared.metrics.sessions_expired.total().to_string(),
         ),
-        ("messages/sent", sums.messages_sent.load(Relaxed).to_string()),
+        ("messages/received", of(&sums.packets_received)),
+        ("messages/sent", of(&sums.packets_sent)),
+        ("publish/messages/received", of(&sums.publishes_received)),
+        ("publish/messages/sent", of(&sums.publishes_sent)),
         (
-            "publish/messages/received",
-            sums.messages_received.load(Relaxed).to_string(),
+            "publish/messages/dropped",
+            shared.metrics.dropped_total().to_string(),
         ),
-        (
-            "publish/messages/sent",
-            sums.messages_sent.load(Relaxed).to_string(),
-        ),
-        ("bytes/received", sums.bytes_received.load(Relaxed).to_string()),
-        ("bytes/sent", sums.bytes_sent.load(Relaxed).to_string()),
+        ("publish/bytes/received", of(&sums.payload_bytes_received)),
+        ("publish/bytes/sent", of(&sums.payload_bytes_sent)),
+        ("bytes/received", of(&sums.bytes_received)),
+        ("bytes/sent", of(&sums.bytes_sent)),
         ("retained messages/count", totals.retained_messages.to_string()),
         ("store/messages/count", totals.queued_messages.to_string()),
         ("store/messages/bytes", totals.queued_bytes.to_string()),
         (
             "subscriptions/count",
-            (totals.subscriptions + shared.router.filters() as u64).to_string(),
+            (totals.subscriptions + sums.subscriptions.load(Relaxed)).to_string(),
         ),
     ]
 }

@@ -48,7 +48,13 @@ pub(crate) fn subscribe(
     grant: Grant,
     durable: bool,
 ) -> Arc<Mailbox> {
-    let mailbox = Mailbox::new(shared.next_connection(), client.into(), 10_000, 100_000);
+    let mailbox = Mailbox::new(
+        shared.next_connection(),
+        client.into(),
+        10_000,
+        100_000,
+        &shared.memory,
+    );
     let parsed = SubscriptionFilter::parse(filter.into()).unwrap();
     let (filter_part, grant) = (parsed.filter(), Arc::new(grant));
     if parsed.share().is_some() {

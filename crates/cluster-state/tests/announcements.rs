@@ -27,6 +27,7 @@ fn unsubscribe(client: &str, epoch: u64, filter: &str) -> Command {
         client: client.into(),
         epoch,
         filters: vec![filter.into()],
+        ..Unsubscribe::default()
     })
 }
 

@@ -65,6 +65,7 @@ fn nothing_of_a_fenced_connection_changes_the_state() {
             client: client(),
             epoch: old,
             filters: vec!["a".into()],
+            ..Unsubscribe::default()
         }),
         Command::Acknowledge(Acknowledge {
             client: client(),

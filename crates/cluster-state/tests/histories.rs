@@ -160,14 +160,18 @@ fn command() -> impl Strategy<Value = Command> {
             prop::option::of(numbers()),
         ).prop_map(
             |((client, epoch), publish_will, session_expiry_s, sent_before)| Command::Disconnect(Disconnect {
-                client, epoch, publish_will, session_expiry_s, sent_before
+                client, epoch, publish_will, session_expiry_s, sent_before,
+                hand_over: if publish_will { vec!["$share/g/t".into()] } else { Vec::new() },
             })
         ),
         4 => (owner(), prop::collection::vec(subscription(), 0..3)).prop_map(
             |((client, epoch), subscriptions)| Command::Subscribe(Subscribe { client, epoch, subscriptions })
         ),
         1 => (owner(), prop::collection::vec(filter(), 0..3))
-            .prop_map(|((client, epoch), filters)| Command::Unsubscribe(Unsubscribe { client, epoch, filters })),
+            .prop_map(|((client, epoch), filters)| {
+                let hand_over = filters.clone();
+                Command::Unsubscribe(Unsubscribe { client, epoch, filters, hand_over, sent_before: 1 })
+            }),
         8 => append(),
         3 => (owner(), ranges).prop_map(|((client, epoch), ranges)| {
             let ranges = ranges.into_iter().map(|(first, last)| SequenceRange { first, last }).collect();

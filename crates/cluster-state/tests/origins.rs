@@ -176,6 +176,7 @@ fn subscriptions_say_again_whether_they_existed_and_what_is_unannounced() {
         client: "c".into(),
         epoch,
         filters: vec!["t".into(), "u".into()],
+        ..Unsubscribe::default()
     });
     let (first, second) = twice(&mut shard, origin(2, 2), vec![unsubscribe]);
     assert_eq!(first, second);

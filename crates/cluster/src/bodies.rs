@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cluster_proto::Publication;
@@ -17,6 +18,8 @@ type Key = (ShardId, MessageId);
 /// The bodies that are in memory.
 pub(crate) struct Bodies {
     bytes_max: u64,
+    /// Bytes of the budget that are used for something else.
+    elsewhere: Arc<AtomicU64>,
     kept: Mutex<Kept>,
 }
 
@@ -28,7 +31,7 @@ struct Kept {
 }
 
 impl Bodies {
-    pub(crate) fn new(bytes_max: u64) -> Self {
+    pub(crate) fn new(bytes_max: u64, elsewhere: Arc<AtomicU64>) -> Self {
         let kept = Kept {
             bodies: HashMap::new(),
             order: VecDeque::new(),
@@ -36,6 +39,7 @@ impl Bodies {
         };
         Self {
             bytes_max,
+            elsewhere,
             kept: Mutex::new(kept),
         }
     }
@@ -55,7 +59,11 @@ impl Bodies {
                 kept.order.push_back((shard, id));
             }
         }
-        while kept.bytes > self.bytes_max
+        let left = self
+            .bytes_max
+            .saturating_sub(self.elsewhere.load(Ordering::Relaxed));
+        let bytes_max = left.max(self.bytes_max / 4);
+        while kept.bytes > bytes_max
             && let Some(oldest) = kept.order.pop_front()
         {
             kept.remove(&oldest);
@@ -146,17 +154,26 @@ mod tests {
 
     #[test]
     fn above_the_budget_the_oldest_bodies_go() {
-        let bodies = Bodies::new(4 * 1200);
+        let elsewhere = Arc::default();
+        let bodies = Bodies::new(4 * 1200, Arc::clone(&elsewhere));
         for index in 0..10 {
             bodies.insert(0, [(id(index), body(1000))]);
         }
 
         assert_eq!(present(&bodies, 0..10), [6, 7, 8, 9]);
+
+        elsewhere.store(2 * 1200, Ordering::Relaxed);
+        bodies.insert(0, [(id(10), body(1000))]);
+        assert_eq!(present(&bodies, 0..11), [9, 10], "others take half of it");
+
+        elsewhere.store(9 * 1200, Ordering::Relaxed);
+        bodies.insert(0, [(id(11), body(1000))]);
+        assert_eq!(present(&bodies, 0..12), [11], "a quarter is left in any case");
     }
 
     #[test]
     fn released_bodies_make_room_and_leave_no_trace() {
-        let bodies = Bodies::new(4 * 1200);
+        let bodies = Bodies::new(4 * 1200, Arc::default());
         for index in 0..100_000 {
             bodies.insert(0, [(id(index), body(1000))]);
             bodies.release(0, [id(index)]);

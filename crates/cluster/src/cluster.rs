@@ -17,7 +17,7 @@ use crate::proposer::BatchDone;
 use crate::raft::Machine;
 use crate::slot::Slot;
 use crate::status::Status;
-use crate::{Fetch, ProposeError, SessionInfo, SessionWaker, ShardId, Totals};
+use crate::{Fetch, Outboxed, ProposeError, SessionInfo, SessionWaker, ShardId, Totals};
 
 /// Called once with the response of a command, after commit on disk and apply.
 pub type Done = Box<dyn FnOnce(Result<ShardResponse, ProposeError>) + Send>;
@@ -334,7 +334,7 @@ impl Cluster {
 
     /// Messages of the shard's outbox that are not done, oldest first, with their numbers. May read from disk. Nothing
     /// where this node does not lead the shard, and on one that is not ready: what it routes by may be old.
-    pub fn outbox(&self, shard: ShardId, max: usize) -> Vec<(u64, Publication)> {
+    pub fn outbox(&self, shard: ShardId, max: usize) -> Vec<Outboxed> {
         if !self.0.lease.is_ready() || !self.0.lease.is_held() {
             return Vec::new();
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use storage::{Files, OnFatal, Writing};
@@ -32,6 +33,8 @@ pub struct Config {
     pub shards: u16,
     /// Bytes of message bodies kept in memory; older ones are read from disk when they are fetched.
     pub queue_memory_bytes: u64,
+    /// Bytes of that which others use: bodies keep to what is left, and to a quarter of it all at least.
+    pub queue_memory_elsewhere: Arc<AtomicU64>,
     /// The longest time between two checkpoints of a shard that changed.
     pub checkpoint_interval: Duration,
     /// A shard whose log has grown by this many bytes is checkpointed before the interval is over.
@@ -127,6 +130,7 @@ impl Default for Config {
             data_dir: PathBuf::from("data"),
             shards: 16,
             queue_memory_bytes: 256 << 20,
+            queue_memory_elsewhere: Arc::default(),
             checkpoint_interval: Duration::from_secs(10),
             checkpoint_log_bytes: 64 << 20,
             ack: AckLevel::QuorumSynced,

@@ -40,4 +40,4 @@ pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError
 pub use observe::{Observer, SessionWaker};
 pub use proposer::BatchDone;
 pub use status::{MemberStatus, ShardStatus, Status};
-pub use view::{Fetch, Queued, SessionInfo, Totals};
+pub use view::{Fetch, Outboxed, Queued, SessionInfo, Totals};

@@ -4,6 +4,7 @@
 mod bodies;
 mod checkpoint;
 mod fetch;
+mod spilled;
 
 use std::io;
 use std::ops::ControlFlow;
@@ -17,7 +18,7 @@ use cluster_state::{ApplyContext, Effect, EntryKind, ShardState};
 use foldhash::{HashMap, HashSet};
 use parking_lot::Mutex;
 use prost::Message;
-use storage::{GroupId, GroupLog, SharedKv, StateStore, StorageError};
+use storage::{GroupId, GroupLog, SharedKv, StorageError};
 
 use crate::bodies::{Bodies, compact};
 use crate::raft::{Applied, Machine, Responses};
@@ -84,10 +85,10 @@ struct Memory {
 impl Shard {
     /// Restores the last checkpoint; what the log has after it is applied by openraft.
     pub(crate) fn open(id: ShardId, group: GroupId, node: Node, log: GroupLog) -> Result<Self, StorageError> {
-        let store = StateStore::open(node.kv.clone(), group)?;
-        let bodies = Arc::new(BodyReader::new(store.reader(), log));
+        let (store, spilled) = checkpoint::open_stores(&node.kv, group)?;
+        let bodies = Arc::new(BodyReader::new(spilled.reader(), log));
         let checkpointed = crate::meta::read_applied(&store)?;
-        let (state, disk) = Disk::restore(store)?;
+        let (state, disk) = Disk::restore(store, spilled)?;
         let memory = Memory {
             state,
             applied: checkpointed.clone().unwrap_or_default(),

@@ -98,7 +98,10 @@ impl Cluster {
         let shard_parts = Node {
             node_id,
             born,
-            bodies: Arc::new(Bodies::new(config.queue_memory_bytes)),
+            bodies: Arc::new(Bodies::new(
+                config.queue_memory_bytes,
+                config.queue_memory_elsewhere.clone(),
+            )),
             observer: observer.clone(),
             routes_generation: routes_generation.clone(),
             kv: files.kv.clone(),

@@ -23,6 +23,17 @@ pub struct Queued {
     pub from_share: bool,
 }
 
+/// One message of a shard's outbox.
+#[derive(Clone, Debug)]
+pub struct Outboxed {
+    /// Its number; numbers are dense and grow.
+    pub number: u64,
+    /// The message.
+    pub publication: Publication,
+    /// Only a member of this shared subscription is to get it: another one has left it behind.
+    pub share: Option<Arc<str>>,
+}
+
 /// The answer to `Cluster::fetch`.
 #[derive(Clone, Debug)]
 pub enum Fetch {

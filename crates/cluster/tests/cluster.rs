@@ -12,6 +12,7 @@ use cluster::proto::{
 use cluster::{
     Cluster, Config, Fetch, Observer, ProposeError, Queued, SessionWaker, StartError, SystemClock,
 };
+use storage::{Files, SharedKv, StateStore};
 
 #[derive(Default)]
 struct Notes {
@@ -274,6 +275,149 @@ async fn checkpoints_and_purges_keep_queues_and_bodies_over_a_restart() {
         "the log of the oldest ones is purged: they come from the state store"
     );
     assert_eq!(notes.shared_members.load(Ordering::Relaxed), 1);
+}
+
+/// Opens the state store of a node that has stopped, when its last tasks have let go of it.
+async fn open_state(dir: &Path) -> SharedKv {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        match Files::Real.open_kv(&dir.join("state"), 1 << 20) {
+            Ok(kv) => return kv,
+            Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The bodies in the state store of a shard.
+async fn bodies_on_disk(dir: &Path, shard: u16) -> usize {
+    let kv = open_state(dir).await;
+    let mut bodies = 0;
+    let store = StateStore::open_bodies(kv, u64::from(shard) + 1).unwrap();
+    store
+        .scan(b"m", &mut |_, _| {
+            bodies += 1;
+            Ok(())
+        })
+        .unwrap();
+    bodies
+}
+
+/// Publishes, and stops after two checkpoints: then the bodies of what waits are in the state store.
+async fn spilled(dir: &Path, messages: usize) -> u16 {
+    let cluster = start(config(dir)).await;
+    let epoch = connect(&cluster, "durable").await;
+    subscribe(&cluster, "durable", epoch, "t").await;
+    publish(&cluster, "durable", "t", 0..messages, 1000).await;
+    let shard = cluster.shard_of_client("durable");
+    cluster.shutdown().await;
+    drop(cluster);
+    // A start and its stop are a second checkpoint.
+    start(config(dir)).await.shutdown().await;
+    shard
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_reads_the_index_and_no_bodies() {
+    let dir = tempfile::tempdir().unwrap();
+    let shard = spilled(dir.path(), 300).await;
+    assert_eq!(bodies_on_disk(dir.path(), shard).await, 300);
+    let kv = open_state(dir.path()).await;
+    kv.remove_tree((u64::from(shard) + 1) | 1 << 63).unwrap();
+    kv.checkpoint().unwrap();
+    drop(kv);
+
+    let cluster = start(config(dir.path())).await;
+
+    // Nobody has missed them so far.
+    assert_eq!(cluster.session_info("durable").unwrap().queued_messages, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_finished_messages_leave_the_disk_whatever_is_started_between() {
+    let dir = tempfile::tempdir().unwrap();
+    let shard = spilled(dir.path(), 300).await;
+    let cluster = start(config(dir.path())).await;
+    let epoch = connect(&cluster, "durable").await;
+    let (queued, loads) = fetch_all(&cluster, "durable", epoch).await;
+    assert_eq!((queued.len(), loads > 0), (300, true));
+    let ranges = vec![SequenceRange { first: 0, last: 249 }];
+    let acknowledge = Acknowledge {
+        client: "durable".into(),
+        epoch,
+        ranges,
+    };
+    request(&cluster, "durable", Command::Acknowledge(acknowledge)).await;
+    cluster.shutdown().await;
+    drop(cluster);
+
+    assert_eq!(bodies_on_disk(dir.path(), shard).await, 50);
+    let cluster = start(config(dir.path())).await;
+    let epoch = connect(&cluster, "durable").await;
+    let (queued, _) = fetch_all(&cluster, "durable", epoch).await;
+    assert_eq!(
+        queued.iter().map(number).collect::<Vec<_>>(),
+        (250..300).collect::<Vec<_>>()
+    );
+}
+
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
+}
+
+/// A process of its own measures the start.
+const START_ONLY: &str = "FLOTILLA_MEASURE_START";
+
+/// What a long backlog costs in memory, and a start with it: 200,000 messages of 1,000 bytes for ten sessions.
+/// `cargo nextest run --workspace --run-ignored only --no-capture -E 'test(what_a_long_backlog_costs)'`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn what_a_long_backlog_costs() {
+    let clients: Vec<String> = (0..10).map(|number| format!("away-{number}")).collect();
+    let measured = |dir: &Path| Config {
+        shards: 16,
+        queue_memory_bytes: 64 << 20,
+        checkpoint_interval: Duration::from_millis(500),
+        ..config(dir)
+    };
+    if let Ok(dir) = std::env::var(START_ONLY) {
+        let before = std::time::Instant::now();
+        let cluster = start(measured(Path::new(&dir))).await;
+        println!("start: {:?}, {} MiB resident", before.elapsed(), resident_mib());
+        assert_eq!(cluster.totals().queued_messages, 200_000);
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(measured(dir.path())).await;
+    for client in &clients {
+        let epoch = connect(&cluster, client).await;
+        subscribe(&cluster, client, epoch, client).await;
+    }
+    println!("empty: {} MiB resident", resident_mib());
+    for round in 0..200 {
+        for client in &clients {
+            let commands = (0..100)
+                .map(|number| message(client, round * 100 + number, 1000))
+                .collect();
+            let (done, stored) = tokio::sync::oneshot::channel();
+            let report = Box::new(move |result: Result<_, _>| done.send(result.is_ok()).unwrap());
+            cluster.propose_batch(cluster.shard_of_client(client), commands, report);
+            assert!(stored.await.unwrap());
+        }
+    }
+    println!("published: {} MiB resident", resident_mib());
+    cluster.shutdown().await;
+    println!("checkpointed: {} MiB resident", resident_mib());
+    drop(cluster);
+    for _ in 0..2 {
+        let start = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "what_a_long_backlog_costs"])
+            .env(START_ONLY, dir.path())
+            .status();
+        assert!(start.unwrap().success());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,8 @@ pub struct WriteQueue {
     /// How far `gathered` is covered by the numbers in `pieces`.
     marked: usize,
     len: usize,
+    /// Packets that were appended since somebody asked.
+    packets: u64,
 }
 
 impl WriteQueue {
@@ -43,6 +45,17 @@ impl WriteQueue {
     /// Whether everything has been written.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// How many packets were appended since the last call.
+    pub fn take_packets(&mut self) -> u64 {
+        std::mem::take(&mut self.packets)
+    }
+
+    /// One more packet begins.
+    #[inline]
+    pub(crate) fn count_packet(&mut self) {
+        self.packets += 1;
     }
 
     /// Forgets what waits to be written.

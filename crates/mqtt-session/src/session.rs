@@ -396,17 +396,21 @@ impl Session {
         too_many || (messages > 0 && bytes + delivery.publication.size() > self.limits.queue_bytes_max)
     }
 
-    /// Sends what waits in memory while the window has room. Calls `lost` for what could not be sent.
-    pub fn send_queued(&mut self, now_ms: u64, out: &mut WriteQueue, mut lost: impl FnMut(Outcome)) {
+    /// Sends what waits in memory while the window has room. Calls `lost` for what could not be sent; answers with the
+    /// bytes of the payloads that were.
+    pub fn send_queued(&mut self, now_ms: u64, out: &mut WriteQueue, mut lost: impl FnMut(Outcome)) -> usize {
+        let mut sent = 0;
         while self.outbound.room() > 0 {
             let Some(delivery) = self.outbound.dequeue() else {
-                return;
+                break;
             };
-            let outcome = self.deliver_now(delivery, now_ms, out);
-            if outcome != Outcome::Sent {
-                lost(outcome);
+            let payload = delivery.publication.payload_len();
+            match self.deliver_now(delivery, now_ms, out) {
+                Outcome::Sent => sent += payload,
+                outcome => lost(outcome),
             }
         }
+        sent
     }
 
     fn deliver_now(&mut self, delivery: Delivery, now_ms: u64, out: &mut WriteQueue) -> Outcome {

@@ -29,6 +29,19 @@ pub enum StorageError {
         /// What is wrong with it.
         detail: String,
     },
+    /// The data directory was written by another version, in a way that this one does not know.
+    #[error(
+        "the data in {path} has layout {found} and this version reads layout {ours}: start the version that wrote it, \
+         or name an empty directory"
+    )]
+    Layout {
+        /// The data directory.
+        path: PathBuf,
+        /// Its layout.
+        found: u64,
+        /// What this version writes.
+        ours: u64,
+    },
     /// The Raft log.
     #[error("the Raft log: {0}")]
     Log(#[from] raft_engine::Error),

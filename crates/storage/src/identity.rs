@@ -8,6 +8,9 @@ use parking_lot::Mutex;
 use crate::files::{Lock, Mount, failed};
 use crate::{Files, StorageError};
 
+/// The layout of the data directory that this version writes and reads. 2: bodies of messages in trees of their own.
+const LAYOUT: u64 = 2;
+
 /// A data directory that no other process has open.
 #[derive(Debug)]
 pub struct DataDir {
@@ -112,11 +115,20 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(path)(error)),
         };
-        let identity = Identity::parse(&String::from_utf8_lossy(&text));
-        identity.map(Some).map_err(|detail| StorageError::Identity {
+        let damaged = |detail| StorageError::Identity {
             path: path.to_path_buf(),
             detail,
-        })
+        };
+        let text = String::from_utf8_lossy(&text);
+        let found = layout_of(&text).map_err(damaged)?;
+        if found != LAYOUT {
+            return Err(StorageError::Layout {
+                path: self.path.clone(),
+                found,
+                ours: LAYOUT,
+            });
+        }
+        Identity::parse(&text).map(Some).map_err(damaged)
     }
 }
 
@@ -148,16 +160,13 @@ impl Identity {
             .as_ref()
             .map(|cluster_id| format!("cluster = {cluster_id}\n"))
             .unwrap_or_default();
-        format!("node = {node_id:016x}\n{cluster}shards = {shards}\nincarnation = {incarnation}\n")
+        format!(
+            "layout = {LAYOUT}\nnode = {node_id:016x}\n{cluster}shards = {shards}\nincarnation = {incarnation}\n"
+        )
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let find = |name: &str| {
-            text.lines()
-                .filter_map(|line| line.split_once('='))
-                .find(|(key, _)| key.trim() == name)
-                .map(|(_, value)| value.trim())
-        };
+        let find = |name: &str| find(text, name);
         let field = |name: &str| find(name).ok_or_else(|| format!("`{name}` is missing"));
         let number = |name: &str| {
             field(name)?
@@ -173,6 +182,20 @@ impl Identity {
             incarnation: number("incarnation")?,
         })
     }
+}
+
+fn find<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .find(|(key, _)| key.trim() == name)
+        .map(|(_, value)| value.trim())
+}
+
+/// The first layout had no number.
+fn layout_of(text: &str) -> Result<u64, String> {
+    find(text, "layout").map_or(Ok(1), |layout| {
+        layout.parse().map_err(|error| format!("`layout`: {error}"))
+    })
 }
 
 #[cfg(test)]
@@ -245,20 +268,22 @@ mod tests {
     }
 
     #[test]
-    fn the_file_of_a_node_that_was_always_in_a_cluster_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let text = "node = 00000000000000ab\ncluster = 0123\nshards = 16\nincarnation = 7\n";
-        std::fs::write(dir.path().join("IDENTITY"), text).unwrap();
+    fn data_of_an_older_or_a_newer_layout_is_refused_and_left_as_it_is() {
+        for (layout, found) in [("", 1), ("layout = 3\n", 3)] {
+            let dir = tempfile::tempdir().unwrap();
+            let text = format!("{layout}node = 00000000000000ab\nshards = 16\nincarnation = 7\n");
+            let path = dir.path().join("IDENTITY");
+            std::fs::write(&path, &text).unwrap();
 
-        let identity = DataDir::open(dir.path()).unwrap().start_identity(16).unwrap();
+            let refused = DataDir::open(dir.path()).unwrap().start_identity(16).unwrap_err();
 
-        let expected = Identity {
-            node_id: 0xab,
-            cluster_id: Some("0123".into()),
-            shards: 16,
-            incarnation: 8,
-        };
-        assert_eq!(identity, expected);
+            assert!(
+                refused
+                    .to_string()
+                    .contains(&format!("has layout {found} and this version reads layout 2"))
+            );
+            assert_eq!(std::fs::read_to_string(path).unwrap(), text);
+        }
     }
 
     #[test]
@@ -292,7 +317,7 @@ mod tests {
     #[test]
     fn a_damaged_identity_is_not_replaced_by_a_new_one() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("IDENTITY"), "node = zz\n").unwrap();
+        std::fs::write(dir.path().join("IDENTITY"), "layout = 2\nnode = zz\n").unwrap();
 
         let refused = DataDir::open(dir.path()).unwrap().start_identity(16).unwrap_err();
 

@@ -1,4 +1,4 @@
-//! The ordered store under the state machines' checkpoints: one tree per group. Kept tiny so that a simulation can
+//! The ordered store under the state machines' checkpoints: two trees per group. Kept tiny so that a simulation can
 //! put a map in its place.
 
 mod memory;

@@ -1,9 +1,11 @@
 //! Checkpoints of state machines in a `Kv`: records of any size, cut so that no value is large.
 
-use std::collections::HashMap;
+mod journal;
+
 use std::ops::ControlFlow;
 
-use crate::{Kv, SharedKv, StorageError};
+use crate::kv::Write;
+use crate::{GroupId, Kv, SharedKv, StorageError};
 
 /// A record's new value, or none when it is removed.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -18,25 +20,41 @@ const CONTINUATION: u8 = 0xFF;
 const WHOLE: u8 = 0;
 const CUT: u8 = 1;
 
-/// The records of one group, as of its last checkpoint.
+/// Set in the name of the tree beside a group's own one.
+const BODIES: u64 = 1 << 63;
+
+/// The tree with the bodies of a group's messages.
+pub(crate) fn bodies_tree(group: GroupId) -> u64 {
+    group | BODIES
+}
+
+/// A batch of the store has so many writes at the most: it keeps all that they replace until it is written.
+const WRITES_AT_ONCE: usize = 1024;
+
+/// The records of one group, as of its last checkpoint. Nothing is read before it is asked for.
 pub struct StateStore {
     kv: SharedKv,
     tree: u64,
-    /// The records that are cut, with the number of their continuations: to remove those that are not needed.
-    cut: HashMap<Vec<u8>, u32>,
 }
 
 impl StateStore {
-    /// The store of one group.
-    pub fn open(kv: SharedKv, tree: u64) -> Result<Self, StorageError> {
-        let mut cut = HashMap::new();
-        kv.range(tree, &[CONTINUATION], &mut |key, _| {
-            if let Some((record, _)) = split_continuation(key) {
-                *cut.entry(record.to_vec()).or_insert(0) += 1;
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(Self { kv, tree, cut })
+    /// The state of one group. A checkpoint that a crash has interrupted is finished, or was never begun.
+    pub fn open(kv: SharedKv, group: GroupId) -> Result<Self, StorageError> {
+        Self::of_tree(kv, group)
+    }
+
+    /// The bodies of one group's messages, in a tree of their own: who reads all of the state reads none of them.
+    pub fn open_bodies(kv: SharedKv, group: GroupId) -> Result<Self, StorageError> {
+        Self::of_tree(kv, bodies_tree(group))
+    }
+
+    fn of_tree(kv: SharedKv, tree: u64) -> Result<Self, StorageError> {
+        let store = Self { kv, tree };
+        for part in journal::read(store.kv.as_ref(), tree)?.chunks(WRITES_AT_ONCE) {
+            store.kv.apply_batch(tree, part.to_vec())?;
+        }
+        journal::remove(store.kv.as_ref(), tree)?;
+        Ok(store)
     }
 
     /// A record's value.
@@ -69,16 +87,12 @@ impl StateStore {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Writes a checkpoint: all changes or none of them.
+    /// Writes a checkpoint, each key once: all changes or none of them.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<(), StorageError> {
         let mut writes = Vec::new();
         for (key, value) in changes {
             let continuations = value.as_ref().map_or(0, |value| continuations(value.len()));
-            let before = match continuations {
-                0 => self.cut.remove(&key).unwrap_or(0),
-                count => self.cut.insert(key.clone(), count).unwrap_or(0),
-            };
-            for number in continuations..before {
+            for number in continuations..self.continuations_now(&key)? {
                 writes.push((continuation_key(&key, number), None));
             }
             match value {
@@ -86,7 +100,31 @@ impl StateStore {
                 Some(value) => cut(key, &value, &mut writes),
             }
         }
-        self.kv.apply_batch(self.tree, writes)
+        self.write(writes)
+    }
+
+    /// All of it or none. What is too much for one batch is written down first, and done again if a crash comes between.
+    fn write(&self, writes: Vec<Write>) -> Result<(), StorageError> {
+        let kv = self.kv.as_ref();
+        if writes.len() <= WRITES_AT_ONCE {
+            return kv.apply_batch(self.tree, writes);
+        }
+        journal::write(kv, self.tree, &writes)?;
+        let mut writes = writes.into_iter();
+        while writes.len() > 0 {
+            let part = writes.by_ref().take(WRITES_AT_ONCE).collect();
+            kv.apply_batch(self.tree, part)?;
+        }
+        journal::remove(kv, self.tree)
+    }
+
+    /// How many continuations a record has on the disk.
+    fn continuations_now(&self, key: &[u8]) -> Result<u32, StorageError> {
+        let head = self.kv.get(self.tree, key)?;
+        Ok(match head.as_deref().and_then(<[u8]>::split_first) {
+            Some((&CUT, rest)) => rest.first_chunk().map_or(0, |count| u32::from_be_bytes(*count)),
+            _ => 0,
+        })
     }
 
     /// Removes every record, then writes these: for a snapshot from a peer.
@@ -99,17 +137,12 @@ impl StateStore {
             writes.insert(key.to_vec(), None);
             ControlFlow::Continue(())
         })?;
-        self.cut.clear();
         for (key, value) in records {
-            let count = continuations(value.len());
-            if count > 0 {
-                self.cut.insert(key.clone(), count);
-            }
             let mut pieces = Vec::new();
             cut(key, &value, &mut pieces);
             writes.extend(pieces);
         }
-        self.kv.apply_batch(self.tree, writes.into_iter().collect())
+        self.write(writes.into_iter().collect())
     }
 }
 
@@ -130,11 +163,6 @@ fn continuation_key(key: &[u8], number: u32) -> Vec<u8> {
     continuation.extend_from_slice(key);
     continuation.extend_from_slice(&number.to_be_bytes());
     continuation
-}
-
-fn split_continuation(key: &[u8]) -> Option<(&[u8], u32)> {
-    let (record, number) = key.get(1..)?.split_last_chunk::<4>()?;
-    Some((record, u32::from_be_bytes(*number)))
 }
 
 /// The first piece stays under the record's key, after a mark and, if there are more, their number.

@@ -95,6 +95,62 @@ fn both_stores_hold_the_same_and_remove_a_whole_tree() {
     }
 }
 
+fn records(store: &StateStore) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut records = Vec::new();
+    store
+        .scan(&[], &mut |key, value| {
+            records.push((key.to_vec(), value));
+            Ok(())
+        })
+        .unwrap();
+    records
+}
+
+#[test]
+fn a_checkpoint_of_many_batches_is_there_whole_or_not_at_all_after_a_crash() {
+    let records_of =
+        |version: u8| (0..3000u32).map(move |key| (key.to_be_bytes().to_vec(), vec![version; 50]));
+    let changes = |version| records_of(version).map(|(key, value)| (key, Some(value)));
+    let mut survived = [0; 2];
+    for seed in 0..60 {
+        let disk = SimulatedDisk::new(seed);
+        let kv = open(&disk);
+        let mut store = StateStore::open(kv.clone(), 3).unwrap();
+        store.apply(changes(1)).unwrap();
+        kv.checkpoint().unwrap();
+        store.apply(changes(2)).unwrap();
+
+        disk.crash();
+        let kv = open(&disk);
+        let found = records(&StateStore::open(kv.clone(), 3).unwrap());
+
+        let whole = [1, 2].map(|version| found == records_of(version).collect::<Vec<_>>());
+        assert!(whole[0] || whole[1], "seed {seed}: {} records", found.len());
+        survived[usize::from(whole[1])] += 1;
+        let mut all = 0;
+        kv.range(3, b"", &mut |_, _| {
+            all += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(all, 3000, "nothing else is left");
+    }
+    assert!(survived.iter().all(|times| *times > 0), "{survived:?}");
+}
+
+#[test]
+fn bodies_are_not_seen_by_who_reads_the_state() {
+    let kv = open(&SimulatedDisk::new(1));
+    let mut state = StateStore::open(kv.clone(), 3).unwrap();
+    let mut bodies = StateStore::open_bodies(kv.clone(), 3).unwrap();
+    state.apply([(b"i1".to_vec(), Some(vec![1]))]).unwrap();
+    bodies.apply([(b"m1".to_vec(), Some(vec![2; 200_000]))]).unwrap();
+
+    assert_eq!(records(&state), [(b"i1".to_vec(), vec![1])]);
+    assert_eq!(keys(kv.as_ref()), ["i1"]);
+    assert_eq!(bodies.get(b"m1").unwrap(), Some(vec![2; 200_000]));
+}
+
 /// A sled directory with checkpoints, closed.
 fn written_store(dir: &Path) {
     let kv = SledKv::open(dir, 1 << 20).unwrap();

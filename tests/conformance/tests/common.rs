@@ -54,6 +54,14 @@ fn next_node(cluster: &Cluster) -> usize {
     NEXT.fetch_add(1, Ordering::Relaxed) % cluster.all().len()
 }
 
+/// A broker of its own with other settings.
+pub(crate) fn with_config(config: &str) -> Result<Broker> {
+    Broker::start(BrokerOptions {
+        config: Some(format!("{config}\n")),
+        ..BrokerOptions::default()
+    })
+}
+
 /// Where the shared broker speaks MQTT; of a cluster, the next node.
 pub(crate) fn address() -> SocketAddr {
     match shared() {

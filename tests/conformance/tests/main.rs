@@ -18,6 +18,7 @@ mod not_tested;
 mod publish;
 mod publish_properties;
 mod qos;
+mod queues;
 mod restart;
 mod retain;
 mod sessions;

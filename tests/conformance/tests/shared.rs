@@ -229,6 +229,66 @@ async fn a_group_of_which_all_members_are_away_keeps_its_messages() -> Result<()
     .map(|_| ())
 }
 
+/// A persistent member with one of five messages under way to it, which it has not acknowledged.
+async fn busy_member(id: &str, topic: &str) -> Result<Client> {
+    let mut member = connected(ConnectOptions::v5(id).persistent().receive_maximum(1)).await?;
+    member.subscribe(&format!("$share/g/{topic}"), 1).await?;
+    for number in 0..5 {
+        publish(Message::new(topic, number.to_string()).qos(1)).await?;
+    }
+    let first = member.expect_publish().await?;
+    ensure!(text(&first) == "0", "{first:?}");
+    Ok(member)
+}
+
+#[tokio::test]
+async fn what_was_not_sent_to_a_kept_member_that_unsubscribes_goes_to_another() -> Result<()> {
+    let topic = unique("share");
+    let filter = format!("$share/g/{topic}");
+    let mut leaves = busy_member(&unique("leaves"), &topic).await?;
+    let mut stays = client("stays").await?;
+    stays.subscribe(&filter, 1).await?;
+    let unsuback = leaves.unsubscribe(&[&filter]).await?;
+    ensure!(unsuback.reason_codes[..] == [ReasonCode::Success], "{unsuback:?}");
+    // Perhaps not in their order: some may have been offered to the one that just leaves.
+    let mut handed_over = BTreeSet::new();
+    for _ in 1..5 {
+        handed_over.insert(text(&stays.receive().await?));
+    }
+    ensure!(handed_over.iter().eq(["1", "2", "3", "4"]), "{handed_over:?}");
+    leaves.expect_no_publish(MOMENT).await?;
+    stays.expect_no_publish(MOMENT).await
+}
+
+#[tokio::test]
+async fn what_a_kept_member_leaves_unacknowledged_goes_to_one_that_is_connected() -> Result<()> {
+    let (id, topic) = (unique("leaves"), unique("share"));
+    let leaves = busy_member(&id, &topic).await?;
+    let mut stays = client("stays").await?;
+    stays.subscribe(&format!("$share/g/{topic}"), 1).await?;
+    drop(leaves);
+    for number in 0..5 {
+        expect_text(&mut stays, &number.to_string()).await?;
+    }
+    let mut back = connected(ConnectOptions::v5(&id).persistent()).await?;
+    back.expect_no_publish(MOMENT).await
+}
+
+#[tokio::test]
+async fn what_a_session_that_ends_had_of_a_share_goes_to_another_member() -> Result<()> {
+    let (id, topic) = (unique("ends"), unique("share"));
+    drop(busy_member(&id, &topic).await?);
+    let mut stays = connected(ConnectOptions::v5(unique("stays")).persistent()).await?;
+    stays.subscribe(&format!("$share/g/{topic}"), 1).await?;
+    stays.expect_no_publish(MOMENT).await?;
+    // A clean start is the end of the session.
+    connected(ConnectOptions::v5(&id)).await?.disconnect().await?;
+    for number in 0..5 {
+        expect_text(&mut stays, &number.to_string()).await?;
+    }
+    stays.expect_no_publish(MOMENT).await
+}
+
 /// What comes until it is quiet for a moment.
 async fn everything(client: &mut Client) -> Result<Vec<String>> {
     let mut texts = Vec::new();

@@ -1,5 +1,6 @@
 //! Section 6: MQTT over WebSocket, spoken here by hand so that frames can be cut where the standard allows.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,8 @@ const BINARY: u8 = 0x2;
 const TEXT: u8 = 0x1;
 const CONTINUATION: u8 = 0x0;
 const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xA;
 
 /// MQTT is carried in binary frames; any other data frame ends the connection.
 #[tokio::test]
@@ -82,6 +85,58 @@ async fn half_an_upgrade_and_nonsense_hurt_nobody() -> Result<()> {
     WebSocket::connected().await.map(|_| ())
 }
 
+/// A message has no limit of its own: what counts is the MQTT packet.
+#[tokio::test]
+async fn a_message_may_join_packets_beyond_the_largest_packet() -> Result<()> {
+    let broker = with_config("[limits]\npacket_size_max = \"1KiB\"\npacket_size_before_connect = \"1KiB\"")?;
+    let (mut socket, _) = WebSocket::upgraded_at(broker.ws_addr(), "mqtt").await?;
+    socket
+        .send(BINARY, true, &connect_frame(b"joiner", 2, &[], &[]))
+        .await?;
+    let connack = socket.receive_bytes(2).await?;
+    socket.receive_bytes(connack[1].into()).await?;
+    let publish = publish_frame(0, b"t", None, &[], &[b'x'; 90]);
+    let packets = publish.repeat(3000);
+    // As one frame, and as one message of many, with a ping between.
+    socket.send(BINARY, true, &packets).await?;
+    socket.send(BINARY, false, &[]).await?;
+    for piece in packets.chunks(1000) {
+        socket.send(CONTINUATION, false, piece).await?;
+    }
+    socket.send(PING, true, b"there?").await?;
+    socket.send(CONTINUATION, true, &[0xc0, 0]).await?;
+    let pong = socket.receive_frame().await?;
+    ensure!(pong == Some((PONG, b"there?".to_vec())), "{pong:02x?}");
+    ensure!(socket.receive_bytes(2).await? == [0xd0, 0]);
+    let counted = async || {
+        let metrics = broker.admin_get("/metrics").unwrap_or_default();
+        metrics.contains("flotilla_messages_received_total{qos=\"0\"} 6000")
+    };
+    harness::wait_for(counted, Duration::from_secs(10)).await?;
+    // The limit of a packet holds.
+    let long = publish_frame(0, b"t", None, &[], &[b'x'; 2000]);
+    socket.send(BINARY, true, &long).await?;
+    socket.expect_end().await
+}
+
+#[tokio::test]
+async fn frames_that_break_the_rules_end_the_connection() -> Result<()> {
+    for bytes in [
+        // A reserved bit, no mask, a continuation of nothing, a ping in pieces, and one that is too long.
+        &[0xc2, 0x80, 0, 0, 0, 0][..],
+        &[0x82, 0x02, 0xc0, 0],
+        &[0x80, 0x80, 0, 0, 0, 0],
+        &[0x09, 0x80, 0, 0, 0, 0],
+        &[0x89, 0xfe, 0, 126, 0, 0, 0, 0],
+        &[0x82, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ] {
+        let mut socket = WebSocket::connected().await?;
+        socket.stream.write_all(bytes).await?;
+        socket.expect_end().await?;
+    }
+    ensure_serving().await
+}
+
 struct WebSocket {
     stream: TcpStream,
     received: Vec<u8>,
@@ -104,7 +159,11 @@ impl WebSocket {
 
     /// A connection after its HTTP upgrade, and what the server answered.
     async fn upgraded(protocols: &str) -> Result<(WebSocket, String)> {
-        let mut stream = TcpStream::connect(ws_address()).await?;
+        Self::upgraded_at(ws_address(), protocols).await
+    }
+
+    async fn upgraded_at(address: SocketAddr, protocols: &str) -> Result<(WebSocket, String)> {
+        let mut stream = TcpStream::connect(address).await?;
         let request = format!(
             "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
@@ -130,11 +189,18 @@ impl WebSocket {
     /// Sends one frame, masked as clients have to.
     async fn send(&mut self, opcode: u8, last: bool, payload: &[u8]) -> Result<()> {
         let mask = [0x12, 0x34, 0x56, 0x78];
-        ensure!(payload.len() < 126, "a test sends short frames");
-        let mut frame = vec![
-            if last { 0x80 | opcode } else { opcode },
-            0x80 | payload.len() as u8,
-        ];
+        let mut frame = vec![if last { 0x80 | opcode } else { opcode }];
+        match payload.len() {
+            length @ 0..126 => frame.push(0x80 | length as u8),
+            length @ 126..0x1_0000 => {
+                frame.push(0x80 | 126);
+                frame.extend_from_slice(&(length as u16).to_be_bytes());
+            }
+            length => {
+                frame.push(0x80 | 127);
+                frame.extend_from_slice(&(length as u64).to_be_bytes());
+            }
+        }
         frame.extend_from_slice(&mask);
         frame.extend(
             payload

@@ -93,6 +93,31 @@ impl Attachment {
         receiver
     }
 
+    /// The shared subscriptions whose messages go to another member while this one is away: where that comes first
+    /// and is connected. Not when the whole node goes.
+    fn to_hand_over(&self) -> Vec<String> {
+        let shared = &self.shared;
+        let goes = shared.stopping.is_cancelled() || !shared.cluster.may_acknowledge();
+        if goes || !shared.config.mqtt.shared_prefer_connected {
+            return Vec::new();
+        }
+        let names = self.subscriptions.iter();
+        let names = names.filter(|(_, entered)| entered.filter.share().is_some());
+        let has_other = |name: &&ByteString| self.has_other_member(name, true);
+        names
+            .map(|(name, _)| name)
+            .filter(has_other)
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    /// Whether another client is in a shared subscription.
+    pub(super) fn has_other_member(&self, name: &str, connected: bool) -> bool {
+        let group = self.shared.router.group(name);
+        let this_node = self.shared.cluster.node_id();
+        group.is_some_and(|group| group.has_other(&self.client, connected, this_node))
+    }
+
     /// Proposes a command for the session; the answer says whether it was stored.
     pub(super) fn propose(&self, command: Command, answer: impl FnOnce(bool) -> Event + Send + 'static) {
         let mailbox = Arc::clone(&self.mailbox);
@@ -128,7 +153,7 @@ impl Attachment {
 }
 
 /// Whether the state machine refused a command.
-pub(super) fn is_rejected(response: &ShardResponse) -> bool {
+pub(crate) fn is_rejected(response: &ShardResponse) -> bool {
     matches!(response.response, Some(Response::Rejected(_)) | None)
 }
 
@@ -142,12 +167,14 @@ impl Drop for Attachment {
         if self.durable {
             self.shared.cluster.detach(&self.client, self.epoch);
         }
+        let hand_over = if stays { self.to_hand_over() } else { Vec::new() };
         let command = Command::Disconnect(Disconnect {
             client: self.client.to_string(),
             epoch: self.epoch,
             publish_will: self.publish_will,
             session_expiry_s: self.new_expiry,
             sent_before: self.sent_before,
+            hand_over,
         });
         let command = ShardCommand {
             command: Some(command),

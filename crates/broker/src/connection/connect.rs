@@ -49,6 +49,14 @@ pub(crate) struct Accepted<S> {
     pub(super) out: WriteQueue,
     pub(super) attachment: Attachment,
     pub(super) method: Option<ByteString>,
+    pub(super) read: Read,
+}
+
+/// What was read of a connection so far.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Read {
+    pub(super) packets: u64,
+    pub(super) bytes: u64,
 }
 
 /// Reads and answers the CONNECT. `None`: it was refused, or never came.
@@ -100,6 +108,7 @@ struct Arrival<'a, S> {
     input: Bytes,
     /// The client's Maximum Packet Size, once it has named one.
     packet_size_max: u32,
+    read: Read,
 }
 
 impl<'a, S: Stream> Arrival<'a, S> {
@@ -117,6 +126,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             decoder,
             input: Bytes::new(),
             packet_size_max: u32::MAX,
+            read: Read::default(),
         }
     }
 
@@ -252,6 +262,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             client.clone(),
             queues.live_bytes_max.as_usize(),
             queues.bytes_max.as_usize(),
+            &shared.memory,
         );
         let (ended, has_ended) = watch::channel(());
         let registered = Registered {
@@ -279,11 +290,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             shared.cluster.attach(&client, connected.epoch, mailbox);
         }
         shared.metrics.opened.increment(1);
-        shared
-            .sys
-            .totals
-            .connected_ever
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        shared.sys.totals.connected(shared.registry.len() as u64);
         debug!(client_id = %client, address = %self.origin.peer, listener = %self.origin.listener,
             session_present = connected.session_present, "connected");
         let mut connack = handshake.accept(connected.session_present, &shared.limits);
@@ -313,6 +320,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             out,
             attachment,
             method,
+            read: self.read,
         }))
     }
 
@@ -370,7 +378,10 @@ impl<'a, S: Stream> Arrival<'a, S> {
     async fn read_packet(&mut self) -> Result<Packet, Refusal> {
         loop {
             match self.decoder.decode(&mut self.input) {
-                Ok(Some(packet)) => return Ok(packet),
+                Ok(Some(packet)) => {
+                    self.read.packets += 1;
+                    return Ok(packet);
+                }
                 Ok(None) => {}
                 Err(error) => {
                     let Some(version) = self.decoder.version() else {
@@ -389,7 +400,10 @@ impl<'a, S: Stream> Arrival<'a, S> {
             buffer.reserve(512);
             match stream.read_buf(&mut buffer).await {
                 Ok(0) | Err(_) => return Err(Refusal::Silent("closed before CONNECT")),
-                Ok(_) => self.input = buffer.freeze(),
+                Ok(read) => {
+                    self.read.bytes += read as u64;
+                    self.input = buffer.freeze();
+                }
             }
         }
     }

@@ -41,16 +41,24 @@ impl<S: Stream> Connection<S> {
     }
 
     pub(super) fn deliver(&mut self, delivery: Delivery, now: u64) {
-        let qos = delivery.qos;
+        let (qos, payload) = (delivery.qos, delivery.publication.payload_len());
+        let waits = qos > QoS::AtMostOnce && self.session.room() == 0;
+        if waits && !self.queued.try_add(delivery.publication.size()) {
+            // All sessions of the node together have too much waiting.
+            return self.note(Outcome::QueueFull(1), qos, 0);
+        }
         let outcome = self.session.deliver(delivery, now, &mut self.out);
-        self.note(outcome, qos);
+        self.note(outcome, qos, payload);
     }
 
     /// Counts what became of a delivery.
-    fn note(&mut self, outcome: Outcome, qos: QoS) {
+    fn note(&mut self, outcome: Outcome, qos: QoS, payload: usize) {
         let metrics = &self.shared.metrics;
         match outcome {
-            Outcome::Sent => self.tally.sent[qos as usize] += 1,
+            Outcome::Sent => {
+                self.tally.sent[qos as usize] += 1;
+                self.tally.payload_sent += payload as u64;
+            }
             Outcome::Queued => {}
             Outcome::TooLarge => metrics.dropped_too_large.increment(1),
             Outcome::Expired => metrics.dropped_expired.increment(1),
@@ -63,11 +71,13 @@ impl<S: Stream> Connection<S> {
         if self.session.queued().0 > 0 && self.session.room() > 0 {
             let before = self.session.in_flight();
             let mut lost: SmallVec<[Outcome; 4]> = SmallVec::new();
-            self.session
+            let payload = self
+                .session
                 .send_queued(now, &mut self.out, |outcome| lost.push(outcome));
+            self.tally.payload_sent += payload as u64;
             self.tally.sent[QoS::AtLeastOnce as usize] += (self.session.in_flight() - before) as u64;
             for outcome in lost {
-                self.note(outcome, QoS::AtLeastOnce);
+                self.note(outcome, QoS::AtLeastOnce, 0);
             }
         }
         while self.out.len() < OUT_MAX && self.session.queued().0 == 0 {
@@ -83,7 +93,7 @@ impl<S: Stream> Connection<S> {
 
     /// Takes from the session's replicated queue what the window has room for.
     pub(super) fn pull(&mut self, now: u64) -> Result<(), End> {
-        while self.pull && self.out.len() < OUT_MAX && self.session.room() > 0 {
+        while self.pull && self.may_pull && self.out.len() < OUT_MAX && self.session.room() > 0 {
             let messages_max = self.session.room().min(FETCH_MESSAGES);
             let (client, epoch) = (&self.attachment.client, self.attachment.epoch);
             match self
@@ -117,6 +127,7 @@ impl<S: Stream> Connection<S> {
             return;
         };
         let qos = qos_of(u32::from(queued.qos));
+        let payload = message.publication.payload_len();
         let delivery = Delivery {
             publication: message.publication,
             qos,
@@ -128,6 +139,6 @@ impl<S: Stream> Connection<S> {
         let outcome = self
             .session
             .send_durable(queued.sequence, &delivery, now, &mut self.out);
-        self.note(outcome, qos);
+        self.note(outcome, qos, payload);
     }
 }

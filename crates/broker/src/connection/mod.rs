@@ -29,11 +29,13 @@ use crate::auth::{Exchange, Step};
 use crate::handover::{self, Handover};
 use crate::mailbox::{Close, Event};
 use crate::publisher::Publisher;
+use crate::queue_memory::HeldMemory;
 use crate::shared::Shared;
 
 use attachment::Attachment;
+pub(crate) use attachment::is_rejected;
 pub(crate) use connect::{Accepted, Origin, accept};
-use publish::Held;
+use publish::{Held, Part};
 use subscribe::{Entering, Told};
 
 /// Bytes waiting for the socket beyond which nothing more is encoded for it, and nothing is read.
@@ -111,12 +113,14 @@ struct Connection<S> {
     retains_under_way: usize,
     retain_failed: bool,
     /// Publishes that more than one destination has to answer for.
-    parts: Vec<(PacketId, usize, ReasonCode)>,
+    parts: Vec<Part>,
     /// Batches of publishes that shards and other nodes have not answered.
     batches_under_way: usize,
     congested: bool,
     /// There may be something in the session's replicated queue.
     pull: bool,
+    /// No UNSUBSCRIBE is under way that may take messages out of it.
+    may_pull: bool,
     fetch_from: u64,
     /// Retained messages for new subscriptions.
     retained: VecDeque<Delivery>,
@@ -126,6 +130,8 @@ struct Connection<S> {
     exchange: Option<Box<dyn Exchange>>,
     timer: Pin<Box<Sleep>>,
     tally: Tally,
+    /// What its session has waiting in memory.
+    queued: HeldMemory,
 }
 
 /// Counted here, added to the metrics once per turn.
@@ -134,8 +140,12 @@ struct Tally {
     received: [u64; 3],
     sent: [u64; 3],
     packets: u64,
+    packets_sent: u64,
     bytes_received: u64,
     bytes_sent: u64,
+    /// Of payloads.
+    payload_received: u64,
+    payload_sent: u64,
 }
 
 /// Serves an accepted connection until it ends.
@@ -155,11 +165,14 @@ impl<S: Stream> Connection<S> {
             out,
             attachment,
             method,
+            read,
         } = accepted;
         let publisher = Publisher::new((&*attachment.client).into());
         Box::new(Self {
             fetch_from: session.next_sequence(),
+            queued: HeldMemory::new(&shared.memory),
             pull: session.is_durable(),
+            may_pull: true,
             shared,
             stream,
             session,
@@ -184,7 +197,11 @@ impl<S: Stream> Connection<S> {
             method,
             exchange: None,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            tally: Tally::default(),
+            tally: Tally {
+                packets: read.packets,
+                bytes_received: read.bytes,
+                ..Tally::default()
+            },
         })
     }
 
@@ -289,10 +306,12 @@ impl<S: Stream> Connection<S> {
             Event::Committed {
                 packet_ids,
                 reason_code,
+                without_room,
             } => {
                 self.batches_under_way -= 1;
                 for packet_id in packet_ids {
-                    self.committed(packet_id, reason_code)?;
+                    let has_room = !without_room.contains(&packet_id);
+                    self.committed(packet_id, reason_code, has_room)?;
                 }
             }
             Event::Retained { count, reason_code } => self.retains_stored(count, reason_code, now)?,
@@ -460,7 +479,9 @@ impl<S: Stream> Connection<S> {
     }
 
     fn count(&mut self) {
-        let tally = std::mem::take(&mut self.tally);
+        let mut tally = std::mem::take(&mut self.tally);
+        tally.packets_sent = self.out.take_packets();
+        self.queued.set(self.session.queued().1);
         let (metrics, totals) = (&self.shared.metrics, &self.shared.sys.totals);
         // A large packet comes with many reads; only the last of them completes it.
         if tally.packets > 0 || tally.bytes_received > 0 {
@@ -468,17 +489,25 @@ impl<S: Stream> Connection<S> {
             metrics.packets_received.increment(tally.packets);
             metrics.bytes_received.increment(tally.bytes_received);
             totals.bytes_received.fetch_add(tally.bytes_received, Relaxed);
+            totals.packets_received.fetch_add(tally.packets, Relaxed);
+            totals
+                .payload_bytes_received
+                .fetch_add(tally.payload_received, Relaxed);
             for (counter, count) in metrics.received.iter().zip(tally.received) {
                 counter.increment(count);
             }
             totals
-                .messages_received
+                .publishes_received
                 .fetch_add(tally.received.iter().sum(), Relaxed);
         }
         if tally.bytes_sent > 0 {
             use std::sync::atomic::Ordering::Relaxed;
             metrics.bytes_sent.increment(tally.bytes_sent);
             totals.bytes_sent.fetch_add(tally.bytes_sent, Relaxed);
+        }
+        if tally.packets_sent > 0 {
+            use std::sync::atomic::Ordering::Relaxed;
+            totals.packets_sent.fetch_add(tally.packets_sent, Relaxed);
         }
         for (counter, count) in metrics
             .sent
@@ -490,11 +519,9 @@ impl<S: Stream> Connection<S> {
         }
         let sent: u64 = tally.sent.iter().sum();
         if sent > 0 {
-            self.shared
-                .sys
-                .totals
-                .messages_sent
-                .fetch_add(sent, std::sync::atomic::Ordering::Relaxed);
+            use std::sync::atomic::Ordering::Relaxed;
+            totals.publishes_sent.fetch_add(sent, Relaxed);
+            totals.payload_bytes_sent.fetch_add(tally.payload_sent, Relaxed);
         }
     }
 
@@ -582,11 +609,19 @@ impl<S: Stream> Connection<S> {
 
     /// Shared messages of a member that leaves go to another one. [MQTT-4.8.2-5]
     fn undelivered_shared(&mut self) -> Vec<Handover> {
+        let waiting = self.session.in_flight() + self.session.queued().0 + self.retained.len();
         let mut messages = self.session.take_shared();
+        let mut lost = waiting.saturating_sub(messages.len());
         for event in self.attachment.mailbox.drain() {
-            if let Event::DeliverOne(delivery) = event {
-                messages.push(*delivery);
+            match event {
+                Event::DeliverOne(delivery) => messages.push(*delivery),
+                Event::Deliver { batch, .. } => lost += batch.messages.len(),
+                _ => {}
             }
+        }
+        // Those of a durable session wait in its shard.
+        if !self.session.is_durable() {
+            self.shared.metrics.dropped_session_ended.increment(lost as u64);
         }
         messages.into_iter().filter_map(Handover::left_behind).collect()
     }

@@ -7,10 +7,12 @@ use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command};
 use mqtt_codec::{PacketId, ProtocolVersion, Publication, QoS, ReasonCode};
 use smallvec::SmallVec;
 
-use crate::forward;
-use crate::mailbox::{Event, LiveMessage};
+use crate::mailbox::{Event, LiveMessage, Mailbox};
 use crate::message::{expires_at, to_stored};
+use crate::proposal::Fate;
 use crate::publisher::{Outgoing, Routed};
+use crate::shared::Shared;
+use crate::{forward, handover};
 
 use super::attachment::is_rejected;
 use super::{Connection, Stream};
@@ -19,6 +21,15 @@ use super::{Connection, Stream};
 pub(super) struct Held {
     message: LiveMessage,
     packet_id: Option<PacketId>,
+}
+
+/// A publish that more than one destination has to answer for.
+pub(super) struct Part {
+    packet_id: PacketId,
+    missing: usize,
+    worst: ReasonCode,
+    /// One of them had room for it.
+    has_room: bool,
 }
 
 impl<S: Stream> Connection<S> {
@@ -85,6 +96,7 @@ impl<S: Stream> Connection<S> {
             true => Event::Committed {
                 packet_ids: SmallVec::from_iter([packet_id]),
                 reason_code: ReasonCode::Success,
+                without_room: SmallVec::new(),
             },
             false => Event::Failed,
         });
@@ -104,7 +116,12 @@ impl<S: Stream> Connection<S> {
             0 if matched => self.acknowledge_publish(Some(packet_id), ReasonCode::Success),
             0 => self.acknowledge_publish(Some(packet_id), ReasonCode::NoMatchingSubscribers),
             1 => {}
-            _ => self.parts.push((packet_id, destinations, ReasonCode::Success)),
+            _ => self.parts.push(Part {
+                packet_id,
+                missing: destinations,
+                worst: ReasonCode::Success,
+                has_room: false,
+            }),
         }
     }
 
@@ -124,14 +141,10 @@ impl<S: Stream> Connection<S> {
         for proposal in proposals {
             self.batches_under_way += 1;
             self.congested |= self.shared.cluster.is_congested(proposal.shard);
-            let mailbox = Arc::clone(&self.attachment.mailbox);
-            let tickets = proposal.tickets;
+            let (mailbox, shared) = (Arc::clone(&self.attachment.mailbox), Arc::clone(&self.shared));
+            let fate = proposal.fate;
             let done = move |result: Result<Vec<ShardResponse>, ProposeError>| {
-                let reason_code = outcome(&result);
-                mailbox.answer(Event::Committed {
-                    packet_ids: tickets,
-                    reason_code,
-                });
+                answer(&shared, mailbox, fate, &result);
             };
             self.shared
                 .cluster
@@ -148,29 +161,41 @@ impl<S: Stream> Connection<S> {
                     mailbox.answer(Event::Committed {
                         packet_ids,
                         reason_code,
+                        without_room: SmallVec::new(),
                     });
                 },
             );
         }
     }
 
-    /// One destination has a publish, or failed to take it. Err: this version cannot say that it failed.
-    pub(super) fn committed(&mut self, packet_id: PacketId, reason_code: ReasonCode) -> Result<(), ()> {
+    /// One destination has a publish, or failed to take it, or has full queues only. Err: this version cannot say that
+    /// it failed.
+    pub(super) fn committed(
+        &mut self,
+        packet_id: PacketId,
+        reason_code: ReasonCode,
+        mut has_room: bool,
+    ) -> Result<(), ()> {
         let failed = reason_code as u8 >= 0x80;
         if failed && self.session.version() != ProtocolVersion::V5 {
             return Err(());
         }
         let mut reason_code = reason_code;
-        if let Some(place) = self.parts.iter().position(|(known, ..)| *known == packet_id) {
-            let (_, missing, worst) = &mut self.parts[place];
-            *missing -= 1;
+        if let Some(place) = self.parts.iter().position(|part| part.packet_id == packet_id) {
+            let part = &mut self.parts[place];
+            part.missing -= 1;
+            part.has_room |= has_room;
             if failed {
-                *worst = reason_code;
+                part.worst = reason_code;
             }
-            if *missing > 0 {
+            if part.missing > 0 {
                 return Ok(());
             }
-            reason_code = self.parts.swap_remove(place).2;
+            (reason_code, has_room) = (part.worst, part.has_room);
+            self.parts.swap_remove(place);
+        }
+        if !has_room && reason_code == ReasonCode::Success && self.session.version() == ProtocolVersion::V5 {
+            reason_code = ReasonCode::QuotaExceeded;
         }
         self.acknowledge_publish(Some(packet_id), reason_code);
         Ok(())
@@ -226,6 +251,43 @@ impl<S: Stream> Connection<S> {
         }
         Ok(())
     }
+}
+
+/// A shard has answered: members of shared subscriptions that have left get what was for them replaced first.
+fn answer(
+    shared: &Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    mut fate: Fate<PacketId>,
+    result: &Result<Vec<ShardResponse>, ProposeError>,
+) {
+    let (mut left, mut without_room) = (Vec::new(), SmallVec::new());
+    let reason_code = match result {
+        Ok(responses) => {
+            without_room = fate.without_room(responses);
+            let verdict = fate.judge(responses);
+            left = verdict.left;
+            match verdict.failed {
+                true => ReasonCode::UnspecifiedError,
+                false => ReasonCode::Success,
+            }
+        }
+        Err(error) => forward::reason_code(error),
+    };
+    let committed = move |reason_code| Event::Committed {
+        packet_ids: fate.tickets,
+        reason_code,
+        without_room,
+    };
+    if left.is_empty() {
+        return mailbox.answer(committed(reason_code));
+    }
+    let shared = Arc::clone(shared);
+    // As many as one read of a publisher brings.
+    tokio::spawn(async move {
+        let handed_over = handover::all(&shared, left).await;
+        let failed = reason_code as u8 >= 0x80;
+        mailbox.answer(committed(if failed { reason_code } else { handed_over }));
+    });
 }
 
 /// The reason code for a batch: it is one entry of the log, committed whole or not at all.

@@ -58,6 +58,7 @@ impl<S: Stream> Connection<S> {
             self.tally.packets += 1;
             if let Packet::Publish(publish) = &packet {
                 self.tally.received[publish.qos as usize] += 1;
+                self.tally.payload_received += publish.publication.payload_len() as u64;
             }
             let handled = self.session.handle(packet, now, &mut self.out, &mut self.actions);
             let mut actions = std::mem::take(&mut self.actions);

@@ -39,6 +39,17 @@ impl Retained {
     }
 }
 
+/// What the queue of a session has room for, as far as is known here: its shard has the last word.
+fn queue_room(shared: &Shared, client: &str) -> (usize, u64) {
+    let limits = &shared.limits;
+    let waiting = shared.cluster.session_info(client);
+    let (messages, bytes) = waiting.map_or((0, 0), |info| (info.queued_messages, info.queued_bytes));
+    (
+        limits.queue_messages_max.saturating_sub(messages as usize),
+        (limits.queue_bytes_max as u64).saturating_sub(bytes),
+    )
+}
+
 /// Reads for one client.
 pub(super) struct Reader {
     shared: Arc<Shared>,
@@ -46,6 +57,8 @@ pub(super) struct Reader {
     durable: bool,
     /// Retained messages that wait for the client, with those that were read here.
     waiting: usize,
+    /// Messages and bytes that the queue of a durable session has room for.
+    queue_room: (usize, u64),
 }
 
 impl Reader {
@@ -56,6 +69,7 @@ impl Reader {
             client: attachment.client.to_string(),
             durable,
             waiting,
+            queue_room: queue_room(shared, &attachment.client),
         }
     }
 
@@ -72,13 +86,16 @@ impl Reader {
     pub(super) fn read_here(&mut self, subscription: &Subscription) -> Retained {
         let mut found = self.latest_of_this_node(subscription);
         let (room, mut without_room) = (self.room(), 0);
+        let mut queue_room = self.queue_room;
         let filter = subscription.filter.filter().as_str();
         self.shared
             .cluster
-            .retained_local(filter, RETAINED_MAX, &mut |stored| match found.len() < room {
-                true => self.add(subscription, stored, &mut found),
-                false => without_room += 1,
+            .retained_local(filter, RETAINED_MAX, &mut |stored| {
+                if found.len() >= room || !self.add(subscription, stored, &mut found, &mut queue_room) {
+                    without_room += 1;
+                }
             });
+        self.queue_room = queue_room;
         self.finish(found, without_room)
     }
 
@@ -106,16 +123,19 @@ impl Reader {
         let mut stored = self.shared.cluster.retained(filter, RETAINED_MAX).await?;
         let mut found = self.latest_of_this_node(subscription);
         let room = self.room().saturating_sub(found.len());
-        let without_room = stored.len().saturating_sub(room);
+        let mut without_room = stored.len().saturating_sub(room);
+        let mut queue_room = self.queue_room;
         stored.truncate(room);
         for slice in stored.chunks(SLICE) {
             for stored in slice {
-                self.add(subscription, stored, &mut found);
+                let added = self.add(subscription, stored, &mut found, &mut queue_room);
+                without_room += usize::from(!added);
             }
             if slice.len() == SLICE {
                 tokio::task::yield_now().await;
             }
         }
+        self.queue_room = queue_room;
         Ok(self.finish(found, without_room as u64))
     }
 
@@ -143,10 +163,27 @@ impl Reader {
         found
     }
 
-    fn add(&self, subscription: &Subscription, stored: &Publication, found: &mut Retained) {
-        if let Some(message) = from_stored(stored) {
-            self.add_message(subscription, message, found);
+    /// False: it goes into the queue of a durable session, and that has no room for it.
+    fn add(
+        &self,
+        subscription: &Subscription,
+        stored: &Publication,
+        found: &mut Retained,
+        queue_room: &mut (usize, u64),
+    ) -> bool {
+        let Some(message) = from_stored(stored) else {
+            return true;
+        };
+        if self.durable && message.qos.min(subscription.options.qos) > QoS::AtMostOnce {
+            let size = (stored.topic.len() + stored.properties.len() + stored.payload.len()) as u64;
+            let (messages, bytes) = queue_room;
+            let (Some(fewer), Some(less)) = (messages.checked_sub(1), bytes.checked_sub(size)) else {
+                return false;
+            };
+            (*messages, *bytes) = (fewer, less);
         }
+        self.add_message(subscription, message, found);
+        true
     }
 
     fn add_message(&self, subscription: &Subscription, message: LiveMessage, found: &mut Retained) {

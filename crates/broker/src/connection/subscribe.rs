@@ -236,6 +236,7 @@ impl<S: Stream> Connection<S> {
             client: self.attachment.client.to_string(),
             epoch: self.attachment.epoch,
             filters: vec![subscription.name.to_string()],
+            ..proto::Unsubscribe::default()
         });
         let command = ShardCommand {
             command: Some(command),
@@ -286,10 +287,24 @@ impl<S: Stream> Connection<S> {
             client: self.attachment.client.to_string(),
             epoch: self.attachment.epoch,
             filters: packet.filters.iter().map(ToString::to_string).collect(),
+            hand_over: self.left_to_others(&packet),
+            sent_before: self.session.next_sequence(),
         });
+        // What was not sent by now is not to be before the shard has given it to others.
+        self.may_pull = false;
         let stored = self.ask(command);
         self.operation = Some(Box::pin(async move { Answer::Unsubscribe(packet, stored.await) }));
         Ok(())
+    }
+
+    /// The shared subscriptions that a client leaves to other members.
+    fn left_to_others(&self, packet: &Unsubscribe) -> Vec<String> {
+        let names = packet.filters.iter().filter(|name| {
+            let entered = self.attachment.subscriptions.get(*name);
+            entered.is_some_and(|entered| entered.filter.share().is_some())
+                && self.attachment.has_other_member(name, false)
+        });
+        names.map(ToString::to_string).collect()
     }
 
     pub(super) fn finish_unsubscribe(
@@ -298,6 +313,7 @@ impl<S: Stream> Connection<S> {
         result: Result<ShardResponse, ProposeError>,
     ) {
         self.flush_publishes();
+        self.may_pull = true;
         let durable = self.session.is_durable();
         let stored = match result.map(|response| response.response) {
             Ok(Some(Response::Done(_))) => true,
@@ -347,6 +363,9 @@ impl Attachment {
             from_shard,
         };
         let previous = self.subscriptions.insert(name.clone(), entered);
+        if !self.durable && previous.is_none() {
+            self.shared.sys.totals.subscribed();
+        }
         if filter.share().is_some() {
             let shard = self.durable.then_some(self.shard);
             cluster.join_share(
@@ -383,6 +402,9 @@ impl Attachment {
     /// Takes a subscription out of the router of this node, and lets the cluster know.
     pub(super) fn withdraw(&self, name: &ByteString, entered: &Entered, leaving: Leaving) {
         let (router, cluster, filter) = (&self.shared.router, &self.shared.cluster, entered.filter.filter());
+        if !self.durable {
+            self.shared.sys.totals.unsubscribed();
+        }
         if entered.filter.share().is_none() {
             router.unsubscribe(filter, self.mailbox.id);
             cluster.unwant(name, entered.from_shard);

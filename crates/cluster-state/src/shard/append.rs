@@ -70,7 +70,7 @@ impl ShardState {
         self.sources
             .note(command.source_shard, command.source_number, lane);
         let kind = Kind {
-            from_share: !all && !command.retained,
+            share: (!all && !command.retained).then_some(command.share_filter.as_str()),
             retained: command.retained,
         };
         let outcome = self.deliver(context, publication, &matches, kind, effects);
@@ -111,7 +111,7 @@ impl ShardState {
         context: &ApplyContext,
         publication: Publication,
         matches: &[Match],
-        kind: Kind,
+        kind: Kind<'_>,
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         let id = context.message();
@@ -170,7 +170,7 @@ impl ShardState {
         publication: &Publication,
         of_session: &[Match],
         qos: u8,
-        kind: Kind,
+        kind: Kind<'_>,
         outcome: &mut Outcome,
         effects: &mut Vec<Effect>,
     ) {
@@ -188,7 +188,7 @@ impl ShardState {
         let manner = Manner {
             qos,
             retain: kind.retained || (publication.retain && retain_as_published),
-            from_share: kind.from_share,
+            share: kind.share,
             subscription_ids: &ids,
         };
         let Some((client, session)) = self.sessions.get_mut(id) else {
@@ -248,8 +248,9 @@ impl ShardState {
 
 /// What kind of message it is, apart from its content.
 #[derive(Clone, Copy)]
-struct Kind {
-    from_share: bool,
+struct Kind<'a> {
+    /// The shared subscription that chose the session.
+    share: Option<&'a str>,
     retained: bool,
 }
 

@@ -157,6 +157,15 @@ impl ShardState {
             session.will = None;
         }
         self.connection_lost(context, id, command.sent_before, effects);
+        // A session that ended has left everything behind by now.
+        if let Some(id) = self
+            .sessions
+            .find(&command.client)
+            .filter(|_| !command.hand_over.is_empty())
+        {
+            let wanted = |share: &str| command.hand_over.iter().any(|filter| filter == share);
+            self.hand_over(id, 0, wanted, effects);
+        }
         answer::done()
     }
 
@@ -239,6 +248,7 @@ impl ShardState {
             self.timers.cancel(session.will_due_ms.take(), Due::Will, client);
         }
         self.forget_subscriptions(context, id, effects);
+        self.hand_over(id, 0, |_| true, effects);
         let Some((client, session)) = self.sessions.remove(id) else {
             return;
         };

@@ -65,7 +65,7 @@ impl ShardState {
 
     pub(super) fn outbox_done(&mut self, command: &OutboxDone, effects: &mut Vec<Effect>) -> ShardResponse {
         while let Some(body) = self.outbox.take_done(command.up_to) {
-            if let OutboxBody::Message(id) = body {
+            if let Some(id) = body.message() {
                 self.messages.release(id, effects);
             }
         }

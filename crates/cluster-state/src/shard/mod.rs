@@ -18,6 +18,7 @@ mod queue;
 mod record;
 mod retained;
 mod session;
+mod share;
 mod sources;
 mod subscribe;
 mod tick;

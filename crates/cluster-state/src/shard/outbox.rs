@@ -1,6 +1,8 @@
-//! Messages that were accepted for good and wait for their destinations: released QoS 2 messages, and wills.
+//! Messages that were accepted for good and wait for their destinations: released QoS 2 messages, wills, and what members
+//! of shared subscriptions have left behind.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cluster_proto::{OutboxRecord, Publication, outbox_record::Body};
 use prost::Message;
@@ -25,6 +27,18 @@ pub enum OutboxBody {
     Message(MessageId),
     /// Here: a will.
     Publication(Publication),
+    /// With the caller, and only for a member of this shared subscription: another one has left it behind.
+    Shared(MessageId, Arc<str>),
+}
+
+impl OutboxBody {
+    /// The name of the message, if it is with the caller.
+    pub fn message(&self) -> Option<MessageId> {
+        match self {
+            Self::Message(id) | Self::Shared(id, _) => Some(*id),
+            Self::Publication(_) => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -83,15 +97,17 @@ impl Outbox {
     }
 
     pub(crate) fn messages(&self) -> impl Iterator<Item = MessageId> {
-        self.items.values().filter_map(|body| match body {
-            OutboxBody::Message(id) => Some(*id),
-            OutboxBody::Publication(_) => None,
-        })
+        self.items.values().filter_map(OutboxBody::message)
     }
 
     pub(crate) fn restore_item(&mut self, number: u64, record: OutboxRecord) -> Result<(), &'static str> {
         let body = match record.body {
-            Some(Body::Message(reference)) => OutboxBody::Message(MessageId::decode(reference)),
+            Some(Body::Message(reference)) if record.share_filter.is_empty() => {
+                OutboxBody::Message(MessageId::decode(reference))
+            }
+            Some(Body::Message(reference)) => {
+                OutboxBody::Shared(MessageId::decode(reference), record.share_filter.into())
+            }
             Some(Body::Publication(publication)) => OutboxBody::Publication(publication),
             None => return Err("an outbox record is empty"),
         };
@@ -122,9 +138,14 @@ impl Outbox {
 }
 
 fn encode(body: &OutboxBody) -> Vec<u8> {
-    let body = match body {
-        OutboxBody::Message(id) => Body::Message(id.encode()),
-        OutboxBody::Publication(publication) => Body::Publication(publication.clone()),
+    let (body, share) = match body {
+        OutboxBody::Message(id) => (Body::Message(id.encode()), ""),
+        OutboxBody::Publication(publication) => (Body::Publication(publication.clone()), ""),
+        OutboxBody::Shared(id, share) => (Body::Message(id.encode()), &**share),
     };
-    OutboxRecord { body: Some(body) }.encode_to_vec()
+    OutboxRecord {
+        body: Some(body),
+        share_filter: share.to_owned(),
+    }
+    .encode_to_vec()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, RangeInclusive};
+use std::sync::Arc;
 
 use cluster_proto::{QueueChunk, SequenceRange, SubscriptionIds};
 use prost::Message;
@@ -19,7 +20,7 @@ const QOS: u32 = 0b0000_0011;
 const RETAIN: u32 = 0b0000_0100;
 const RECEIVED: u32 = 0b0000_1000;
 const FROM_SHARE: u32 = 0b0001_0000;
-/// The identifiers are in `Queue::id_sets`; otherwise the one identifier itself, which has 28 bits, or 0.
+/// The identifiers are in `Queue::id_sets`, with the shared subscription if one chose the session; otherwise the one identifier itself, which has 28 bits, or 0.
 const IN_SET: u32 = 1 << 31;
 
 /// One delivery.
@@ -60,7 +61,8 @@ impl Delivery {
 pub(crate) struct Manner<'a> {
     pub(crate) qos: u8,
     pub(crate) retain: bool,
-    pub(crate) from_share: bool,
+    /// The shared subscription that chose the session.
+    pub(crate) share: Option<&'a str>,
     pub(crate) subscription_ids: &'a [u32],
 }
 
@@ -71,7 +73,7 @@ pub(crate) struct Queue {
     /// Deliveries below it may have been sent by an earlier connection.
     sent_before: u64,
     bytes: u64,
-    id_sets: Vec<Vec<u32>>,
+    id_sets: Vec<SubscriptionIds>,
     /// The last checkpoint knows sequences below it.
     checkpointed: u64,
     /// Of the chunks it knows, those that changed.
@@ -81,7 +83,6 @@ pub(crate) struct Queue {
 impl Queue {
     /// The queue that a checkpoint describes, without its deliveries.
     pub(crate) fn restore(next_sequence: u64, sent_before: u64, id_sets: Vec<SubscriptionIds>) -> Self {
-        let id_sets = id_sets.into_iter().map(|set| set.ids).collect();
         Self {
             next_sequence,
             sent_before,
@@ -127,14 +128,14 @@ impl Queue {
     }
 
     pub(crate) fn push(&mut self, message: MessageId, size: u64, manner: &Manner<'_>) {
-        let ids = match manner.subscription_ids {
-            [] => 0,
-            [id] if *id < IN_SET => *id,
-            ids => self.intern(ids),
+        let ids = match (manner.share, manner.subscription_ids) {
+            (None, []) => 0,
+            (None, [id]) if *id < IN_SET => *id,
+            (share, ids) => self.intern(ids, share.unwrap_or_default()),
         };
         let mut flags = u32::from(manner.qos) & QOS;
         flags |= if manner.retain { RETAIN } else { 0 };
-        flags |= if manner.from_share { FROM_SHARE } else { 0 };
+        flags |= if manner.share.is_some() { FROM_SHARE } else { 0 };
         let delivery = Delivery {
             index: message.index,
             command_and_flags: message.command << 8 | flags,
@@ -152,9 +153,36 @@ impl Queue {
             ids => self
                 .id_sets
                 .get((ids & !IN_SET) as usize)
-                .cloned()
+                .map(|set| set.ids.clone())
                 .unwrap_or_default(),
         }
+    }
+
+    /// The shared subscription that chose the session.
+    pub(crate) fn share_of(&self, delivery: Delivery) -> Option<&str> {
+        let set = (delivery.ids & IN_SET != 0).then(|| self.id_sets.get((delivery.ids & !IN_SET) as usize));
+        let share = set.flatten()?.share_filter.as_str();
+        (!share.is_empty()).then_some(share)
+    }
+
+    /// What other members of shared subscriptions may get instead of this session, by their filters: deliveries from
+    /// `from` on. What QoS 2 has begun with one client is never finished with another. [MQTT-4.8.2-5]
+    pub(crate) fn to_hand_over(
+        &self,
+        from: u64,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Vec<(u64, MessageId, Arc<str>)> {
+        let mut found: Vec<(u64, MessageId, Arc<str>)> = Vec::new();
+        for (sequence, delivery) in self.from(from) {
+            let begun = delivery.qos() == 2 && (sequence < self.sent_before || delivery.received());
+            let Some(share) = self.share_of(delivery).filter(|share| !begun && is_wanted(share)) else {
+                continue;
+            };
+            let known = found.last().filter(|(.., known)| **known == *share);
+            let share = known.map_or_else(|| share.into(), |(.., known)| Arc::clone(known));
+            found.push((sequence, delivery.message(), share));
+        }
+        found
     }
 
     /// Takes one delivery out; its message has this size.
@@ -224,12 +252,16 @@ impl Queue {
         }
     }
 
-    fn intern(&mut self, ids: &[u32]) -> u32 {
+    fn intern(&mut self, ids: &[u32], share: &str) -> u32 {
         if self.id_sets.len() >= 64 && self.id_sets.len() > 2 * self.deliveries.len() {
             self.forget_unused_sets();
         }
-        let position = self.id_sets.iter().position(|set| set == ids).unwrap_or_else(|| {
-            self.id_sets.push(ids.to_vec());
+        let is_it = |set: &SubscriptionIds| set.ids == ids && set.share_filter == share;
+        let position = self.id_sets.iter().position(is_it).unwrap_or_else(|| {
+            self.id_sets.push(SubscriptionIds {
+                ids: ids.to_vec(),
+                share_filter: share.to_owned(),
+            });
             self.id_sets.len() - 1
         });
         position as u32 | IN_SET
@@ -259,10 +291,7 @@ impl Queue {
     }
 
     pub(crate) fn encode_sets(&self) -> Vec<SubscriptionIds> {
-        self.id_sets
-            .iter()
-            .map(|ids| SubscriptionIds { ids: ids.clone() })
-            .collect()
+        self.id_sets.clone()
     }
 
     /// The chunks that changed since the last checkpoint.

@@ -133,6 +133,13 @@ impl ShardState {
             .iter()
             .map(|filter| self.remove_subscription(context, id, filter, effects))
             .collect();
+        let wanted = |share: &str| {
+            let is_it = |filter: &String| filter == share;
+            command.hand_over.iter().any(is_it) && command.filters.iter().any(is_it)
+        };
+        if !command.hand_over.is_empty() {
+            self.hand_over(id, command.sent_before, wanted, effects);
+        }
         answer::existed(existed)
     }
 

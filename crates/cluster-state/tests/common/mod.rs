@@ -138,6 +138,7 @@ impl Shard {
             client: client.into(),
             epoch,
             filters,
+            ..Unsubscribe::default()
         })) {
             Response::Done(done) => done.existed[0],
             other => panic!("{other:?}"),
@@ -195,7 +196,7 @@ impl Shard {
     /// The payloads in the outbox.
     pub fn outbox(&self) -> Vec<String> {
         let body = |body| match body {
-            OutboxBody::Message(id) => text(&self.bodies[&id]),
+            OutboxBody::Message(id) | OutboxBody::Shared(id, _) => text(&self.bodies[&id]),
             OutboxBody::Publication(publication) => text(&publication),
         };
         self.state.outbox().map(|item| body(item.body)).collect()
@@ -259,8 +260,7 @@ pub fn disconnect(client: &str, epoch: u64) -> Disconnect {
         client: client.into(),
         epoch,
         publish_will: false,
-        session_expiry_s: None,
-        sent_before: None,
+        ..Disconnect::default()
     }
 }
 

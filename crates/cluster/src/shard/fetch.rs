@@ -10,7 +10,7 @@ use foldhash::HashMap;
 use super::Shard;
 use super::bodies::DecodedEntry;
 use crate::bodies::size;
-use crate::{Fetch, Queued};
+use crate::{Fetch, Outboxed, Queued};
 
 /// The most bodies read from disk at once for a session.
 const LOAD_MESSAGES_MAX: usize = 256;
@@ -143,15 +143,19 @@ impl Shard {
     }
 
     /// Messages of the outbox, oldest first. May read from disk.
-    pub(crate) fn outbox(&self, max: usize) -> Vec<(u64, Publication)> {
+    pub(crate) fn outbox(&self, max: usize) -> Vec<Outboxed> {
         use cluster_state::OutboxBody;
         let items: Vec<_> = self.read(|state| state.outbox().take(max).collect());
         let mut entry = DecodedEntry::default();
         let mut messages = Vec::with_capacity(items.len());
         for item in items {
+            let share = match &item.body {
+                OutboxBody::Shared(_, share) => Some(Arc::clone(share)),
+                _ => None,
+            };
             let body = match item.body {
                 OutboxBody::Publication(publication) => Some(publication),
-                OutboxBody::Message(id) => match self
+                OutboxBody::Message(id) | OutboxBody::Shared(id, _) => match self
                     .node
                     .bodies
                     .get(self.id, std::iter::once(id))
@@ -166,8 +170,12 @@ impl Shard {
                 },
             };
             // In order and without gaps: what cannot be read now holds up what follows.
-            let Some(body) = body else { break };
-            messages.push((item.number, body));
+            let Some(publication) = body else { break };
+            messages.push(Outboxed {
+                number: item.number,
+                publication,
+                share,
+            });
         }
         messages
     }

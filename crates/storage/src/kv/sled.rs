@@ -17,6 +17,8 @@ const CHECKPOINTS: &str = "CHECKPOINTS";
 /// The tree in which the store counts them itself; those of groups have names of eight bytes.
 const COUNT_TREE: &[u8] = b"checkpoints";
 const COUNT: &[u8] = b"count";
+/// After so many writes of a batch there is one operation that does nothing but free memory.
+const WRITES_PER_LOOK: usize = 2;
 
 /// The store of a node.
 pub struct SledKv {
@@ -63,6 +65,15 @@ impl SledKv {
         store.sync("conf")?;
         files::sync_directory(path)?;
         Ok(store)
+    }
+
+    /// Lets sled free what a batch of so many writes has replaced. Each write copies a node, and what was there before
+    /// waits for others to pass by: an operation frees four pieces on average, and the whole batch was one operation.
+    fn collect(&self, writes: usize) -> Result<(), StorageError> {
+        for _ in 0..writes / WRITES_PER_LOOK {
+            self.counted.contains_key(COUNT)?;
+        }
+        Ok(())
     }
 
     fn tree(&self, tree: u64) -> Result<sled::Tree, StorageError> {
@@ -122,6 +133,7 @@ impl Kv for SledKv {
     }
 
     fn apply_batch(&self, tree: u64, writes: Vec<Write>) -> Result<(), StorageError> {
+        let count = writes.len();
         let mut batch = sled::Batch::default();
         for (key, value) in writes {
             match value {
@@ -129,7 +141,8 @@ impl Kv for SledKv {
                 None => batch.remove(key),
             }
         }
-        Ok(self.tree(tree)?.apply_batch(batch)?)
+        self.tree(tree)?.apply_batch(batch)?;
+        self.collect(count)
     }
 
     fn remove_tree(&self, tree: u64) -> Result<(), StorageError> {

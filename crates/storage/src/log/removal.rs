@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use raft_engine::{Command, LogBatch};
 
 use super::{GroupId, LogEngine, NODE, RaftLog};
+use crate::state::bodies_tree;
 use crate::{Kv, StorageError};
 
 /// Marks are overwritten and not deleted: the engine may find deleted values again.
@@ -55,6 +56,7 @@ pub fn finish_removals(log: &RaftLog, kv: &dyn Kv) -> Result<Vec<GroupId>, Stora
     }
     for group in &groups {
         kv.remove_tree(*group)?;
+        kv.remove_tree(bodies_tree(*group))?;
     }
     kv.checkpoint()?;
     for group in &groups {

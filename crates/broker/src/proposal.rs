@@ -1,0 +1,144 @@
+//! Commands with messages for one shard, and what its answers mean for each message.
+
+use cluster::ShardId;
+use cluster::proto::{ShardCommand, ShardResponse, shard_response::Response};
+use smallvec::SmallVec;
+
+use crate::handover::Handover;
+
+/// Commands for one shard, in order, each with the message it belongs to.
+#[derive(Debug)]
+pub(crate) struct Proposal<T> {
+    pub(crate) shard: ShardId,
+    pub(crate) commands: Vec<ShardCommand>,
+    pub(crate) fate: Fate<T>,
+}
+
+/// What is to be known when the shard has answered.
+#[derive(Debug)]
+pub(crate) struct Fate<T> {
+    pub(crate) tickets: SmallVec<[T; 4]>,
+    /// For each ticket: its first command, and whether somebody has the message whatever the shard answers.
+    parts: SmallVec<[(u32, bool); 4]>,
+    /// For members of shared subscriptions, with the places of their commands: others get them if those have left.
+    kept: Vec<(usize, Handover)>,
+}
+
+/// What the shard has made of the messages.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// A command was refused that has no reason to be.
+    pub(crate) failed: bool,
+    /// The members they were for are none: others have to get them.
+    pub(crate) left: Vec<Handover>,
+}
+
+impl<T: Copy> Proposal<T> {
+    pub(crate) fn new(shard: ShardId) -> Self {
+        Self {
+            shard,
+            commands: Vec::new(),
+            fate: Fate {
+                tickets: SmallVec::new(),
+                parts: SmallVec::new(),
+                kept: Vec::new(),
+            },
+        }
+    }
+
+    /// The commands from here on are of this message.
+    pub(crate) fn begin(&mut self, ticket: T) {
+        self.fate.tickets.push(ticket);
+        self.fate.parts.push((self.commands.len() as u32, false));
+    }
+
+    pub(crate) fn push(&mut self, command: ShardCommand) {
+        self.commands.push(command);
+    }
+
+    /// The last command is for one member of a group.
+    pub(crate) fn keep(&mut self, handover: Handover) {
+        self.fate.kept.push((self.commands.len() - 1, handover));
+    }
+
+    /// The last message has other receivers.
+    pub(crate) fn taken_elsewhere(&mut self) {
+        if let Some((_, taken)) = self.fate.parts.last_mut() {
+            *taken = true;
+        }
+    }
+}
+
+impl<T: Copy> Fate<T> {
+    /// Judges the answers, one for each command.
+    pub(crate) fn judge(&mut self, responses: &[ShardResponse]) -> Verdict {
+        let is_rejected =
+            |response: &ShardResponse| matches!(response.response, Some(Response::Rejected(_)) | None);
+        let kept = std::mem::take(&mut self.kept);
+        let refused = responses.iter().filter(|response| is_rejected(response)).count();
+        let left: Vec<Handover> = kept
+            .into_iter()
+            .filter(|(place, _)| responses.get(*place).is_none_or(is_rejected))
+            .map(|(_, handover)| handover)
+            .collect();
+        Verdict {
+            failed: refused > left.len(),
+            left,
+        }
+    }
+
+    /// The messages that found no room in any queue of the shard, and have no other receiver that is known here.
+    pub(crate) fn without_room(&self, responses: &[ShardResponse]) -> SmallVec<[T; 4]> {
+        let found_none = |response: &ShardResponse| match &response.response {
+            Some(Response::Appended(appended)) => appended.sessions == 0 && appended.dropped > 0,
+            _ => false,
+        };
+        let mut full = SmallVec::new();
+        for (place, (ticket, (first, taken))) in self.tickets.iter().zip(&self.parts).enumerate() {
+            let next = self.parts.get(place + 1).map(|(first, _)| *first as usize);
+            let of_ticket = *first as usize..next.unwrap_or(responses.len());
+            let answers = responses.get(of_ticket).unwrap_or_default();
+            if !taken && !answers.is_empty() && answers.iter().all(found_none) {
+                full.push(*ticket);
+            }
+        }
+        full
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster::proto::Appended;
+
+    use super::*;
+
+    fn appended(sessions: u32, dropped: u32) -> ShardResponse {
+        ShardResponse {
+            response: Some(Response::Appended(Appended { sessions, dropped })),
+        }
+    }
+
+    #[test]
+    fn only_a_message_that_no_queue_has_room_for_is_refused() {
+        let mut proposal = Proposal::new(0);
+        for ticket in 0..5 {
+            proposal.begin(ticket);
+            proposal.push(ShardCommand::default());
+            match ticket {
+                1 => proposal.taken_elsewhere(),
+                3 => proposal.push(ShardCommand::default()),
+                _ => {}
+            }
+        }
+        let responses = [
+            appended(0, 2),
+            appended(0, 1),
+            appended(1, 3),
+            appended(0, 1),
+            appended(1, 0),
+            appended(0, 0),
+        ];
+        assert_eq!(proposal.fate.without_room(&responses).to_vec(), [0]);
+        assert!(!proposal.fate.judge(&responses).failed);
+    }
+}
