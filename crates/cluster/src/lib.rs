@@ -5,6 +5,7 @@
 mod announcer;
 mod barrier;
 mod bodies;
+mod chance;
 mod clock;
 mod cluster;
 mod config;
@@ -33,6 +34,8 @@ pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, Done, ForwardDone, NodeRoute, Unannounced};
 pub use cluster_proto as proto;
 pub use cluster_state::shard_of;
+#[doc(hidden)]
+pub use chance::simulate;
 #[doc(hidden)]
 pub use config::Broken;
 pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError};
