@@ -30,12 +30,12 @@ mod start;
 mod status;
 mod view;
 
+#[doc(hidden)]
+pub use chance::simulate;
 pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, Done, ForwardDone, NodeRoute, Unannounced};
 pub use cluster_proto as proto;
 pub use cluster_state::shard_of;
-#[doc(hidden)]
-pub use chance::simulate;
 #[doc(hidden)]
 pub use config::Broken;
 pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError};

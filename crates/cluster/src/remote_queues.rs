@@ -57,7 +57,10 @@ impl RemoteQueues {
     }
 
     /// The connections among `of_shard`, for the replica that there is now.
-    pub(crate) fn wakers(&self, of_shard: impl Fn(&str) -> bool) -> Vec<(Arc<str>, u64, Arc<dyn SessionWaker>)> {
+    pub(crate) fn wakers(
+        &self,
+        of_shard: impl Fn(&str) -> bool,
+    ) -> Vec<(Arc<str>, u64, Arc<dyn SessionWaker>)> {
         let sessions = self.sessions.lock();
         let of_shard = sessions.iter().filter(|(client, _)| of_shard(client));
         of_shard

@@ -181,7 +181,9 @@ impl Shard {
     pub(crate) fn take_wakers(&self) -> Vec<(Arc<str>, u64, Arc<dyn SessionWaker>)> {
         let wakers = std::mem::take(&mut *self.wakers.lock());
         let wakers = wakers.into_iter();
-        let mut wakers: Vec<_> = wakers.map(|(client, (epoch, waker))| (client, epoch, waker)).collect();
+        let mut wakers: Vec<_> = wakers
+            .map(|(client, (epoch, waker))| (client, epoch, waker))
+            .collect();
         wakers.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
         wakers
     }

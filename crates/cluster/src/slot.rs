@@ -74,6 +74,14 @@ impl Slot {
         self.replica().filter(|group| group.leads())
     }
 
+    /// Who leads the shard, as this node's replica says; without one, who is asked.
+    pub(crate) fn known_leader(&self) -> Option<u64> {
+        match self.replica() {
+            Some(group) => group.leader(),
+            None => self.leader(),
+        }
+    }
+
     /// Who leads the shard, as far as it is known here; else somebody who may know.
     pub(crate) fn leader(&self) -> Option<u64> {
         let known = self.replica().and_then(|group| group.leader());

@@ -27,7 +27,8 @@ use crate::remote_queues::RemoteQueues;
 use crate::shard::{FarOwners, Node, Shard};
 use crate::slot::{self, ShardTarget, Slot};
 use crate::{
-    AckLevel, Clock, Cluster, Config, Observer, ShardId, StartError, chance, keeper, meta_duties, shard_duties,
+    AckLevel, Clock, Cluster, Config, Observer, ShardId, StartError, chance, keeper, meta_duties,
+    shard_duties,
 };
 
 /// sled's page cache: it holds checkpoints, which are read at start and when bodies are not in memory.
@@ -342,7 +343,8 @@ impl Inner {
         let network = Network::new(id, self.peers.clone());
         let group = Arc::new(Group::start(id, self.node_id, log, machine, network).await?);
         slot.set_replica(Some(group.clone()));
-        let here = |client: &str| cluster_state::placement::shard_of(client, self.slots.len() as u16) == slot.id;
+        let here =
+            |client: &str| cluster_state::placement::shard_of(client, self.slots.len() as u16) == slot.id;
         for (client, epoch, waker) in self.remote_queues.wakers(here) {
             group.machine.attach(&client, epoch, waker);
         }

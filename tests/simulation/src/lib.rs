@@ -16,7 +16,7 @@ mod seeds;
 mod simulation;
 mod world;
 
-pub use dial::{connect, dial_any, open};
+pub use dial::{connect, connect_at_last, dial_any, look, open};
 pub use faults::{Fault, trouble};
 pub use load::{Load, Stream};
 pub use seeds::{for_seeds, is_caught};

@@ -73,10 +73,7 @@ where
 }
 
 /// As `run`, with the log of what was decided in any case.
-pub fn run_and_tell<F>(
-    options: &Options,
-    story: impl FnOnce(Arc<World>) -> F,
-) -> (Result<()>, Vec<String>)
+pub fn run_and_tell<F>(options: &Options, story: impl FnOnce(Arc<World>) -> F) -> (Result<()>, Vec<String>)
 where
     F: Future<Output = Result<()>> + 'static,
 {

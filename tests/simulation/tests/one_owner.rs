@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use harness::{ConnectOptions, Message};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use simulation::{Fault, Options, World, connect, for_seeds, is_caught, run};
+use simulation::{Fault, Options, World, connect, connect_at_last, for_seeds, is_caught, run};
 use tokio::time::{sleep, timeout};
 
 use crate::common::{START, sound};
@@ -39,7 +39,8 @@ async fn takeovers(world: &World) -> Result<()> {
             // The nodes that serve refuse while they do not agree; the former connection may be lost too.
             world.fault(Fault::Heal);
             world.settled(START).await?;
-            (former, _) = connect(next, twin(round)).await?;
+            // What waits behind proposals that got lost is refused with them: it may have to ask again.
+            former = connect_at_last(next, twin(round)).await?;
             node = next;
             continue;
         };

@@ -185,7 +185,10 @@ impl Shard {
     fn wake_all(&self) {
         let mut wakers: Vec<_> = {
             let wakers = self.wakers.lock();
-            wakers.iter().map(|(client, (_, waker))| (client.clone(), waker.clone())).collect()
+            wakers
+                .iter()
+                .map(|(client, (_, waker))| (client.clone(), waker.clone()))
+                .collect()
         };
         wakers.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         for (_, waker) in wakers {
