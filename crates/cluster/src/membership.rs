@@ -97,6 +97,7 @@ impl Inner {
     fn fence(&self, reason: &'static str) {
         warn!(reason, "this node stops serving until the cluster takes it back");
         metrics::counter!("flotilla_cluster_fences_total").increment(1);
+        self.slots.iter().for_each(|slot| slot.proposer.give_up());
         self.observer.fenced();
     }
 
