@@ -9,8 +9,8 @@ use crate::step::{self, cargo};
 use crate::{fuzz, judges, tools, verify};
 
 const FUZZ_SECONDS: u64 = 60;
-/// Seeds of each simulation. Later ones find what is still open: `cargo xtask simulate` runs them.
-const SIMULATION_SEEDS: &str = "2";
+/// Seeds of each simulation; `cargo xtask simulate` runs more.
+const SIMULATION_SEEDS: &str = "4";
 /// Conformance tests that are not run over several nodes, and why.
 const NOT_OVER_NODES: [(&str, &str); 3] = [
     (

@@ -35,9 +35,10 @@ pub(crate) async fn run(shared: Arc<Shared>, signal: Arc<OutboxSignal>) {
             draining.push(empty(&shared, &signal, shard));
         }
         tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => break,
             Some(shard) = draining.next() => drop(busy.remove(&shard)),
             () = signal.notify.notified() => {}
-            () = shared.stopping.cancelled() => break,
         }
     }
     // What is under way comes to its end: each wait in it has one.
@@ -48,6 +49,7 @@ async fn empty(shared: &Arc<Shared>, signal: &OutboxSignal, shard: ShardId) -> S
     if let Err(error) = drain(shared, shard).await {
         warn!(shard, %error, "outbox waits: its messages could not be stored yet");
         tokio::select! {
+            biased;
             () = tokio::time::sleep(RETRY_AFTER) => {}
             () = shared.stopping.cancelled() => {}
         }

@@ -116,7 +116,11 @@ impl Registry {
     }
 
     pub(crate) fn close_all(&self, reason: Close) {
-        for connected in self.clients.lock().connected.values() {
+        let clients = self.clients.lock();
+        let mut connected: Vec<_> = clients.connected.values().collect();
+        // The order of a hash table would be another one each time, also in a simulation.
+        connected.sort_unstable_by_key(|connected| connected.epoch);
+        for connected in connected {
             connected.mailbox.close(reason);
         }
     }

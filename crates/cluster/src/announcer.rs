@@ -25,6 +25,8 @@ struct Wanted {
 enum Route {
     Full,
     Qos0Only,
+    /// A change is on its way, or nobody knows what became of one. Never wanted.
+    Unknown,
 }
 
 impl Wanted {
@@ -45,6 +47,8 @@ struct State {
     /// Share members connected here, by filter and client.
     members: BTreeMap<(String, String), ShareMember>,
     announced: BTreeMap<String, Route>,
+    /// Counts `announce_all`: what the table took before says nothing of what it has since.
+    era: u64,
     /// Filters whose announcement may differ from what is wanted.
     changed: BTreeSet<String>,
     /// Filters that nobody wants any more, in the order in which they are to be taken back.
@@ -70,6 +74,7 @@ pub(crate) struct Batch {
     asked: u64,
     routes: Vec<(String, Option<Route>)>,
     complete: bool,
+    era: u64,
 }
 
 impl Announcer {
@@ -195,6 +200,8 @@ impl Announcer {
                 qos_0_only: wanted == Some(Route::Qos0Only),
                 version: 0,
             });
+            // Who comes while this is being taken back has it announced again.
+            state.announced.insert(filter.clone(), Route::Unknown);
             routes.push((filter, wanted));
         }
         let room = CHANGES_MAX.saturating_sub(changes.len()).min(state.shares.len());
@@ -208,6 +215,7 @@ impl Announcer {
             asked: state.asked,
             routes,
             complete,
+            era: state.era,
         })
     }
 
@@ -219,10 +227,12 @@ impl Announcer {
     /// A batch is in the table.
     pub(crate) fn committed(&self, batch: Batch, index: u64) {
         let mut state = self.state.lock();
-        for (filter, route) in batch.routes {
-            match route {
-                Some(route) => drop(state.announced.insert(filter, route)),
-                None => drop(state.announced.remove(&filter)),
+        if state.era == batch.era {
+            for (filter, route) in batch.routes {
+                match route {
+                    Some(route) => drop(state.announced.insert(filter, route)),
+                    None => drop(state.announced.remove(&filter)),
+                }
             }
         }
         drop(state);
@@ -257,8 +267,10 @@ impl Announcer {
             changed,
             shares,
             asked,
+            era,
             ..
         } = &mut *state;
+        *era += 1;
         announced.clear();
         changed.extend(wanted.keys().cloned());
         let all = members.iter().map(|((filter, _), member)| RouteChange {
@@ -319,5 +331,86 @@ mod tests {
         let batch = announcer.next().unwrap();
         assert_eq!(batch.changes.len(), 1);
         assert_eq!(batch.changes[0].filter, "stays");
+    }
+
+    /// What the table says of this node's filters when everything that is under way has arrived.
+    #[derive(Default)]
+    struct Table(BTreeMap<String, bool>, u64);
+
+    impl Table {
+        fn take(&mut self, batch: &Batch) -> u64 {
+            for change in &batch.changes {
+                match change.added {
+                    true => drop(self.0.insert(change.filter.clone(), change.qos_0_only)),
+                    false => drop(self.0.remove(&change.filter)),
+                }
+            }
+            self.1 += 1;
+            self.1
+        }
+
+        fn take_all(&mut self, announcer: &Announcer) {
+            while let Some(batch) = announcer.next() {
+                let index = self.take(&batch);
+                announcer.committed(batch, index);
+            }
+        }
+    }
+
+    fn announcer_with(table: &mut Table, filter: &str) -> Announcer {
+        let announcer = Announcer::new(1);
+        announcer.announce_all();
+        announcer.want(filter, false);
+        table.take_all(&announcer);
+        announcer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_subscribes_while_the_route_is_being_taken_back_has_it_announced_again() {
+        let mut table = Table::default();
+        let announcer = announcer_with(&mut table, "t");
+        announcer.unwant("t", false);
+        tokio::time::advance(2 * LINGER).await;
+        let removal = announcer.next().unwrap();
+        assert!(!removal.changes[0].added);
+
+        announcer.want("t", false);
+        let index = table.take(&removal);
+        announcer.committed(removal, index);
+        table.take_all(&announcer);
+
+        assert_eq!(table.0.get("t"), Some(&false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removal_that_is_committed_though_nobody_heard_of_it_is_made_up_for() {
+        let mut table = Table::default();
+        let announcer = announcer_with(&mut table, "t");
+        announcer.unwant("t", false);
+        tokio::time::advance(2 * LINGER).await;
+        let removal = announcer.next().unwrap();
+        table.take(&removal);
+        announcer.failed(removal);
+
+        announcer.want("t", true);
+        table.take_all(&announcer);
+
+        assert_eq!(table.0.get("t"), Some(&true));
+    }
+
+    #[test]
+    fn what_the_table_took_before_the_node_was_declared_down_is_announced_anew() {
+        let mut table = Table::default();
+        let announcer = announcer_with(&mut table, "t");
+        announcer.want("late", false);
+        let batch = announcer.next().unwrap();
+        let index = table.take(&batch);
+
+        table.0.clear();
+        announcer.announce_all();
+        announcer.committed(batch, index);
+        table.take_all(&announcer);
+
+        assert_eq!(table.0.len(), 2);
     }
 }

@@ -181,9 +181,13 @@ impl Cluster {
 
     /// From now on `waker` is told when the client's queue grows.
     pub fn attach(&self, client: &str, epoch: u64, waker: Arc<dyn SessionWaker>) {
-        match self.slot_with(client).and_then(|slot| slot.replica()) {
-            Some(replica) => replica.machine.attach(client, epoch, waker),
-            None => self.0.remote_queues.attach(client, epoch, waker),
+        let replica = self.slot_with(client).and_then(|slot| slot.replica());
+        if let Some(replica) = &replica {
+            replica.machine.attach(client, epoch, waker.clone());
+        }
+        // A replica that has not caught up knows nothing of the connection yet.
+        if replica.is_none_or(|replica| !replica.machine.is_owner(client, epoch)) {
+            self.0.remote_queues.attach(client, epoch, waker);
         }
     }
 
@@ -208,9 +212,14 @@ impl Cluster {
             return Fetch::Gone;
         };
         if let Some(replica) = slot.replica() {
-            return replica
+            let fetched = replica
                 .machine
                 .fetch(client, epoch, from_sequence, messages_max, bytes_max);
+            // The leader is asked where the replica may be behind.
+            let is_sure = replica.leads() || !self.0.remote_queues.has(client, epoch);
+            if is_sure || !matches!(fetched, Fetch::Gone) {
+                return fetched;
+            }
         }
         let request = FetchQueue {
             shard: u32::from(slot.id),

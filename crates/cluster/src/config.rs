@@ -68,6 +68,12 @@ pub struct Config {
 pub struct Broken {
     /// SUBACK does not wait until other nodes route by the subscription.
     pub no_route_wait: bool,
+    /// Replicas apply entries by a time of their own, not by that of the leader.
+    pub own_time: bool,
+    /// Connections that have lost their session may still change it.
+    pub no_epochs: bool,
+    /// Entries and messages have no numbers by which those that come again are told from new ones.
+    pub no_numbers: bool,
 }
 
 /// How a node reaches its peers and lives with them.

@@ -11,12 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_proto::{AdoptRequest, HelloRequest, HelloResponse, Introduction, Member};
-use storage::Identity;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::StartError;
 use crate::node::Inner;
+use crate::{StartError, chance};
 
 /// The version of the protocol between nodes.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -82,7 +81,7 @@ impl Inner {
 
     /// Founds a cluster of this node alone.
     pub(crate) async fn found_alone(&self) -> Result<(), StartError> {
-        self.adopt_cluster(&Identity::draw_cluster_id())?;
+        self.adopt_cluster(&draw_cluster_id())?;
         let address = self.myself().address;
         self.meta
             .initialize(BTreeMap::from([(self.node_id, address)]))
@@ -195,7 +194,7 @@ impl Inner {
             return Err("this node has no peers".to_owned());
         };
         let cluster_id = match self.cluster_id() {
-            known if known.is_empty() => Identity::draw_cluster_id(),
+            known if known.is_empty() => draw_cluster_id(),
             known => known,
         };
         self.adopt_cluster(&cluster_id)
@@ -255,4 +254,9 @@ pub(crate) fn first_voters(nodes: usize, most: usize) -> usize {
         3..=4 => 3,
         _ => 5,
     }
+}
+
+/// A name for a new cluster that no other has.
+fn draw_cluster_id() -> String {
+    format!("{:016x}{:016x}", chance::number(), chance::number())
 }

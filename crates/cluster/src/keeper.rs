@@ -6,6 +6,7 @@ use std::time::Duration;
 use storage::RaftLog;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::chance;
 use crate::group::Group;
 use crate::meta::Meta;
 use crate::node::Inner;
@@ -19,6 +20,7 @@ pub(crate) async fn run_checkpoints(inner: Arc<Inner>) {
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = inner.stop.cancelled() => return,
             _ = look.tick() => {}
         }
@@ -63,7 +65,7 @@ async fn checkpoint_meta(meta: &Group<Meta>) {
 }
 
 async fn collect_garbage(log: Arc<RaftLog>) {
-    match tokio::task::spawn_blocking(move || log.collect_garbage()).await {
+    match chance::blocking(move || log.collect_garbage()).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::error!(%error, "old files of the Raft log were not removed"),
         Err(error) => tracing::error!(%error, "removing old files of the Raft log failed"),

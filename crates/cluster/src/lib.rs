@@ -5,6 +5,7 @@
 mod announcer;
 mod barrier;
 mod bodies;
+mod chance;
 mod clock;
 mod cluster;
 mod config;
@@ -30,6 +31,8 @@ mod start;
 mod status;
 mod view;
 
+#[doc(hidden)]
+pub use chance::simulate;
 pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, Done, ForwardDone, NodeRoute, Unannounced};
 pub use cluster_proto as proto;

@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 use transport::{Channel, PeerError};
 
+use crate::chance;
 use crate::node::Inner;
 
 const RENEW_EVERY: Duration = Duration::from_millis(500);
@@ -33,6 +34,7 @@ impl Inner {
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 _ = renew.tick() => {}
             }
@@ -82,6 +84,7 @@ impl Inner {
         loop {
             let pause = self.lease.left().max(LOOK_EVERY);
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 () = sleep(pause) => {}
             }
@@ -93,6 +96,7 @@ impl Inner {
 
     fn fence(&self, reason: &'static str) {
         warn!(reason, "this node stops serving until the cluster takes it back");
+        self.slots.iter().for_each(|slot| slot.proposer.give_up());
         self.observer.fenced();
     }
 
@@ -156,7 +160,7 @@ impl Inner {
         let Some(peers) = &self.peers else { return };
         let known: Vec<u64> = peers.stats().into_iter().map(|stats| stats.node).collect();
         if !known.is_empty() {
-            let other = known[rand::random_range(0..known.len())];
+            let other = known[chance::place(known.len())];
             self.meta_hint.store(other, Ordering::Relaxed);
         }
     }

@@ -24,6 +24,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut waited = 0;
     loop {
         tokio::select! {
+            biased;
             () = inner.stop.cancelled() => return,
             () = inner.meta.machine.changed.notified() => {}
             _ = look.tick() => {}

@@ -85,6 +85,24 @@ struct Queue {
     stopping: bool,
 }
 
+impl Queue {
+    /// Numbers have no gaps, so no entry can be left out: all go, and a new life begins. What waits behind them goes too:
+    /// a publisher that sends the lost ones again must not find later ones before them. Who waits is returned, in order.
+    fn begin_new_life(&mut self) -> Vec<BatchDone> {
+        self.life += 1;
+        self.sequence = 0;
+        self.due = None;
+        self.bytes = 0;
+        let flights = std::mem::take(&mut self.flights).into_iter();
+        let behind = std::mem::take(&mut self.waiting).into_iter();
+        flights
+            .flat_map(|flight| flight.waiting)
+            .map(|(_, done)| done)
+            .chain(behind.map(|one| one.done))
+            .collect()
+    }
+}
+
 /// The queue of one shard's proposals.
 pub(crate) struct Proposer {
     node: u64,
@@ -204,6 +222,16 @@ impl Proposer {
         }
     }
 
+    /// Gives up everything that is not complete: this node is cut off, its clients go elsewhere, and what they asked for
+    /// here must not come after what they ask for there.
+    pub(crate) fn give_up(&self) {
+        let given_up = self.queue.lock().begin_new_life();
+        given_up
+            .into_iter()
+            .for_each(|done| done(Err(ProposeError::NoQuorum)));
+        self.changed.notify_one();
+    }
+
     /// Proposes until it is stopped and everything is complete.
     pub(crate) async fn run<T: Target>(self: Arc<Self>, target: Arc<T>) {
         loop {
@@ -243,22 +271,11 @@ impl Proposer {
             return Next::Wait;
         }
         if queue.flights.front().is_some_and(|flight| flight.give_up <= now) {
-            // Numbers have no gaps, so none of them can be left out: all go, and a new life begins.
-            queue.life += 1;
-            queue.sequence = 0;
-            let given_up = std::mem::take(&mut queue.flights);
-            // What waits behind them goes too: a publisher that sends the lost ones again must not find later ones before them.
-            let behind = std::mem::take(&mut queue.waiting);
-            queue.due = None;
-            queue.bytes = 0;
+            let given_up = queue.begin_new_life();
             drop(queue);
-            let given_up = given_up.into_iter().flat_map(|flight| flight.waiting);
-            let dones = given_up
-                .map(|(_, done)| done)
-                .chain(behind.into_iter().map(|one| one.done));
-            for done in dones {
-                done(Err(ProposeError::NoQuorum));
-            }
+            given_up
+                .into_iter()
+                .for_each(|done| done(Err(ProposeError::NoQuorum)));
             return self.next();
         }
         if let Some(retry_at) = queue.retry_at.filter(|at| *at > now) {

@@ -4,6 +4,7 @@ pub(crate) mod convert;
 mod log_store;
 mod machine;
 mod network;
+mod runtime;
 mod types;
 
 pub(crate) use log_store::LogStore;

@@ -61,7 +61,10 @@ impl Inner {
                 slot.learn_leader(failed.leader);
                 None
             }
-            _ => None,
+            _ => {
+                slot.learn_leader(0);
+                None
+            }
         }
     }
 
@@ -171,7 +174,7 @@ impl Inner {
                     }
                 }
                 Err(PeerError::Failed(failed)) => slot.learn_leader(failed.leader),
-                _ => {}
+                _ => slot.learn_leader(0),
             }
             if begun.elapsed() > READ_WITHIN {
                 return Err(ProposeError::NoQuorum);
@@ -262,6 +265,7 @@ impl Inner {
             return failed(Reason::NotLeader, slot.and_then(|slot| slot.leader()));
         };
         let begun = Instant::now();
+        let mut is_sure = false;
         loop {
             let fetched = group.machine.fetch(
                 &request.client,
@@ -271,7 +275,12 @@ impl Inner {
                 usize::try_from(request.bytes_max).unwrap_or(usize::MAX),
             );
             match fetched {
-                Fetch::Gone => return call_response::Body::Fetched(Fetched::default()),
+                Fetch::Gone if is_sure => return call_response::Body::Fetched(Fetched::default()),
+                // A new leader may not have applied yet who owns the session.
+                Fetch::Gone => match group.read_index().await {
+                    Ok(index) => is_sure = group.wait_applied(index, ASK_WITHIN).await,
+                    Err(leader) => return failed(Reason::NotLeader, leader),
+                },
                 Fetch::Ready {
                     messages,
                     next_sequence,

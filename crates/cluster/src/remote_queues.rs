@@ -1,10 +1,10 @@
 //! Queues of sessions that are connected here while their shard has no replica here: read from the shard's leader.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_proto::{FetchQueue, Fetched, call_request, call_response};
-use foldhash::HashMap;
 use parking_lot::Mutex;
 use transport::{Channel, PeerError};
 
@@ -17,7 +17,7 @@ const FETCH_WITHIN: Duration = Duration::from_secs(3);
 /// The sessions.
 #[derive(Default)]
 pub(crate) struct RemoteQueues {
-    sessions: Mutex<HashMap<String, Session>>,
+    sessions: Mutex<BTreeMap<String, Session>>,
 }
 
 struct Session {
@@ -48,6 +48,24 @@ impl RemoteQueues {
         if sessions.get(client).is_some_and(|session| session.epoch == epoch) {
             sessions.remove(client);
         }
+    }
+
+    /// Whether the connection with this epoch reads its queue from afar.
+    pub(crate) fn has(&self, client: &str, epoch: u64) -> bool {
+        let sessions = self.sessions.lock();
+        sessions.get(client).is_some_and(|session| session.epoch == epoch)
+    }
+
+    /// The connections among `of_shard`, for the replica that there is now.
+    pub(crate) fn wakers(
+        &self,
+        of_shard: impl Fn(&str) -> bool,
+    ) -> Vec<(Arc<str>, u64, Arc<dyn SessionWaker>)> {
+        let sessions = self.sessions.lock();
+        let of_shard = sessions.iter().filter(|(client, _)| of_shard(client));
+        of_shard
+            .map(|(client, session)| (client.as_str().into(), session.epoch, session.waker.clone()))
+            .collect()
     }
 
     pub(crate) fn wake(&self, client: &str) {
@@ -115,7 +133,10 @@ impl Inner {
                 slot.learn_leader(failed.leader);
                 Reading::Idle
             }
-            _ => Reading::Idle,
+            _ => {
+                slot.learn_leader(0);
+                Reading::Idle
+            }
         };
         let mut sessions = self.remote_queues.sessions.lock();
         let Some(session) = sessions.get_mut(&client).filter(|session| session.epoch == epoch) else {

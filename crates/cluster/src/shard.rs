@@ -2,10 +2,12 @@
 //! after the lock is released. Checkpoints are in `checkpoint`, reading queues in `fetch`.
 
 mod bodies;
+mod broken;
 mod checkpoint;
 mod fetch;
 mod spilled;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -15,14 +17,14 @@ use ::bytes::Bytes;
 use cluster_proto::raft as proto;
 use cluster_proto::{Owner, Publication, ShardCommand, ShardEntry, shard_command};
 use cluster_state::{ApplyContext, Effect, EntryKind, ShardState};
-use foldhash::{HashMap, HashSet};
+use foldhash::HashMap;
 use parking_lot::Mutex;
 use prost::Message;
 use storage::{GroupId, GroupLog, SharedKv, StorageError};
 
 use crate::bodies::{Bodies, compact};
 use crate::raft::{Applied, Machine, Responses};
-use crate::{Observer, SessionInfo, SessionWaker, ShardId, Totals};
+use crate::{Broken, Observer, SessionInfo, SessionWaker, ShardId, Totals};
 
 use bodies::BodyReader;
 use checkpoint::Disk;
@@ -45,6 +47,7 @@ pub(crate) struct Node {
     /// Told of sessions that are connected to nodes without a replica.
     pub(crate) far: Arc<dyn FarOwners>,
     pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) broken: Broken,
 }
 
 /// A shard's machine.
@@ -175,6 +178,25 @@ impl Shard {
         }
     }
 
+    /// Ends all that `attach` began: the replica goes.
+    pub(crate) fn take_wakers(&self) -> Vec<(Arc<str>, u64, Arc<dyn SessionWaker>)> {
+        let wakers = std::mem::take(&mut *self.wakers.lock());
+        let wakers = wakers.into_iter();
+        let mut wakers: Vec<_> = wakers
+            .map(|(client, (epoch, waker))| (client, epoch, waker))
+            .collect();
+        wakers.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
+        wakers
+    }
+
+    /// Whether the replica knows that the connection owns its session.
+    pub(crate) fn is_owner(&self, client: &str, epoch: u64) -> bool {
+        self.read(|state| {
+            let session = state.session(client);
+            session.is_some_and(|session| session.connected && session.owner.epoch == epoch)
+        })
+    }
+
     /// See `Cluster::retained`; counts `left` down.
     pub(crate) fn retained(
         &self,
@@ -271,7 +293,7 @@ impl Shard {
     fn deliver(&self, effects: Vec<Effect>) {
         let live = self.live.load(Ordering::Acquire);
         let mut released = Vec::new();
-        let mut grown: HashSet<Arc<str>> = HashSet::default();
+        let mut grown: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut notices = Vec::new();
         let mut outbox = false;
         for effect in effects {
@@ -361,15 +383,19 @@ impl Machine for Shard {
             return Ok(Responses::default());
         };
         let bytes = payload.len();
+        let mut decoded = ShardEntry::decode(payload).map_err(io::Error::other)?;
+        let index = entry.log_id.index;
+        let mut effects = Vec::new();
+        let mut responses = Vec::with_capacity(decoded.commands.len());
+        let mut memory = self.memory.lock();
+        if self.node.broken != Broken::default() {
+            self.break_entry(&memory.state, &mut decoded);
+        }
         let ShardEntry {
             now_ms,
             commands,
             origin,
-        } = ShardEntry::decode(payload).map_err(io::Error::other)?;
-        let index = entry.log_id.index;
-        let mut effects = Vec::new();
-        let mut responses = Vec::with_capacity(commands.len());
-        let mut memory = self.memory.lock();
+        } = decoded;
         if memory.state.begin_entry(origin.as_ref()) == EntryKind::Gap {
             entry.note(&mut memory.applied);
             return Ok(Responses {

@@ -48,6 +48,7 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut memory = Memory::default();
     loop {
         tokio::select! {
+            biased;
             () = inner.stop.cancelled() => return,
             () = inner.meta.machine.changed.notified() => {}
             _ = look.tick() => {}
@@ -101,17 +102,16 @@ impl Inner {
             )
         });
         let here = placed.contains(&self.node_id);
+        let others = placed.iter().copied().filter(|node| *node != self.node_id);
+        let others = others.filter(|node| self.is_live(*node)).collect();
+        slot.set_others(others, |node| self.is_live(node));
         match slot.replica() {
             None if here => {
                 if let Err(error) = self.start_replica(slot).await {
                     warn!(%error, shard = slot.id, "the replica did not start");
                 }
             }
-            None => {
-                if let Some(first) = placed.first().filter(|_| slot.leader().is_none()) {
-                    slot.learn_leader(*first);
-                }
-            }
+            None => {}
             Some(group) if here => self.initialize(slot.id, &group, &initial, memory).await,
             Some(group) => self.end_replica(slot, &group).await,
         }
@@ -147,6 +147,11 @@ impl Inner {
         }
         info!(shard = slot.id, "the shard has moved away");
         slot.set_replica(None);
+        // The connections of its sessions read from afar now.
+        for (client, epoch, waker) in group.machine.take_wakers() {
+            self.remote_queues.attach(&client, epoch, waker.clone());
+            waker.queue_grew();
+        }
         group.stop().await;
         self.remove_replica(slot.id).await;
     }

@@ -1,13 +1,14 @@
 //! One shard as this node sees it: the queue of its proposals always, a replica if the shard is placed here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use cluster_proto::{Failed, Propose, Proposed, call_request, call_response, failed::Reason};
 use openraft::raft::ClientWriteResult;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use transport::{Channel, PeerError, Peers, Reply};
@@ -31,8 +32,11 @@ pub(crate) struct Slot {
     pub(crate) proposer: Arc<Proposer>,
     /// This node's replica, if it has one.
     replica: ArcSwapOption<Group<Shard>>,
-    /// Who may lead a shard that has no replica here; 0: nobody known.
+    /// Who leads, as somebody said; 0: nobody known.
     hint: AtomicU64,
+    /// Other live nodes with a replica, who are asked in turn when nobody knows who leads.
+    others: Mutex<Vec<u64>>,
+    turn: AtomicUsize,
     foreign: mpsc::Sender<Foreign>,
 }
 
@@ -50,6 +54,8 @@ impl Slot {
             proposer: Arc::new(proposer),
             replica: ArcSwapOption::empty(),
             hint: AtomicU64::new(0),
+            others: Mutex::default(),
+            turn: AtomicUsize::new(0),
             foreign,
         };
         (slot, received)
@@ -68,15 +74,47 @@ impl Slot {
         self.replica().filter(|group| group.leads())
     }
 
-    /// Who leads the shard, as far as it is known here.
-    pub(crate) fn leader(&self) -> Option<u64> {
-        let known = self.replica().and_then(|group| group.leader());
-        known.or_else(|| Some(self.hint.load(Ordering::Relaxed)).filter(|hint| *hint != 0))
+    /// Who leads the shard, as this node's replica says; without one, who is asked.
+    pub(crate) fn known_leader(&self) -> Option<u64> {
+        match self.replica() {
+            Some(group) => group.leader(),
+            None => self.leader(),
+        }
     }
 
-    /// Another node is to be asked.
+    /// Who leads the shard, as far as it is known here; else somebody who may know.
+    pub(crate) fn leader(&self) -> Option<u64> {
+        let known = self.replica().and_then(|group| group.leader());
+        known.or_else(|| match self.hint.load(Ordering::Relaxed) {
+            0 => self.somebody(),
+            hint => Some(hint),
+        })
+    }
+
+    fn somebody(&self) -> Option<u64> {
+        let others = self.others.lock();
+        let turn = self.turn.load(Ordering::Relaxed);
+        others.get(turn.checked_rem(others.len())?).copied()
+    }
+
+    /// Another node is to be asked; 0: the one that was asked neither leads nor knows who does.
     pub(crate) fn learn_leader(&self, leader: u64) {
         self.hint.store(leader, Ordering::Relaxed);
+        if leader == 0 {
+            self.turn.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The other nodes that have the shard and live. A hint at one that died, or left, is none.
+    pub(crate) fn set_others(&self, others: Vec<u64>, is_live: impl FnOnce(u64) -> bool) {
+        *self.others.lock() = others;
+        let hint = self.hint.load(Ordering::Relaxed);
+        if hint != 0 && !is_live(hint) {
+            // A newer one stays.
+            let _ = self
+                .hint
+                .compare_exchange(hint, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// Queues another node's entry behind those it sent before.

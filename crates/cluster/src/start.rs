@@ -27,7 +27,8 @@ use crate::remote_queues::RemoteQueues;
 use crate::shard::{FarOwners, Node, Shard};
 use crate::slot::{self, ShardTarget, Slot};
 use crate::{
-    AckLevel, Clock, Cluster, Config, Observer, ShardId, StartError, keeper, meta_duties, shard_duties,
+    AckLevel, Clock, Cluster, Config, Observer, ShardId, StartError, chance, keeper, meta_duties,
+    shard_duties,
 };
 
 /// sled's page cache: it holds checkpoints, which are read at start and when bodies are not in memory.
@@ -59,7 +60,7 @@ impl Cluster {
         observer: Arc<dyn Observer>,
     ) -> Result<Cluster, StartError> {
         let opening = config.clone();
-        let files = tokio::task::spawn_blocking(move || open_files(&opening)).await;
+        let files = chance::blocking(move || open_files(&opening)).await;
         let files = files.map_err(|error| StartError::Storage(error.to_string()))??;
         Self::start_on(files, config, clock, observer).await
     }
@@ -107,6 +108,7 @@ impl Cluster {
             kv: files.kv.clone(),
             far: late.clone(),
             runtime: tokio::runtime::Handle::current(),
+            broken: config.broken,
         };
         let machine = Meta::open(
             files.kv.clone(),
@@ -212,7 +214,9 @@ impl Cluster {
         inner.meta.stop().await;
         tracing::debug!("the groups are stopped");
         let log = inner.log.clone();
-        join(vec![tokio::task::spawn_blocking(move || log.close())]).await;
+        if let Err(error) = chance::blocking(move || log.close()).await {
+            tracing::error!(%error, "closing the log ended badly");
+        }
     }
 }
 
@@ -343,12 +347,17 @@ impl Inner {
         let id = group_of(slot.id);
         let log = self.log.group(id).map_err(storage_failed)?;
         let (shard, parts, bodies_log) = (slot.id, self.shard_parts.clone(), log.clone());
-        let machine = tokio::task::spawn_blocking(move || Shard::open(shard, id, parts, bodies_log)).await;
+        let machine = chance::blocking(move || Shard::open(shard, id, parts, bodies_log)).await;
         let machine = machine.map_err(|error| StartError::Storage(error.to_string()))?;
         let machine = Arc::new(machine.map_err(storage_failed)?);
         let network = Network::new(id, self.peers.clone());
         let group = Arc::new(Group::start(id, self.node_id, log, machine, network).await?);
         slot.set_replica(Some(group.clone()));
+        let here =
+            |client: &str| cluster_state::placement::shard_of(client, self.slots.len() as u16) == slot.id;
+        for (client, epoch, waker) in self.remote_queues.wakers(here) {
+            group.machine.attach(&client, epoch, waker);
+        }
         group.machine.go_live(self.is_alone());
         Ok(group)
     }
@@ -362,7 +371,7 @@ impl Inner {
         if !matches!(removed.await, Ok(Ok(()))) {
             return tracing::error!(shard, "the log of a replica that has moved away was not removed");
         }
-        let finished = tokio::task::spawn_blocking(move || storage::finish_removals(&log, kv.as_ref()));
+        let finished = chance::blocking(move || storage::finish_removals(&log, kv.as_ref()));
         match finished.await {
             Ok(Ok(_)) => self.shard_parts.bodies.clear(shard),
             Ok(Err(error)) => tracing::error!(%error, shard, "a replica that has moved away was not removed"),
@@ -406,6 +415,7 @@ impl Inner {
                 let later = Instant::now() + Duration::from_secs(1);
                 let due = due.map_or(later, |due| due.clamp(Instant::now() + PAUSE, later));
                 tokio::select! {
+                    biased;
                     () = self.stop.cancelled() => return,
                     () = self.announcer.changed.notified() => {}
                     () = tokio::time::sleep_until(due) => {}
@@ -430,6 +440,7 @@ impl Inner {
                 _ => {
                     self.announcer.failed(batch);
                     tokio::select! {
+                        biased;
                         () = self.stop.cancelled() => return,
                         () = sleep(PAUSE * 4) => {}
                     }
@@ -441,6 +452,7 @@ impl Inner {
     async fn run_remote_queues(self: Arc<Self>) {
         loop {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 () = sleep(Duration::from_secs(1)) => self.remote_queues.wake_all(),
             }

@@ -105,7 +105,7 @@ impl Inner {
         let shards = self.slots.iter().zip(placed).map(|(slot, placed)| ShardStatus {
             shard: slot.id,
             placed,
-            leader: slot.leader(),
+            leader: slot.known_leader(),
             voters: slot.replica().and_then(|replica| {
                 let members = replica.members();
                 (!members.is_joint).then(|| members.voters.into_iter().collect())

@@ -187,6 +187,39 @@ fn destinations_know_it_is_down(one: &cluster::Cluster, other: &cluster::Cluster
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_at_a_node_that_is_cut_off_does_not_come_after_what_was_done_since() {
+    let fleet = Fleet::new(3);
+    let nodes = fleet.form().await;
+    let [alone, other] = [&nodes[0], &nodes[1]];
+    let command = |command| ShardCommand {
+        command: Some(command),
+    };
+    let retain = |value: &str| {
+        let retain = Retain {
+            publication: Some(publication("state", value)),
+            ..Retain::default()
+        };
+        command(Command::Retain(retain))
+    };
+    let shard = other.cluster.shard_of_topic("state");
+    fleet.isolate(1, &[2, 3]);
+    let lost = alone.cluster.request(shard, retain("old"));
+    let (lost, newer) = tokio::join!(lost, async {
+        wait_for("it is cut off", || alone.notes.fenced.load(Ordering::Relaxed) > 0).await;
+        let newer = other.cluster.request(shard, retain("new")).await;
+        fleet.heal(1, &[2, 3]);
+        newer
+    });
+    assert!(lost.is_err() && newer.is_ok());
+    ready(&alone.cluster).await;
+    // An entry of this node's: what it had before that is applied by then, if ever.
+    let tick = command(Command::Tick(cluster::proto::Tick {}));
+    alone.cluster.request(shard, tick).await.unwrap();
+    let found = other.cluster.retained("state", 10).await.unwrap();
+    assert_eq!(&found[0].payload[..], b"new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_quorum_nothing_is_answered_and_afterwards_all_goes_on() {
     let fleet = Fleet::new(3);
     let nodes = fleet.form().await;

@@ -99,7 +99,7 @@ impl DataDir {
         let before = self.read(&path)?;
         let mut identity = match (before.clone(), shards_if_new) {
             (Some(identity), _) => identity,
-            (None, Some(shards)) => Identity::draw(shards),
+            (None, Some(shards)) => Identity::draw(shards, &self.files),
             (None, None) => return Err(failed(&path)(io::Error::from(io::ErrorKind::NotFound))),
         };
         change(&mut identity)?;
@@ -133,20 +133,15 @@ impl DataDir {
 }
 
 impl Identity {
-    fn draw(shards: u16) -> Self {
+    fn draw(shards: u16, files: &Mount) -> Self {
         // Zero means "no node" on the wire.
-        let node_id = rand::random_range(1..=u64::MAX);
+        let node_id = (files.random() as u64).max(1);
         Self {
             node_id,
             cluster_id: None,
             shards,
             incarnation: 0,
         }
-    }
-
-    /// A name for a new cluster that no other has.
-    pub fn draw_cluster_id() -> String {
-        format!("{:032x}", rand::random::<u128>())
     }
 
     fn to_text(&self) -> String {

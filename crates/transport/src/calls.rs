@@ -1,6 +1,6 @@
 //! Calls to one peer over one stream: sent in the order in which they were made, answered in any.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ struct State {
     /// Not sent yet, by id.
     queue: VecDeque<CallRequest>,
     /// Sent or not.
-    waiting: foldhash::HashMap<u64, Waiting>,
+    waiting: BTreeMap<u64, Waiting>,
     bytes: usize,
     next_id: u64,
     /// Counts the streams: an older one has nothing to say any more.
@@ -60,7 +60,7 @@ impl Calls {
         Arc::new(Self {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
-                waiting: foldhash::HashMap::default(),
+                waiting: BTreeMap::new(),
                 bytes: 0,
                 next_id: 1,
                 stream: 0,

@@ -91,6 +91,7 @@ impl Peer for Endpoint {
     ) -> Result<Response<SnapshotAnswer>, Status> {
         let receiving = snapshot::receive(request.into_inner(), &self.service, &self.snapshots);
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => Err(Status::unavailable("the node is stopping")),
             received = receiving => received.map(Response::new),
         }

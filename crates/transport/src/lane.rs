@@ -174,6 +174,7 @@ impl Lane {
                 tracing::info!(node = peer.id, lane = self.number, %error, "messages to a peer wait for a connection");
             }
             tokio::select! {
+                biased;
                 () = peer.gone.cancelled() => return,
                 () = tokio::time::sleep(back_off.failed()) => {}
             }

@@ -230,6 +230,7 @@ impl Peers {
             snapshot::send(&node.peer, header, data).await
         };
         tokio::select! {
+            biased;
             () = node.peer.gone.cancelled() => Err(PeerError::Gone),
             sent = once(within, send) => sent,
         }

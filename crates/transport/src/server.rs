@@ -71,6 +71,7 @@ pub async fn serve(
         .serve_with_incoming_shutdown(connections(incoming, cut), stop.clone().cancelled_owned());
     tokio::pin!(serving);
     tokio::select! {
+        biased;
         served = &mut serving => return served.map_err(io::Error::other),
         () = stop.cancelled() => {}
     }

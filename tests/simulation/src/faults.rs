@@ -49,7 +49,7 @@ impl fmt::Display for Fault {
 /// So many faults, one after the other; at the end all is well again. A wiped disk is filled again before anything else
 /// happens: two lost disks are more than three replicas promise to survive.
 pub async fn trouble(world: &Arc<World>, faults: usize) -> Result<()> {
-    let mut random = SmallRng::seed_from_u64(world.options.seed);
+    let mut random = SmallRng::seed_from_u64(world.options.seed ^ world.next_trouble() << 32);
     for number in 1..=faults {
         let calm = Duration::from_millis(random.random_range(100..2500));
         sleep(calm).await;

@@ -1,12 +1,14 @@
 //! Whole nodes in one process, on a network, disks and clocks that are simulated, with faults drawn from a seed.
 //!
-//! The network is turmoil's, below gRPC and MQTT; the disks are `storage`'s, which lose what was not synced. A run with the
-//! same seed takes the same decisions at the same simulated moments. It is nearly, not completely, the same run: the order
-//! of what happens inside a millisecond depends on hash seeds and on threads that read files.
+//! The network is turmoil's, below gRPC and MQTT; the disks are `storage`'s, which lose what was not synced. All of it is one
+//! thread: what a node leaves to other threads is done in place, and its dice are the seed's. So a run with the same seed is
+//! the same run, on any machine and under any load. (tokio wakes those who wait for one thing in an order of its own: this
+//! changes nothing but the order inside of one millisecond of one node.)
 
 mod clock;
 mod dial;
 mod faults;
+mod links;
 mod load;
 mod machine;
 mod net;
@@ -14,9 +16,9 @@ mod seeds;
 mod simulation;
 mod world;
 
-pub use dial::{connect, dial_any, open};
+pub use dial::{connect, connect_at_last, dial_any, look, open};
 pub use faults::{Fault, trouble};
 pub use load::{Load, Stream};
 pub use seeds::{for_seeds, is_caught};
-pub use simulation::{Options, run};
+pub use simulation::{Options, run, run_and_tell};
 pub use world::{World, wait_until};

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use crash::oracle::Promise;
-use crash::{Publisher, RetainedWriter, Run, Subscriber, look_on};
+use crash::{Publisher, RetainedWriter, Run, Subscriber};
 use mqtt_codec::ProtocolVersion::{self, V3_1_1, V5};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::dial::{dial_any, nowhere, open};
+use crate::dial::{dial_any, look, nowhere};
 use crate::{World, wait_until};
 
 /// Everything has to be acknowledged and delivered this long after the last trouble.
@@ -107,7 +107,7 @@ impl Load {
         while self.readers.join_next().await.is_some() {}
         for topic in RETAINED {
             for node in self.world.nodes() {
-                let found = look_on(open(node).await?, topic).await?;
+                let found = look(node, topic).await?;
                 self.run.history().found_retained(topic, found);
             }
         }

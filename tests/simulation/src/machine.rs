@@ -106,6 +106,7 @@ impl Machine {
         loop {
             self.ready.store(broker.is_ready(), Ordering::Relaxed);
             tokio::select! {
+                biased;
                 accepted = listener.accept() => {
                     let (stream, peer) = accepted?;
                     broker.serve_stream(stream, peer, "simulated");

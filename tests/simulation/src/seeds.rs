@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// All tests of the suite together take about this long, with two at a time.
 const SECONDS: u64 = 120;
@@ -30,10 +32,22 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
+/// What the nodes say is stamped with the time of the simulation.
+struct SimulatedTime;
+
+impl FormatTime for SimulatedTime {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
+        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+        write!(out, "{:>8} ms ", elapsed.as_millis())
+    }
+}
+
 fn listen() {
-    // What the nodes say, where a test is run with RUST_LOG; another test may have been first.
+    // What the nodes say, where a test is run with RUST_LOG (`turmoil=info` names them); another test may have been first.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_timer(SimulatedTime)
+        .with_test_writer()
         .try_init();
 }
 

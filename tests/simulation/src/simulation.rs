@@ -11,6 +11,7 @@ use cluster::Broken;
 use parking_lot::Mutex;
 use turmoil::Sim;
 
+use crate::links::Links;
 use crate::machine::{Machine, name};
 use crate::{Fault, World, seeds};
 
@@ -67,13 +68,21 @@ pub fn run<F>(options: &Options, story: impl FnOnce(Arc<World>) -> F) -> Result<
 where
     F: Future<Output = Result<()>> + 'static,
 {
+    let (judged, log) = run_and_tell(options, story);
+    judged.map_err(|error| error.context(format!("what happened:\n{}", log.join("\n"))))
+}
+
+/// As `run`, with the log of what was decided in any case.
+pub fn run_and_tell<F>(options: &Options, story: impl FnOnce(Arc<World>) -> F) -> (Result<()>, Vec<String>)
+where
+    F: Future<Output = Result<()>> + 'static,
+{
+    cluster::simulate(Some(options.seed));
     let world = Arc::new(World::new(options));
     let outcome = Arc::new(Mutex::new(None));
     let mut sim = turmoil::Builder::new()
         .rng_seed(options.seed)
         .simulation_duration(STORY_MAX)
-        .min_message_latency(Duration::from_micros(100))
-        .max_message_latency(Duration::from_millis(3))
         .tcp_capacity(TCP_CAPACITY)
         .build();
     for machine in &world.machines {
@@ -96,11 +105,16 @@ where
     };
     // The machines go as if their power went: what they would still write is of no use.
     world.machines.iter().for_each(|machine| machine.lose_power());
-    judged.map_err(|error| error.context(format!("what happened:\n{}", world.log.lock().join("\n"))))
+    drop(sim);
+    cluster::simulate(None);
+    let log = std::mem::take(&mut *world.log.lock());
+    (judged, log)
 }
 
 fn step_to_the_end(sim: &mut Sim<'_>, world: &World) -> Result<()> {
+    let mut links = Links::new(world.options.seed, world.options.nodes, sim);
     loop {
+        links.draw(sim);
         let finished = sim.step().map_err(|error| anyhow!("{error}"))?;
         if let Some(broken) = world.machines.iter().find_map(failure) {
             return Err(anyhow!(broken));
@@ -113,7 +127,7 @@ fn step_to_the_end(sim: &mut Sim<'_>, world: &World) -> Result<()> {
             .store(sim.elapsed().as_millis() as u64, Ordering::Relaxed);
         let faults = std::mem::take(&mut *world.faults.lock());
         for fault in faults {
-            happen(sim, world, fault);
+            happen(sim, &mut links, world, fault);
         }
     }
 }
@@ -123,7 +137,7 @@ fn failure(machine: &Arc<Machine>) -> Option<String> {
     Some(format!("{}: the log failed: {reason}", name(machine.number)))
 }
 
-fn happen(sim: &mut Sim<'_>, world: &World, fault: Fault) {
+fn happen(sim: &mut Sim<'_>, links: &mut Links, world: &World, fault: Fault) {
     let names = |nodes: &[usize]| nodes.iter().map(|node| name(*node)).collect::<Vec<_>>();
     let machine = |node: usize| &world.machines[node - 1];
     match fault {
@@ -151,13 +165,11 @@ fn happen(sim: &mut Sim<'_>, world: &World, fault: Fault) {
                 for other in world.nodes().filter(|other| *other != one) {
                     sim.repair_oneway(name(one), name(other));
                     sim.repair(name(one), name(other));
-                    sim.set_link_max_message_latency(name(one), name(other), Duration::from_millis(3));
                 }
             }
+            links.heal();
         }
-        Fault::SlowLink(one, other, delay) => {
-            sim.set_link_max_message_latency(name(one), name(other), delay);
-        }
+        Fault::SlowLink(one, other, delay) => links.slow(one, other, delay),
         Fault::SlowDisk(node, sync) => machine(node).slow_disk(sync),
         Fault::ClockJump(node, ahead) => {
             let ahead = ahead.as_millis() as u64;

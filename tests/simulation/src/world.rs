@@ -29,6 +29,8 @@ pub struct World {
     pub(crate) log: Mutex<Vec<String>>,
     /// By group and entry: the first node that was seen there, and its digest.
     digests: Mutex<BTreeMap<(u64, u64), (usize, u64)>>,
+    /// How often there was trouble: it is another one each time.
+    troubles: AtomicU64,
     /// Where clients connect next.
     pub(crate) choices: Mutex<SmallRng>,
 }
@@ -44,6 +46,7 @@ impl World {
             faults: Mutex::default(),
             log: Mutex::default(),
             digests: Mutex::default(),
+            troubles: AtomicU64::new(0),
             choices: Mutex::new(SmallRng::seed_from_u64(options.seed ^ 0xd1a1)),
         }
     }
@@ -65,6 +68,10 @@ impl World {
         self.faults.lock().push_back(fault);
     }
 
+    pub(crate) fn next_trouble(&self) -> u64 {
+        self.troubles.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Whether a node serves. Nodes count from 1.
     pub fn is_ready(&self, node: usize) -> bool {
         self.machines[node - 1].ready.load(Ordering::Relaxed)
@@ -82,6 +89,8 @@ impl World {
 
     /// Waits until every node serves and every shard has its replicas.
     pub async fn settled(&self, within: Duration) -> Result<()> {
+        // Faults happen at the end of the millisecond in which they were decided.
+        sleep(LOOK).await;
         wait_until("all nodes are ready and settled", within, || {
             let settled = |node| {
                 self.cluster(node)

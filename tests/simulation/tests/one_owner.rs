@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use harness::{ConnectOptions, Message};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use simulation::{Fault, Options, World, connect, for_seeds, is_caught, run};
+use simulation::{Fault, Options, World, connect, connect_at_last, for_seeds, is_caught, run};
 use tokio::time::{sleep, timeout};
 
 use crate::common::{START, sound};
@@ -39,7 +39,8 @@ async fn takeovers(world: &World) -> Result<()> {
             // The nodes that serve refuse while they do not agree; the former connection may be lost too.
             world.fault(Fault::Heal);
             world.settled(START).await?;
-            (former, _) = connect(next, twin(round)).await?;
+            // What waits behind proposals that got lost is refused with them: it may have to ask again.
+            former = connect_at_last(next, twin(round)).await?;
             node = next;
             continue;
         };
@@ -79,5 +80,50 @@ fn a_node_that_does_not_let_go_of_clients_is_caught() {
             ..sound(seed, 9000)
         };
         run(&options, async |world| takeovers(&world).await)
+    });
+}
+
+/// A client moves while nobody tells the node it was at. What the former connection still asks of the session is refused by
+/// its epoch, even though that connection lives.
+async fn stale(world: &World) -> Result<()> {
+    world.settled(START).await?;
+    let mut random = SmallRng::seed_from_u64(world.options.seed);
+    let nodes = world.options.nodes;
+    let twin = || ConnectOptions::v5("twin").persistent();
+    let mut node = random.random_range(1..=nodes);
+    let (mut former, _) = connect(node, twin()).await?;
+    for round in 1..ROUNDS {
+        let next = 1 + (node + random.random_range(0..nodes - 1)) % nodes;
+        let (latest, _) = connect(next, twin().resume()).await?;
+        let still = timeout(TAKEN_WITHIN, former.subscribe("stale", 1)).await;
+        ensure!(
+            !matches!(still, Ok(Ok(reason)) if (reason as u8) < 0x80),
+            "round {round}: a connection at node {node} changes a session that node {next} has"
+        );
+        (former, node) = (latest, next);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_connection_that_lost_its_session_does_not_change_it() {
+    for_seeds("a_connection_that_lost_its_session_does_not_change_it", |seed| {
+        let options = Options {
+            deaf: true,
+            ..sound(seed, 9500)
+        };
+        run(&options, async |world| stale(&world).await)
+    });
+}
+
+#[test]
+fn a_session_that_does_not_look_at_epochs_is_caught() {
+    is_caught("no epochs", |seed| {
+        let mut options = Options {
+            deaf: true,
+            ..sound(seed, 9500)
+        };
+        options.broken.no_epochs = true;
+        run(&options, async |world| stale(&world).await)
     });
 }

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use broker::config::AckLevel;
-use crash::look_on;
 use harness::{ConnectOptions, Message};
-use simulation::{Fault, Options, World, connect, for_seeds, is_caught, open, run, trouble};
+use simulation::{Fault, Options, World, connect_at_last, for_seeds, is_caught, look, run, trouble};
 use tokio::time::sleep;
 
 use crate::common::{START, sound};
@@ -15,7 +14,7 @@ use crate::common::{START, sound};
 async fn write_and_look(world: &World, round: u64, between: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
     let topic = |number: u64| format!("state/{number}");
     let nodes = world.options.nodes as u64;
-    let (mut writer, _) = connect(1 + (round % nodes) as usize, ConnectOptions::v5("writer")).await?;
+    let mut writer = connect_at_last(1 + (round % nodes) as usize, ConnectOptions::v5("writer")).await?;
     for number in 0..10 {
         // The filling is the crash test's: numbers that it can read.
         let payload = crash::payload_of(round);
@@ -28,7 +27,7 @@ async fn write_and_look(world: &World, round: u64, between: impl AsyncFnOnce() -
     between().await?;
     for number in 0..10 {
         let node = 1 + ((round + 1 + number) % nodes) as usize;
-        let found = look_on(open(node).await?, &topic(number)).await?;
+        let found = look(node, &topic(number)).await?;
         ensure!(
             found == Some(round),
             "{}: {found:?} instead of {round} at node {node}",

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::{Client, ConnectOptions, Message};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use simulation::{Fault, Options, World, connect, for_seeds, is_caught, run};
+use simulation::{Fault, Options, World, connect, connect_at_last, for_seeds, is_caught, run};
 use tokio::time::timeout;
 
 use crate::common::{START, sound};
@@ -79,7 +79,7 @@ fn a_subscription_outlives_the_crash_of_any_other_node() {
 }
 
 async fn published(node: usize, subscriber: &mut Client) -> Result<()> {
-    let (mut publisher, _) = connect(node, ConnectOptions::v5("comes and goes")).await?;
+    let mut publisher = connect_at_last(node, ConnectOptions::v5("comes and goes")).await?;
     let text = format!("from {node}");
     publisher
         .publish(Message::new("stays/here", text.as_str()).qos(1))

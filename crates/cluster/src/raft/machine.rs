@@ -14,6 +14,7 @@ use storage::StorageError;
 
 use super::convert;
 use super::types::{LogId, Payload, Responses, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::chance;
 
 /// The replicated state of a group on this node.
 pub(crate) trait Machine: Send + Sync + 'static {
@@ -129,9 +130,7 @@ fn state(applied: &proto::Applied) -> (Option<LogId>, StoredMembership) {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> io::Result<T> {
-    Ok(tokio::task::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)??)
+    Ok(chance::blocking(work).await.map_err(io::Error::other)??)
 }
 
 impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {

@@ -20,6 +20,7 @@ use transport::{Channel, PeerError, Peers};
 use super::convert::{self, rpc};
 use super::types::{Snapshot, TypeConfig, VoteOf};
 use super::{SnapshotData, state_to_proto};
+use crate::chance;
 
 /// Entries that wait for a slow disk are not given up as early as a heartbeat is.
 const APPEND_WITHIN: Duration = Duration::from_secs(3);
@@ -145,7 +146,7 @@ impl RaftNetworkV2<TypeConfig> for Replica {
         };
         let target = self.target;
         let send = async move {
-            let read = tokio::task::spawn_blocking(move || snapshot.snapshot.read());
+            let read = chance::blocking(move || snapshot.snapshot.read());
             let records = read.await.map_err(|error| error.to_string())?;
             let records = records.map_err(|error| error.to_string())?;
             let data = Bytes::from(records.encode_to_vec());
@@ -153,6 +154,7 @@ impl RaftNetworkV2<TypeConfig> for Replica {
             sent.map_err(|error| error.to_string())
         };
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = send => match sent {
                 Ok(answer) => Ok(SnapshotResponse::new(convert::vote(&answer.vote.unwrap_or_default()))),

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use cluster_proto::{MetaResponse, ShardResponse};
 use openraft::impls::{BasicNode, BoxedErrorSource, InlineBatch, Vote, leader_id_std::LeaderId};
 use openraft::raft::responder::Responder;
-use openraft::{EntryPayload, OptionalSend, RaftTypeConfig, TokioRuntime};
+use openraft::{EntryPayload, OptionalSend, RaftTypeConfig};
+
+use super::runtime::Runtime;
 
 /// Our instantiation of openraft.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +24,7 @@ impl RaftTypeConfig for TypeConfig {
     type Vote = Vote<Self::LeaderId>;
     type Payload = EntryPayload<Payload, u64, BasicNode>;
     type Entry = openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = Callback<T>
     where

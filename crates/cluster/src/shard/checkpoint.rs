@@ -239,13 +239,15 @@ impl Shard {
     }
 
     fn wake_all(&self) {
-        let wakers: Vec<_> = self
-            .wakers
-            .lock()
-            .values()
-            .map(|(_, waker)| waker.clone())
-            .collect();
-        for waker in wakers {
+        let mut wakers: Vec<_> = {
+            let wakers = self.wakers.lock();
+            wakers
+                .iter()
+                .map(|(client, (_, waker))| (client.clone(), waker.clone()))
+                .collect()
+        };
+        wakers.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (_, waker) in wakers {
             waker.queue_grew();
         }
     }

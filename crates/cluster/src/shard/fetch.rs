@@ -10,6 +10,7 @@ use foldhash::HashMap;
 use super::Shard;
 use super::bodies::DecodedEntry;
 use crate::bodies::size;
+use crate::chance;
 use crate::{Fetch, Outboxed, Queued};
 
 /// The most bodies read from disk at once for a session.
@@ -108,7 +109,7 @@ impl Shard {
         let client: Arc<str> = client.into();
         self.loading.lock().insert(client.clone(), Loading::Reading);
         let shard = self.clone();
-        self.node.runtime.spawn_blocking(move || {
+        chance::blocking_on(&self.node.runtime, move || {
             let loaded = shard.read_bodies(&ids, bytes_max);
             shard.loading.lock().insert(client.clone(), Loading::Read(loaded));
             if let Some(waker) = shard.waker(&client) {

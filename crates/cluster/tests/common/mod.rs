@@ -32,6 +32,12 @@ pub(crate) struct Notes {
 #[derive(Default)]
 pub(crate) struct Waker(AtomicU64);
 
+impl Waker {
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 impl cluster::SessionWaker for Waker {
     fn queue_grew(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
