@@ -1,5 +1,7 @@
-"""Paho (Python) against a running broker: paho_stories.py VERSION TRANSPORT PORT CA. Each story prints its name when it passed."""
+"""Paho (Python) against a running broker: paho_stories.py VERSION TRANSPORT PORT[,PORT..] CA. Successive connections use the ports
+in turn. Each story prints its name when it passed."""
 
+import itertools
 import queue
 import sys
 import threading
@@ -11,7 +13,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 LIMIT = 15
-VERSION, TRANSPORT, PORT, CA = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+VERSION, TRANSPORT, CA = sys.argv[1], sys.argv[2], sys.argv[4]
+PORTS = itertools.cycle(int(port) for port in sys.argv[3].split(","))
 FIVE = VERSION == "5"
 PREFIX = f"paho/{VERSION}/{TRANSPORT}"
 
@@ -46,7 +49,7 @@ class Peer:
             options["clean_start"] = self.clean
             options["properties"] = Properties(PacketTypes.CONNECT)
             options["properties"].SessionExpiryInterval = self.expiry
-        self.client.connect("localhost" if CA else "127.0.0.1", PORT, keepalive=30, **options)
+        self.client.connect("localhost" if CA else "127.0.0.1", next(PORTS), keepalive=30, **options)
         self.client.loop_start()
         flags, reason = self.connected.get(timeout=LIMIT)
         assert not reason.is_failure, f"CONNACK {reason}"

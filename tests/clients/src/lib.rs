@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{Broker, BrokerOptions};
+use harness::{Broker, BrokerOptions, Cluster, ClusterOptions};
 
 /// How long a client's stories may take together.
 const STORIES_LIMIT: Duration = Duration::from_secs(120);
@@ -94,19 +94,38 @@ pub fn mosquitto(name: &str) -> Result<Command> {
     Ok(command)
 }
 
+/// Lets Paho tell its stories to a cluster, successive connections to different nodes.
+pub fn paho_over_nodes(version: &str) -> Result<()> {
+    let cluster = Cluster::start(ClusterOptions::default())?;
+    let nodes = cluster.all();
+    let ports: Vec<_> = nodes
+        .iter()
+        .map(|node| cluster.mqtt_addr(*node).port().to_string())
+        .collect();
+    let mut command = Command::new(tool("venv/bin/python")?);
+    command.arg("-u").arg(script("paho_stories.py"));
+    command.args([version, Reach::Tcp.word(), &ports.join(","), ""]);
+    let logs = || nodes.iter().map(|node| cluster.log(*node)).collect::<Vec<_>>();
+    told(&mut command, || logs().join("\n"))
+}
+
 fn stories(command: &mut Command, version: &str, reach: Reach) -> Result<()> {
     let broker = broker()?;
     let trusted = reach.trusted(&broker).map(Path::as_os_str).unwrap_or_default();
     command
         .args([version, reach.word(), &reach.port(&broker).to_string()])
         .arg(trusted);
+    told(command, || broker.log())
+}
+
+fn told(command: &mut Command, log: impl Fn() -> String) -> Result<()> {
     let output = output_within(command, STORIES_LIMIT)?;
     let said = String::from_utf8_lossy(&output.stdout);
     let complained = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
         "{said}\n{complained}\nthe broker's log:\n{}",
-        broker.log()
+        log()
     );
     ensure!(
         said.contains("all stories passed"),

@@ -1,7 +1,7 @@
 //! Paho (Python) against a running broker: both protocol versions over every transport.
 
 use anyhow::Result;
-use clients::{Reach, paho};
+use clients::{Reach, paho, paho_over_nodes};
 
 #[test]
 fn paho_speaks_mqtt_3_1_1_over_tcp() -> Result<()> {
@@ -41,4 +41,14 @@ fn paho_speaks_mqtt_5_over_websocket() -> Result<()> {
 #[test]
 fn paho_speaks_mqtt_5_over_secure_websocket() -> Result<()> {
     paho("5", Reach::SecureWebSocket)
+}
+
+#[test]
+fn paho_speaks_mqtt_3_1_1_to_three_nodes_as_to_one() -> Result<()> {
+    paho_over_nodes("3.1.1")
+}
+
+#[test]
+fn paho_speaks_mqtt_5_to_three_nodes_as_to_one() -> Result<()> {
+    paho_over_nodes("5")
 }
