@@ -1,0 +1,135 @@
+//! Access rules: who may publish and subscribe what. The first rule that says something about a topic decides; what no
+//! rule speaks of is denied.
+
+mod condition;
+mod mosquitto;
+mod parse;
+mod permissions;
+mod template;
+
+use foldhash::HashMap;
+
+use crate::{LineError, Principal};
+use condition::Condition;
+use template::Template;
+
+pub use permissions::Permissions;
+
+/// Most rules in a file.
+pub const RULES_MAX: usize = 100_000;
+
+/// What a rule does to what it speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Allow,
+    Deny,
+}
+
+/// What a rule speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Publish,
+    Subscribe,
+    Both,
+}
+
+#[derive(Debug, Clone)]
+struct Rule {
+    effect: Effect,
+    action: Action,
+    topics: Template,
+    /// All have to hold.
+    conditions: Vec<Condition>,
+}
+
+/// The rules of a file, in its order.
+#[derive(Debug, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    /// Rules that speak of one user, by name; a file for a million users is not walked at each login.
+    of_user: HashMap<String, Vec<u32>>,
+    of_anybody: Vec<u32>,
+    /// Who belongs to which group.
+    groups_of: HashMap<String, Vec<String>>,
+}
+
+impl Rules {
+    /// Reads rules. One a line: `allow` or `deny`; `publish`, `subscribe` or `all`; a topic filter, in double quotes if it
+    /// has spaces; conditions like `user=anna` or `address=10.0.0.0/8`, all of which have to hold. `group NAME MEMBER...`
+    /// puts users into a group. Lines that begin with `#` are comments.
+    ///
+    /// # Errors
+    /// Every line that is not that; nothing of the file is used then.
+    pub fn parse(text: &str) -> Result<Self, Vec<LineError>> {
+        parse::parse(text)
+    }
+
+    /// Reads a file for mosquitto's `acl_file` (mosquitto.conf(5), mosquitto 2.0): `user`, `topic`, `pattern`.
+    ///
+    /// # Errors
+    /// Every line that is not that; nothing of the file is used then.
+    pub fn parse_mosquitto(text: &str) -> Result<Self, Vec<LineError>> {
+        mosquitto::parse(text)
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there are none: then all is denied.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// What one client may do: the rules that speak of it, with its names filled in.
+    pub fn permissions(&self, principal: &Principal) -> Permissions {
+        let mut groups: Vec<&str> = principal.groups.iter().map(String::as_str).collect();
+        let mut permissions = Permissions::default();
+        let own = match &principal.user {
+            Some(user) => {
+                groups.extend(self.groups_of.get(user).into_iter().flatten().map(String::as_str));
+                self.of_user.get(user).map_or(&[][..], Vec::as_slice)
+            }
+            None => &[],
+        };
+        for index in merged(own, &self.of_anybody) {
+            let rule = &self.rules[index as usize];
+            if rule
+                .conditions
+                .iter()
+                .all(|condition| condition.holds(principal, &groups))
+            {
+                permissions.add(rule, principal);
+            }
+        }
+        permissions
+    }
+
+    fn push(&mut self, rule: Rule) {
+        let index = self.rules.len() as u32;
+        let user = rule.conditions.iter().find_map(|condition| match condition {
+            Condition::User(user) => Some(user.clone()),
+            _ => None,
+        });
+        match user {
+            Some(user) => self.of_user.entry(user).or_default().push(index),
+            None => self.of_anybody.push(index),
+        }
+        self.rules.push(rule);
+    }
+}
+
+/// Two rising lists as one.
+fn merged<'a>(mut one: &'a [u32], mut other: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
+    std::iter::from_fn(move || {
+        let from_one = match (one.first(), other.first()) {
+            (Some(a), Some(b)) => a < b,
+            (first, _) => first.is_some(),
+        };
+        let list = if from_one { &mut one } else { &mut other };
+        let (first, rest) = list.split_first()?;
+        *list = rest;
+        Some(*first)
+    })
+}
