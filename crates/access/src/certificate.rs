@@ -4,7 +4,6 @@
 use std::fmt::Write;
 
 use aws_lc_rs::digest;
-use serde::{Deserialize, Serialize};
 
 /// The names in a certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,8 +21,7 @@ pub struct Certificate {
 }
 
 /// Which of its names is the user name or the client id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameSource {
     /// The common name of the subject.
     CommonName,

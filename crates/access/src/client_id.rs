@@ -1,10 +1,7 @@
 //! Binding client ids to user names, so that nobody takes over somebody else's session.
 
-use serde::{Deserialize, Serialize};
-
 /// Which client ids a user may have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ClientIdRule {
     /// Any.
     #[default]

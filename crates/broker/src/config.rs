@@ -3,8 +3,8 @@
 
 #[macro_use]
 mod section;
+mod auth;
 mod choices;
-mod cidr;
 mod cluster;
 mod listener;
 mod units;
@@ -14,8 +14,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use choices::{AckLevel, LogFormat, Protocol, ProxyProtocol, SharedStrategy, WhenFull};
-pub use cidr::{Cidr, CidrError};
+pub use ::access::{Cidr, CidrError};
+pub use auth::{Access, Auth};
+pub use choices::{
+    AckLevel, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, LogFormat, Protocol, ProxyProtocol, SharedStrategy,
+    WhenFull,
+};
 pub use cluster::{Cluster, ClusterTls, PEER_PORT};
 pub use listener::Listener;
 pub use section::{Key, Problem, Section, SectionReference};
@@ -29,6 +33,10 @@ pub struct Config {
     pub node: Node,
     /// Where clients connect.
     pub listeners: Vec<Listener>,
+    /// How clients show who they are.
+    pub auth: Auth,
+    /// What clients may publish and subscribe.
+    pub access: Access,
     /// What one client, one packet and one node may use.
     pub limits: Limits,
     /// Messages waiting for their receivers.
@@ -214,6 +222,8 @@ impl Default for Config {
         Self {
             node: Node::default(),
             listeners: Listener::defaults(),
+            auth: Auth::default(),
+            access: Access::default(),
             limits: Limits::default(),
             queues: Queues::default(),
             mqtt: Mqtt::default(),
@@ -232,6 +242,8 @@ impl Config {
         vec![
             Node::reference("node"),
             Listener::reference("listeners"),
+            Auth::reference("auth"),
+            Access::reference("access"),
             Limits::reference("limits"),
             Queues::reference("queues"),
             Mqtt::reference("mqtt"),
@@ -255,6 +267,8 @@ impl Config {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.node.check_bounds("node", &mut problems);
+        self.auth.check("auth", &mut problems);
+        self.access.check("access", &mut problems);
         self.limits.check_bounds("limits", &mut problems);
         self.queues.check_bounds("queues", &mut problems);
         self.mqtt.check_bounds("mqtt", &mut problems);
@@ -263,7 +277,7 @@ impl Config {
         self.admin.check_bounds("admin", &mut problems);
         self.log.check_bounds("log", &mut problems);
         self.cluster.check_bounds("cluster", &mut problems);
-        listener::check_all(&self.listeners, &mut problems);
+        listener::check_all(&self.listeners, &self.auth, &mut problems);
         self.check_relations(&mut problems);
         problems
     }

@@ -12,11 +12,15 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Authenticator;
 use crate::config::{Config, WhenFull};
 use crate::incoming::Incoming;
+use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::sources::Sources;
 use crate::sys_topics::SysTopics;
+
+/// Denials are told one by one this often.
+const DENIALS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -27,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
+    /// Denials are told one by one up to this rate; the rest is counted.
+    pub(crate) denials: LogLimit,
     pub(crate) sys: SysTopics,
     pub(crate) incoming: Incoming,
     pub(crate) sources: Sources,
@@ -55,6 +61,7 @@ impl Shared {
             registry,
             metrics,
             authenticator,
+            denials: LogLimit::new(DENIALS_EVERY),
             sys: SysTopics::default(),
             incoming: Incoming::default(),
             stopping: CancellationToken::new(),

@@ -25,7 +25,7 @@ pub struct Key {
 }
 
 enum Material {
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
@@ -71,7 +71,7 @@ impl Key {
         Ok(Self {
             id: None,
             algorithm: Algorithm::Hs256,
-            material: Material::Secret(hmac::Key::new(hmac::HMAC_SHA256, bytes)),
+            material: Material::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, bytes))),
         })
     }
 

@@ -7,7 +7,6 @@ mod keys;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::base64::decode_url;
@@ -18,19 +17,15 @@ pub use keys::{Key, KeySet, KeysError};
 pub const TOKEN_BYTES_MAX: usize = 16 << 10;
 
 /// Ways to sign. `none` is not among them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Algorithm {
     /// HMAC with SHA-256 and a shared secret.
-    #[serde(rename = "HS256")]
     Hs256,
     /// RSA (PKCS #1 version 1.5) with SHA-256, 2048 bits at least.
-    #[serde(rename = "RS256")]
     Rs256,
     /// ECDSA on P-256 with SHA-256.
-    #[serde(rename = "ES256")]
     Es256,
     /// Ed25519.
-    #[serde(rename = "EdDSA")]
     EdDsa,
 }
 

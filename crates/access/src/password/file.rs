@@ -130,12 +130,24 @@ impl PasswordFile {
         }
     }
 
+    /// A mark of what a user's lines are; another one when they are changed. `None`: there is no such user.
+    pub fn mark(&self, user: &str) -> Option<u64> {
+        let entry = self.users.get(user)?;
+        let mut context = hmac::Context::with_key(&self.key);
+        for hash in entry.hash.iter() {
+            context.update(hash.to_string().as_bytes());
+        }
+        context.update(b"\n");
+        for verifier in entry.scram.iter() {
+            context.update(verifier.to_string().as_bytes());
+        }
+        Some(number(context.sign().as_ref()))
+    }
+
     fn decoy(&self, user: &str) -> PasswordHash {
         let tag = hmac::sign(&self.key, user.as_bytes());
-        let number = tag.as_ref()[..8]
-            .iter()
-            .fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        self.decoys[(number % self.decoys.len() as u64) as usize].clone()
+        let place = number(tag.as_ref()) % self.decoys.len() as u64;
+        self.decoys[place as usize].clone()
     }
 }
 
@@ -180,6 +192,11 @@ pub fn without_user(text: &str, user: &str) -> (String, bool) {
         kept.push('\n');
     }
     (kept, text.lines().any(|line| is_users(&line)))
+}
+
+/// The first eight bytes of a tag.
+fn number(tag: &[u8]) -> u64 {
+    tag[..8].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 fn is_comment(line: &str) -> bool {
@@ -291,6 +308,16 @@ mod tests {
         assert_eq!(first.iterations(), 5000);
         assert_eq!(file.scram("nobody").0, first);
         assert_ne!(file.scram("someone").0.salt(), first.salt());
+    }
+
+    #[test]
+    fn a_mark_changes_with_the_lines_of_its_user_alone() {
+        let before = with_user(&with_user("", "anna", &[hash("a")]), "bob", &[hash("b")]);
+        let after = with_user(&before, "anna", &[hash("c")]);
+        let [before, after] = [before, after].map(|text| PasswordFile::parse(&text, [1; 32]).unwrap());
+        assert_eq!(before.mark("bob"), after.mark("bob"));
+        assert_ne!(before.mark("anna"), after.mark("anna"));
+        assert_eq!(before.mark("nobody"), None);
     }
 
     #[test]

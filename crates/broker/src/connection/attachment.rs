@@ -86,6 +86,11 @@ impl Attachment {
             .map(|interval| interval.min(maximum));
     }
 
+    /// The client may not publish its will any more.
+    pub(super) fn void_will(&mut self) {
+        self.publish_will = false;
+    }
+
     /// Ends when the end of this connection is committed, which is proposed when the attachment is dropped.
     pub(super) fn end_committed(&mut self) -> oneshot::Receiver<()> {
         let (committed, receiver) = oneshot::channel();

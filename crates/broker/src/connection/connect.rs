@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::Certificate;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use cluster::proto::{self, Connected, ShardCommand, shard_command::Command, shard_response::Response};
@@ -12,14 +13,15 @@ use mqtt_codec::{
     RetainHandling, SubscriptionOptions, WriteQueue, encode, encoded_len,
 };
 use mqtt_session::{Handshake, ProtocolError, Resumed, Session, Subscription};
-use mqtt_topic::SubscriptionFilter;
+use mqtt_topic::{SubscriptionFilter, TopicName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tracing::{debug, info};
 
-use crate::auth::{Login, Secret, Step};
+use crate::auth::{Admission, Login, Secret, Step};
 use crate::mailbox::{Close, LiveMessage, Mailbox};
 use crate::message::{qos_of, to_stored};
+use crate::pass::{Denied, Pass};
 use crate::registry::Connected as Registered;
 use crate::shared::Shared;
 
@@ -36,8 +38,23 @@ pub(crate) struct Origin {
     pub(crate) peer: SocketAddr,
     pub(crate) listener: Arc<str>,
     pub(crate) permits_anonymous: bool,
-    /// From the client's certificate, where a trusted proxy has verified it.
-    pub(crate) certificate_name: Option<Arc<str>>,
+    /// The client's certificate, as verified by TLS here or by a trusted proxy.
+    pub(crate) certificate: Option<Arc<Certificate>>,
+}
+
+impl Origin {
+    /// What a client from here shows, user name and password apart.
+    pub(super) fn login(&self, client_id: &str) -> Login {
+        Login {
+            address: self.peer,
+            listener: Arc::clone(&self.listener),
+            permits_anonymous: self.permits_anonymous,
+            client_id: client_id.to_owned(),
+            certificate: self.certificate.clone(),
+            username: None,
+            password: None,
+        }
+    }
 }
 
 /// A connection that has its client id, and its CONNACK waiting to be written.
@@ -48,6 +65,10 @@ pub(crate) struct Accepted<S> {
     pub(super) input: Bytes,
     pub(super) out: WriteQueue,
     pub(super) attachment: Attachment,
+    pub(super) pass: Pass,
+    /// Kept to be judged again.
+    pub(super) will_topic: Option<TopicName>,
+    pub(super) origin: Origin,
     pub(super) method: Option<ByteString>,
 }
 
@@ -88,6 +109,7 @@ enum Refusal {
 struct Introduction {
     connect: Box<Connect>,
     handshake: Handshake,
+    pass: Pass,
     method: Option<ByteString>,
     authentication_data: Option<Bytes>,
 }
@@ -143,43 +165,46 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }
         let fresh = || format!("flotilla-{:016x}", rand::random::<u64>()).into();
         let handshake = Handshake::new(&connect, limits, fresh).map_err(refuse)?;
-        let mut authentication_data = None;
         let method = connect.properties.authentication_method.clone();
-        match &method {
-            Some(method) => authentication_data = self.exchange(&connect, method).await?,
-            None => self.login(&connect, &handshake).await?,
+        let mut login = self.origin.login(&handshake.client_id);
+        let (admission, authentication_data) = match &method {
+            Some(method) => self.exchange(&connect, method, login).await?,
+            None => {
+                login.username = connect.username.as_ref().map(ToString::to_string);
+                login.password = connect.password.clone().map(Secret);
+                let judgement = self.shared.authenticator.login(login).await;
+                let refused = |reason| refuse(ProtocolError::new(reason, "login was refused"));
+                (judgement.map_err(refused)?, None)
+            }
+        };
+        let pass = Pass::new(self.shared, admission);
+        if let Some(will) = &connect.will
+            && !pass.may_publish(will.publication.topic())
+        {
+            pass.denied(self.shared, Denied::Will, will.publication.topic().as_str());
+            return Err(refuse(ProtocolError::new(
+                ReasonCode::NotAuthorized,
+                "the will may not be published",
+            )));
         }
         Ok(Box::new(Introduction {
             connect,
             handshake,
+            pass,
             method,
             authentication_data,
         }))
     }
 
-    async fn login(&self, connect: &Connect, handshake: &Handshake) -> Result<(), Refusal> {
-        if connect.username.is_none() && !self.origin.permits_anonymous {
-            let error = ProtocolError::new(ReasonCode::NotAuthorized, "this listener wants a user name");
-            return Err(Refusal::Answer(connect.version, error));
-        }
-        let login = Login {
-            address: self.origin.peer,
-            listener: self.origin.listener.to_string(),
-            client_id: handshake.client_id.to_string(),
-            certificate_name: self.origin.certificate_name.as_deref().map(str::to_owned),
-            username: connect.username.as_ref().map(ToString::to_string),
-            password: connect.password.clone().map(Secret),
-        };
-        let judgement = self.shared.authenticator.login(login).await;
-        judgement.map_err(|reason| {
-            Refusal::Answer(connect.version, ProtocolError::new(reason, "login was refused"))
-        })
-    }
-
     /// Enhanced authentication: AUTH packets until the exchange has come to an end.
-    async fn exchange(&mut self, connect: &Connect, method: &ByteString) -> Result<Option<Bytes>, Refusal> {
+    async fn exchange(
+        &mut self,
+        connect: &Connect,
+        method: &ByteString,
+        login: Login,
+    ) -> Result<(Admission, Option<Bytes>), Refusal> {
         let refuse = |reason, detail| Refusal::Answer(connect.version, ProtocolError::new(reason, detail));
-        let Some(mut exchange) = self.shared.authenticator.exchange(method) else {
+        let Some(mut exchange) = self.shared.authenticator.exchange(method, &login) else {
             // [MQTT-4.12.0-1]
             return Err(refuse(
                 ReasonCode::BadAuthenticationMethod,
@@ -189,7 +214,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let mut data = connect.properties.authentication_data.clone();
         loop {
             match exchange.step(data.take()) {
-                Step::Success(data) => return Ok(data),
+                Step::Success(data, admission) => return Ok((*admission, data)),
                 Step::Refuse(reason) => return Err(refuse(reason, "authentication failed")),
                 Step::Continue(challenge) => {
                     let reason_code = ReasonCode::ContinueAuthentication;
@@ -220,19 +245,22 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let Introduction {
             connect,
             handshake,
+            pass,
             method,
             authentication_data,
         } = introduction;
         let shared = self.shared;
         let client = handshake.client_id.clone();
         if let Some(previous) = shared.registry.get(&client) {
+            info!(target: "audit", event = "takeover", client_id = ?&*client, user = ?pass.user().unwrap_or_default(),
+                address = %self.origin.peer, previous = %previous.address);
             previous.mailbox.close(Close::TakenOver);
             let mut ended = previous.ended;
             // Ends when the sender is dropped: its last acknowledgements are proposed by then.
             let _ = tokio::time::timeout(TAKEOVER_WAIT, ended.changed()).await;
         }
         let claim = shared.registry.claim(client.clone());
-        let connected = self.request(&connect, &handshake).await?;
+        let connected = self.request(&connect, &handshake, &pass).await?;
         if let Some(previous) = &connected.previous
             && previous.node != shared.cluster.node_id()
         {
@@ -250,6 +278,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let (ended, has_ended) = watch::channel(());
         let registered = Registered {
             epoch: connected.epoch,
+            address: self.origin.peer,
             mailbox: Arc::clone(&mailbox),
             ended: has_ended,
         };
@@ -269,10 +298,18 @@ impl<'a, S: Stream> Arrival<'a, S> {
             return Err(Refusal::Silent("another connection took the client id meanwhile"));
         }
         if durable {
-            attachment.resume(&connected.subscriptions);
+            attachment.resume(&connected.subscriptions, &pass);
             shared.cluster.attach(&client, connected.epoch, mailbox);
         }
+        // A reload that came in between has found nobody to tell.
+        if shared.authenticator.generation() != pass.generation {
+            attachment.mailbox.recheck();
+        }
         shared.metrics.opened.increment(1);
+        if let Some(user) = pass.user() {
+            info!(target: "audit", event = "login", by = pass.admission.by, client_id = ?&*client, ?user,
+                address = %self.origin.peer, listener = %self.origin.listener);
+        }
         shared
             .sys
             .totals
@@ -306,11 +343,19 @@ impl<'a, S: Stream> Arrival<'a, S> {
             input,
             out,
             attachment,
+            pass,
+            will_topic: connect.will.as_ref().map(|will| will.publication.topic().clone()),
+            origin: self.origin.clone(),
             method,
         }))
     }
 
-    async fn request(&self, connect: &Connect, handshake: &Handshake) -> Result<Connected, Refusal> {
+    async fn request(
+        &self,
+        connect: &Connect,
+        handshake: &Handshake,
+        pass: &Pass,
+    ) -> Result<Connected, Refusal> {
         let shared = self.shared;
         let queues = &shared.limits;
         let client = &handshake.client_id;
@@ -324,11 +369,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 .will
                 .as_ref()
                 .map(|will| to_stored_will(will, client, shared)),
-            user: connect
-                .username
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            user: pass
+                .user()
+                .or(connect.username.as_deref())
+                .unwrap_or_default()
+                .to_owned(),
             queue_messages_max: queues.queue_messages_max as u64,
             queue_bytes_max: queues.queue_bytes_max as u64,
             drop_oldest: queues.drop_oldest,
@@ -457,12 +502,19 @@ fn resumed(connected: &Connected) -> Resumed {
 }
 
 impl Attachment {
-    /// Puts the subscriptions a session brings along into this node's router.
-    fn resume(&mut self, subscriptions: &[proto::Subscription]) {
+    /// Puts the subscriptions a session brings along into this node's router; the session loses those that its user may not
+    /// have any more.
+    fn resume(&mut self, subscriptions: &[proto::Subscription], pass: &Pass) {
+        let mut denied = Vec::new();
         for stored in subscriptions {
             let Ok(filter) = SubscriptionFilter::parse(stored.filter.as_str().into()) else {
                 continue;
             };
+            if !pass.may_subscribe(filter.filter()) {
+                pass.denied(&self.shared, Denied::Resume, &stored.filter);
+                denied.push(stored.filter.clone());
+                continue;
+            }
             let retain_handling = match stored.retain_handling {
                 0 => RetainHandling::SendAtSubscribe,
                 1 => RetainHandling::SendIfNew,
@@ -481,5 +533,20 @@ impl Attachment {
             };
             self.enter(&subscription);
         }
+        if denied.is_empty() {
+            return;
+        }
+        let command = Command::Unsubscribe(proto::Unsubscribe {
+            client: self.client.to_string(),
+            epoch: self.epoch,
+            filters: denied,
+        });
+        let command = ShardCommand {
+            command: Some(command),
+        };
+        // If it is lost, the next resume finds them again.
+        self.shared
+            .cluster
+            .propose_soon(self.shard, command, Duration::ZERO);
     }
 }
