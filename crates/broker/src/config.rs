@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 pub use ::access::{Cidr, CidrError};
 pub use auth::{Access, Auth};
 pub use choices::{
-    AckLevel, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, LogFormat, Protocol, ProxyProtocol, SharedStrategy,
-    WhenFull,
+    AckLevel, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, LogFormat, Protocol, ProxyProtocol,
+    SharedStrategy, WhenFull,
 };
 pub use cluster::{Cluster, ClusterTls, PEER_PORT};
 pub use listener::Listener;

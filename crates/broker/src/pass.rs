@@ -57,15 +57,21 @@ impl Pass {
     }
 
     pub(crate) fn may_publish(&self, topic: &TopicName) -> bool {
-        self.permissions.as_ref().is_none_or(|rules| rules.may_publish(topic))
+        self.permissions
+            .as_ref()
+            .is_none_or(|rules| rules.may_publish(topic))
     }
 
     pub(crate) fn may_receive(&self, topic: &TopicName) -> bool {
-        self.permissions.as_ref().is_none_or(|rules| rules.may_receive(topic))
+        self.permissions
+            .as_ref()
+            .is_none_or(|rules| rules.may_receive(topic))
     }
 
     pub(crate) fn may_subscribe(&self, filter: &TopicFilter) -> bool {
-        self.permissions.as_ref().is_none_or(|rules| rules.may_subscribe(filter))
+        self.permissions
+            .as_ref()
+            .is_none_or(|rules| rules.may_subscribe(filter))
     }
 
     /// Counts a denial and tells of it, unless many were told of just before.

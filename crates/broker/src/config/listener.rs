@@ -249,7 +249,10 @@ mod tests {
         assert_eq!(listener.risks(&auth), [""; 0]);
         let home = Listener::new(Protocol::Tcp, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
         assert!(home.permits_anonymous(&Auth::default()));
-        assert!(!home.permits_anonymous(&auth), "a proxy may be in front of loopback");
+        assert!(
+            !home.permits_anonymous(&auth),
+            "a proxy may be in front of loopback"
+        );
         let open = Listener {
             allow_anonymous: Some(true),
             ..home

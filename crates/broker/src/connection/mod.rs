@@ -492,11 +492,16 @@ impl<S: Stream> Connection<S> {
             return Poll::Ready(End::KeepAlive);
         }
         let expiry = self.pass.admission.expires_at_ms;
-        let Some(deadline) = [keep_alive, self.acknowledge_at, expiry].into_iter().flatten().min() else {
+        let Some(deadline) = [keep_alive, self.acknowledge_at, expiry]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
             return Poll::Pending;
         };
         // A timer that fires early finds nothing to do and is set anew: cheaper than moving it with every packet.
-        let due = Instant::now() + Duration::from_millis(deadline.saturating_sub(now).min(LONGEST_SLEEP_MS) + 1);
+        let due =
+            Instant::now() + Duration::from_millis(deadline.saturating_sub(now).min(LONGEST_SLEEP_MS) + 1);
         if self.timer.is_elapsed() || self.timer.deadline() > due {
             self.timer.as_mut().reset(due);
         }

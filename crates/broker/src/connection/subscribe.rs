@@ -83,7 +83,8 @@ impl<S: Stream> Connection<S> {
             let Ok(subscription) = entry else { continue };
             // For a shared subscription it is the filter behind the name of the share.
             if !self.pass.may_subscribe(subscription.filter.filter()) {
-                self.pass.denied(&self.shared, Denied::Subscribe, &subscription.name);
+                self.pass
+                    .denied(&self.shared, Denied::Subscribe, &subscription.name);
                 *entry = Err(ReasonCode::NotAuthorized);
                 continue;
             }

@@ -71,7 +71,8 @@ impl Exchange for ScramExchange {
         let user = self.user.as_deref();
         match judged {
             Ok(Step::Success(message, admission)) => {
-                self.gate.note(&self.login, user, &Ok(Admission::clone(&admission)));
+                self.gate
+                    .note(&self.login, user, &Ok(Admission::clone(&admission)));
                 Step::Success(message, admission)
             }
             Ok(step) => step,

@@ -36,13 +36,26 @@ impl Hashing {
         }
     }
 
+    /// Keeps every thread busy until the permit is dropped.
+    #[cfg(test)]
+    pub(super) async fn hold(&self) -> tokio::sync::OwnedSemaphorePermit {
+        let all = self.threads.available_permits() as u32;
+        Arc::clone(&self.threads)
+            .acquire_many_owned(all)
+            .await
+            .expect("it is never closed")
+    }
+
     /// Judges a password. The wait ends with the time that a CONNECT has; what was begun by then is finished.
     pub(super) async fn run(&self, check: Check, password: Secret) -> Result<bool, Busy> {
         let place = Place(&self.waiting);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.waiting_max {
             return Err(Busy);
         }
-        let permit = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| Busy)?;
+        let permit = Arc::clone(&self.threads)
+            .acquire_owned()
+            .await
+            .map_err(|_| Busy)?;
         drop(place);
         let judged = tokio::task::spawn_blocking(move || {
             let is_right = check.run(&password.0);

@@ -10,13 +10,19 @@ use crate::config::AuthMethod;
 
 /// What one who was asked says.
 enum Answer {
-    Known(Admission),
+    Known(Box<Admission>),
     /// There is nothing for it to judge.
     NotMine,
     /// It does not know the client; another one may.
     Unknown,
     /// It knows better.
     Wrong,
+}
+
+impl Answer {
+    fn known(admission: Admission) -> Self {
+        Self::Known(Box::new(admission))
+    }
 }
 
 impl Inner {
@@ -35,7 +41,8 @@ impl Inner {
     async fn judge(&self, login: &Login) -> Result<Admission, Refusal> {
         let shows_something = login.username.is_some() || login.password.is_some();
         // Beside a token a name proves nothing, and many clients may send the same: no failure is held against it.
-        let is_guess = self.auth.password_file.is_some() && !login.password.as_ref().is_some_and(looks_like_token);
+        let is_guess =
+            self.auth.password_file.is_some() && !login.password.as_ref().is_some_and(looks_like_token);
         let user = login.username.as_deref().filter(|_| is_guess);
         if shows_something && self.auth.knows_users() {
             self.check_patience(login, user)?;
@@ -46,7 +53,10 @@ impl Inner {
             let answer = match method {
                 AuthMethod::Certificate => self.by_certificate(login),
                 AuthMethod::Password => self.by_password(&policy, login).await?,
-                AuthMethod::Jwt => policy.tokens.as_ref().map_or(Answer::NotMine, |tokens| self.by_token(tokens, login)),
+                AuthMethod::Jwt => policy
+                    .tokens
+                    .as_ref()
+                    .map_or(Answer::NotMine, |tokens| self.by_token(tokens, login)),
             };
             match answer {
                 Answer::Known(admission) => {
@@ -54,7 +64,7 @@ impl Inner {
                     if *method != AuthMethod::Certificate {
                         self.succeeded(login, user);
                     }
-                    return Ok(admission);
+                    return Ok(*admission);
                 }
                 Answer::NotMine => {}
                 Answer::Unknown => was_judged = true,
@@ -86,13 +96,17 @@ impl Inner {
             return Answer::NotMine;
         };
         match certificate.name(self.auth.certificate_user.into()) {
-            Some(name) => Answer::Known(Admission::new(login.principal(Some(name.to_owned())), "certificate")),
+            Some(name) => Answer::known(Admission::new(
+                login.principal(Some(name.to_owned())),
+                "certificate",
+            )),
             None => Answer::NotMine,
         }
     }
 
     async fn by_password(&self, policy: &Policy, login: &Login) -> Result<Answer, Refusal> {
-        let (Some(file), Some(user), Some(password)) = (&policy.passwords, &login.username, &login.password) else {
+        let (Some(file), Some(user), Some(password)) = (&policy.passwords, &login.username, &login.password)
+        else {
             return Ok(Answer::NotMine);
         };
         let judged = self.hashing.run(file.check(user), password.clone()).await;
@@ -101,7 +115,7 @@ impl Inner {
             result: Outcome::Busy,
         })?;
         Ok(match (is_right, file.knows(user)) {
-            (true, _) => Answer::Known(Admission {
+            (true, _) => Answer::known(Admission {
                 mark: file.mark(user),
                 ..Admission::new(login.principal(Some(user.clone())), "password")
             }),
@@ -123,7 +137,7 @@ impl Inner {
                 let mut principal = login.principal(Some(accepted.user));
                 principal.groups = accepted.groups;
                 principal.claims = accepted.claims;
-                Answer::Known(Admission {
+                Answer::known(Admission {
                     expires_at_ms: Some(accepted.expires_at.saturating_mul(1000)),
                     ..Admission::new(principal, "jwt")
                 })

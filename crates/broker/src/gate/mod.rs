@@ -112,7 +112,9 @@ impl Gate {
             auth,
             access,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 }
 
@@ -217,7 +219,9 @@ impl Inner {
 
     /// Counts a result, and tells of a refusal.
     fn note(&self, login: &Login, user: Option<&str>, result: &Result<Admission, Refusal>) {
-        let outcome = result.as_ref().map_or_else(|refusal| refusal.result, |_| Outcome::Accepted);
+        let outcome = result
+            .as_ref()
+            .map_or_else(|refusal| refusal.result, |_| Outcome::Accepted);
         self.metrics.logins[outcome as usize].increment(1);
         let Err(refusal) = result else { return };
         if let Some(left_out) = self.refusals.line() {

@@ -34,10 +34,14 @@ impl Policy {
         });
         let tokens = match auth.jwt_keys.is_empty() {
             true => None,
-            false => tokens(auth).map_err(|message| note("auth.jwt_keys", message)).ok(),
+            false => tokens(auth)
+                .map_err(|message| note("auth.jwt_keys", message))
+                .ok(),
         };
         let rules = match (&access.rules, &access.mosquitto_acl) {
-            (Some(path), _) => lines(path, Rules::parse).map_err(|message| note("access.rules", message)).ok(),
+            (Some(path), _) => lines(path, Rules::parse)
+                .map_err(|message| note("access.rules", message))
+                .ok(),
             (None, Some(path)) => lines(path, Rules::parse_mosquitto)
                 .map_err(|message| note("access.mosquitto_acl", message))
                 .ok(),
@@ -58,7 +62,8 @@ fn tokens(auth: &Auth) -> Result<Tokens, String> {
     let mut keys = jwt::KeySet::default();
     for path in &auth.jwt_keys {
         let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        keys.add_any(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+        keys.add_any(&bytes)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let policy = jwt::Policy {
         algorithms: auth.jwt_algorithms.iter().map(|name| (*name).into()).collect(),
@@ -68,7 +73,10 @@ fn tokens(auth: &Auth) -> Result<Tokens, String> {
         user_claim: auth.jwt_user_claim.clone(),
         groups_claim: auth.jwt_groups_claim.clone(),
     };
-    if !keys.algorithms().any(|algorithm| policy.algorithms.contains(&algorithm)) {
+    if !keys
+        .algorithms()
+        .any(|algorithm| policy.algorithms.contains(&algorithm))
+    {
         return Err("none of the keys is for one of `jwt_algorithms`".to_owned());
     }
     Ok(Tokens { policy, keys })
@@ -78,7 +86,11 @@ fn lines<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, Vec<LineError>>) 
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     parse(&text).map_err(|errors| {
         let more = errors.len().saturating_sub(LINES_NAMED_MAX);
-        let mut told: Vec<String> = errors.iter().take(LINES_NAMED_MAX).map(LineError::to_string).collect();
+        let mut told: Vec<String> = errors
+            .iter()
+            .take(LINES_NAMED_MAX)
+            .map(LineError::to_string)
+            .collect();
         if more > 0 {
             told.push(format!("and {more} more"));
         }
