@@ -221,6 +221,41 @@ fn bad_lines_of_a_mosquitto_file_are_named() {
 }
 
 #[test]
+fn of_somebody_who_is_gone_only_what_can_never_be_allowed_is_denied() {
+    let rules = "\
+group ops anna
+deny publish w/certain user=anna
+deny publish w/maybe user=anna address=10.0.0.0/8
+allow publish w/# group=ops
+allow publish token/# group=dev
+allow publish site/${claim.site}/state claim.vip=true
+allow publish own/${client}/#
+allow publish all/# anonymous
+";
+    let rules = Rules::parse(rules).unwrap();
+    let might = |who: &Principal, text: &str| rules.might_publish(who, &topic(text));
+    let (anna, nobody) = (anna(), Principal::anonymous("c-1", address("::")));
+    for (text, of_anna, of_nobody) in [
+        ("w/certain", false, false),
+        ("w/maybe", true, false),
+        ("w/x", true, false),
+        ("token/x", true, true),
+        ("site/7/state", true, true),
+        ("site/7/x", false, false),
+        ("own/c-1/x", true, true),
+        ("own/c-2/x", false, false),
+        ("all/x", false, true),
+        ("other", false, false),
+    ] {
+        assert_eq!(
+            (might(&anna, text), might(&nobody, text)),
+            (of_anna, of_nobody),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_broker_without_rules_allows_everything_clients_can_use() {
     let all = Permissions::everything();
     for text in ["#", "a/+", "$SYS/#", "$SYS/broker/+"] {
@@ -402,6 +437,30 @@ proptest! {
         }
         for topic in world().iter().filter(|topic| is_in(&meant, topic.as_str())) {
             prop_assert!(!permissions.may_publish(topic), "{} as {:?} lets {} pass", template, user, topic);
+        }
+    }
+
+    /// Whatever was allowed to somebody is thought possible when that one is gone.
+    #[test]
+    fn what_might_be_published_holds_all_that_may_be(
+        rules in prop::collection::vec((any::<bool>(), small_template(), 0..6_u8), 0..5),
+        user in small_name(),
+    ) {
+        let conditions = ["", " user=a", " group=g", " address=10.0.0.0/8", " claim.x=y", " anonymous"];
+        let line = |(is_allowed, topics, condition): &(bool, String, u8)| {
+            let effect = if *is_allowed { "allow" } else { "deny" };
+            format!("{effect} publish {topics}{}\n", conditions[usize::from(*condition)])
+        };
+        let rules = Rules::parse(&rules.iter().map(line).collect::<String>()).unwrap();
+        let gone = Principal::named(user, "a", address("::"));
+        let mut was = Principal { address: address("10.0.0.1"), ..gone.clone() };
+        was.groups.push("g".to_owned());
+        was.claims.insert("x".to_owned(), vec!["y".to_owned()]);
+        let permissions = rules.permissions(&was);
+        for topic in world() {
+            if permissions.may_publish(&topic) {
+                prop_assert!(rules.might_publish(&gone, &topic), "{}", topic);
+            }
         }
     }
 

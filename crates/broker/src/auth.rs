@@ -10,6 +10,7 @@ use access::rules::Permissions;
 use access::{Certificate, Principal};
 use bytes::Bytes;
 use mqtt_codec::ReasonCode;
+use mqtt_topic::TopicName;
 
 /// What a client shows of itself in CONNECT.
 #[derive(Clone, Debug)]
@@ -90,6 +91,16 @@ pub trait Authenticator: Send + Sync + 'static {
     /// What a client may do; `None`: everything.
     fn permissions(&self, _principal: &Principal) -> Option<Permissions> {
         None
+    }
+
+    /// Whether there are rules at all.
+    fn has_rules(&self) -> bool {
+        false
+    }
+
+    /// Whether somebody who has left, and of whom only this is known, might be allowed to publish to a topic.
+    fn might_publish(&self, _principal: &Principal, _topic: &TopicName) -> bool {
+        true
     }
 
     /// Whether somebody who was let in earlier would be let in now, as far as that can be known.

@@ -75,6 +75,17 @@ section! {
         /// Client connections of this node at the same time. One more is closed after accept, MQTT clients with reason
         /// code 0x97 (quota exceeded).
         connections_max: u32 = 100_000, 1 => 10_000_000;
+        /// Connections of one address on this node, as a trusted proxy tells it. One more is refused with 0x97 (quota exceeded).
+        /// 0: no limit, since a whole fleet may come from one address.
+        connections_per_address_max: u32 = 0, 0 => 10_000_000;
+        /// Connections of one user, whose name is proved, on this node. One more is refused with 0x97 (quota exceeded).
+        /// 0: no limit.
+        connections_per_user_max: u32 = 0, 0 => 10_000_000;
+        /// Messages a client may publish in a second. Beyond a second's worth nothing more is read from it until they are
+        /// paid for. 0: no limit.
+        publish_messages_per_second_max: u32 = 0, 0 => 10_000_000;
+        /// Bytes of messages a client may publish in a second, in the same way. 0B: no limit.
+        publish_bytes_per_second_max: ByteSize = ByteSize::from_bytes(0), ByteSize::from_bytes(0) => ByteSize::from_gib(64);
         /// Time from accept to a complete CONNECT, TLS and WebSocket handshakes included. Then the connection is closed.
         connect_timeout: TimeSpan = TimeSpan::from_secs(10), TimeSpan::from_millis(10) => TimeSpan::from_secs(600);
         /// Largest packet accepted from a client (Maximum Packet Size in CONNACK). A larger one ends the connection with

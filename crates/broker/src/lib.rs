@@ -16,6 +16,7 @@ mod observer;
 mod outbox;
 mod pass;
 mod peer_net;
+mod places;
 pub mod proxy_protocol;
 mod publisher;
 mod registry;

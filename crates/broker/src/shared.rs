@@ -14,6 +14,7 @@ use crate::config::{Config, WhenFull};
 use crate::incoming::Incoming;
 use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::sources::Sources;
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) places: Arc<Places>,
     /// Denials are told one by one up to this rate; the rest is counted.
     pub(crate) denials: LogLimit,
     pub(crate) sys: SysTopics,
@@ -61,6 +63,7 @@ impl Shared {
             registry,
             metrics,
             authenticator,
+            places: Arc::default(),
             denials: LogLimit::new(DENIALS_EVERY),
             sys: SysTopics::default(),
             incoming: Incoming::default(),

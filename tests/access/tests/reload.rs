@@ -84,6 +84,31 @@ async fn a_will_that_is_not_allowed_any_more_is_not_published() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_will_that_fires_late_is_judged_by_the_rules_of_that_time() -> Result<()> {
+    let world = with_rules("allow all #\n")?;
+    let mut watcher = world.client(CARL, ConnectOptions::v5("watcher")).await?;
+    ensure!(watcher.subscribe("wills/#", 1).await? == ReasonCode::GrantedQoS1);
+    for (user, client_id) in [(ANNA, "c-1"), (CARL, "c-2")] {
+        let will = Message::new(&format!("wills/{client_id}"), "gone").qos(1);
+        let session = ConnectOptions::v5(client_id).persistent().delayed_will(will, 2);
+        let client = world.client(user, session).await?;
+        // Lost, not closed: the will waits.
+        drop(client);
+    }
+    world.write("rules", "allow all wills/# user=carl\n")?;
+    world.reloaded().await?;
+    // Both were to fire in the same second; the one that does shows that the other had its time.
+    ensure!(watcher.receive().await?.publication.topic().as_str() == "wills/c-2");
+    let denied = async || {
+        world
+            .counter("flotilla_access_denied_total{action=\"will\"}")
+            .is_ok_and(|count| count == 1)
+    };
+    wait_for(denied, LIMIT).await?;
+    watcher.expect_no_publish(MOMENT).await
+}
+
+#[tokio::test]
 async fn users_who_are_removed_or_have_another_password_are_disconnected() -> Result<()> {
     let world = with_users()?;
     let mut anna = world.client(ANNA, ConnectOptions::v5("c-1")).await?;

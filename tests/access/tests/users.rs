@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::ConnectOptions;
+use harness::{ConnectOptions, Message};
 use mqtt_codec::ReasonCode;
 
 use crate::common::*;
@@ -140,4 +140,49 @@ async fn logins_refusals_and_takeovers_are_in_the_audit_log() -> Result<()> {
         "\"anna\"",
         "address=127.0.0.1:",
     ])
+}
+
+#[tokio::test]
+async fn a_user_has_as_many_connections_as_are_allowed_and_may_replace_its_own() -> Result<()> {
+    let config = "[auth]\npassword_file = 'FILES/users'\n[limits]\nconnections_per_user_max = 2\n";
+    let world = world(&[("users", MADE_BY_MOSQUITTO)], config)?;
+    let mut first = world.client(ANNA, ConnectOptions::v5("c-1")).await?;
+    let second = world.client(ANNA, ConnectOptions::v5("c-2")).await?;
+    let third = || ConnectOptions::v5("c-3").credentials(ANNA.0, ANNA.1.as_bytes());
+    ensure!(world.refusal(third()).await? == ReasonCode::QuotaExceeded);
+    world.client(CARL, ConnectOptions::v5("c-4")).await?;
+    let mut again = world.client(ANNA, ConnectOptions::v5("c-1")).await?;
+    first.expect_disconnect(ReasonCode::SessionTakenOver).await?;
+    second.disconnect().await?;
+    again.ping().await?;
+    harness::wait_for(
+        async || {
+            world
+                .connack(third())
+                .await
+                .is_ok_and(|answer| answer.reason_code == ReasonCode::Success)
+        },
+        Duration::from_secs(10),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn who_publishes_faster_than_allowed_is_held_up_and_loses_nothing() -> Result<()> {
+    let config = "[auth]\npassword_file = 'FILES/users'\n[limits]\npublish_messages_per_second_max = 50\n";
+    let world = world(&[("users", MADE_BY_MOSQUITTO)], config)?;
+    let mut reader = world.client(CARL, ConnectOptions::v5("reader")).await?;
+    ensure!(reader.subscribe("a", 0).await? == ReasonCode::Success);
+    let mut anna = world
+        .client(ANNA, ConnectOptions::v5("c-1").keep_alive(1))
+        .await?;
+    // Three seconds' worth at once: more than the keep alive allows a client to be silent for.
+    for number in 0..200 {
+        anna.send_publish(Message::new("a", number.to_string())).await?;
+    }
+    for number in 0..200 {
+        let payload = reader.receive().await?.publication.payload();
+        ensure!(payload == number.to_string().as_bytes(), "{number}");
+    }
+    anna.ping().await
 }

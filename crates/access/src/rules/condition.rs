@@ -51,6 +51,18 @@ impl Condition {
         }
     }
 
+    /// As `holds`, of somebody who is gone: only user and client id are known. `None`: it may or may not have held.
+    pub(super) fn held(&self, principal: &Principal, groups: &[&str]) -> Option<bool> {
+        match self {
+            Self::User(_) | Self::AnyUser | Self::Anonymous | Self::Client(_) => {
+                Some(self.holds(principal, groups))
+            }
+            // A token may have named more.
+            Self::Group(_) => Some(true).filter(|_| self.holds(principal, groups)),
+            _ => None,
+        }
+    }
+
     /// Reads `key=value`, or `anonymous`.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if text == "anonymous" {

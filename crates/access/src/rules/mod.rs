@@ -8,6 +8,7 @@ mod permissions;
 mod template;
 
 use foldhash::HashMap;
+use mqtt_topic::TopicName;
 
 use crate::{LineError, Principal};
 use condition::Condition;
@@ -82,19 +83,42 @@ impl Rules {
         self.rules.is_empty()
     }
 
+    /// Whether somebody who is gone, and of whom only user and client id are left, might still publish to a topic: false
+    /// only if no address, token or certificate could make it allowed. For a will that fires late.
+    pub fn might_publish(&self, principal: &Principal, topic: &TopicName) -> bool {
+        let groups: Vec<&str> = self.groups_of_user(principal).collect();
+        for rule in self
+            .about(principal)
+            .filter(|rule| rule.action != Action::Subscribe)
+        {
+            let held: Vec<_> = rule
+                .conditions
+                .iter()
+                .map(|condition| condition.held(principal, &groups))
+                .collect();
+            if held.contains(&Some(false)) {
+                continue;
+            }
+            let Some((filter, is_exact)) = rule.topics.fill_unknown(principal, rule.effect) else {
+                continue;
+            };
+            let is_certain = is_exact && !held.contains(&None);
+            match rule.effect {
+                _ if !filter.matches(topic) => {}
+                Effect::Allow => return true,
+                Effect::Deny if is_certain => return false,
+                Effect::Deny => {}
+            }
+        }
+        false
+    }
+
     /// What one client may do: the rules that speak of it, with its names filled in.
     pub fn permissions(&self, principal: &Principal) -> Permissions {
-        let mut groups: Vec<&str> = principal.groups.iter().map(String::as_str).collect();
+        let own_groups = principal.groups.iter().map(String::as_str);
+        let groups: Vec<&str> = own_groups.chain(self.groups_of_user(principal)).collect();
         let mut permissions = Permissions::default();
-        let own = match &principal.user {
-            Some(user) => {
-                groups.extend(self.groups_of.get(user).into_iter().flatten().map(String::as_str));
-                self.of_user.get(user).map_or(&[][..], Vec::as_slice)
-            }
-            None => &[],
-        };
-        for index in merged(own, &self.of_anybody) {
-            let rule = &self.rules[index as usize];
+        for rule in self.about(principal) {
             if rule
                 .conditions
                 .iter()
@@ -104,6 +128,19 @@ impl Rules {
             }
         }
         permissions
+    }
+
+    /// Groups by this file.
+    fn groups_of_user(&self, principal: &Principal) -> impl Iterator<Item = &str> {
+        let found = principal.user.as_ref().and_then(|user| self.groups_of.get(user));
+        found.into_iter().flatten().map(String::as_str)
+    }
+
+    /// The rules that may speak of a client, in the order of the file.
+    fn about(&self, principal: &Principal) -> impl Iterator<Item = &Rule> {
+        let own = principal.user.as_ref().and_then(|user| self.of_user.get(user));
+        let own = own.map_or(&[][..], Vec::as_slice);
+        merged(own, &self.of_anybody).map(|index| &self.rules[index as usize])
     }
 
     fn push(&mut self, rule: Rule) {

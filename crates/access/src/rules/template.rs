@@ -104,6 +104,22 @@ impl Template {
         TopicFilter::parse(text.into()).ok()
     }
 
+    /// As `fill`, for somebody who is gone: a place whose name is not known may have held any. The filter, and whether it is
+    /// the very one.
+    pub(super) fn fill_unknown(&self, principal: &Principal, effect: Effect) -> Option<(TopicFilter, bool)> {
+        let is_known = |part: &Part| !matches!(part, Part::CommonName | Part::Claim(_));
+        let levels = match self {
+            Self::Places(levels) if !levels.iter().flatten().all(is_known) => levels,
+            _ => return Some((self.fill(principal, effect)?, true)),
+        };
+        let any = |level: &Vec<Part>| match level.iter().all(is_known) {
+            true => level.clone(),
+            false => vec![Part::Text("+".to_owned())],
+        };
+        let widened = Self::Places(levels.iter().map(any).collect());
+        Some((widened.fill(principal, effect)?, false))
+    }
+
     fn has_places(&self) -> bool {
         match self {
             Self::Fixed(_) => false,

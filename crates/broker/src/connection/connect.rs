@@ -14,6 +14,7 @@ use mqtt_codec::{
 };
 use mqtt_session::{Handshake, ProtocolError, Resumed, Session, Subscription};
 use mqtt_topic::{SubscriptionFilter, TopicName};
+use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tracing::{debug, info};
@@ -22,6 +23,7 @@ use crate::auth::{Admission, Login, Secret, Step};
 use crate::mailbox::{Close, LiveMessage, Mailbox};
 use crate::message::{qos_of, to_stored};
 use crate::pass::{Denied, Pass};
+use crate::places::{Place, PlaceOf};
 use crate::registry::Connected as Registered;
 use crate::shared::Shared;
 
@@ -110,6 +112,7 @@ struct Introduction {
     connect: Box<Connect>,
     handshake: Handshake,
     pass: Pass,
+    places: SmallVec<[Place; 2]>,
     method: Option<ByteString>,
     authentication_data: Option<Bytes>,
 }
@@ -187,13 +190,45 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 "the will may not be published",
             )));
         }
+        let places = self.take_places(&pass, &handshake.client_id).map_err(refuse)?;
         Ok(Box::new(Introduction {
             connect,
             handshake,
             pass,
+            places,
             method,
             authentication_data,
         }))
+    }
+
+    /// One of the places of its address and one of its user's, where they are limited. A client that comes for its own
+    /// connection's place has it.
+    fn take_places(&self, pass: &Pass, client_id: &str) -> Result<SmallVec<[Place; 2]>, ProtocolError> {
+        let limits = &self.shared.config.limits;
+        let address = PlaceOf::Address(self.origin.peer.ip().to_canonical());
+        let user = pass.user().map(|user| PlaceOf::User(user.into()));
+        let wanted = [
+            (
+                Some(address),
+                limits.connections_per_address_max,
+                "too many connections of this address",
+            ),
+            (
+                user,
+                limits.connections_per_user_max,
+                "too many connections of this user",
+            ),
+        ];
+        let takes_over = self.shared.registry.get(client_id).is_some();
+        let mut taken = SmallVec::new();
+        for (of, max, detail) in wanted {
+            let Some(of) = of.filter(|_| max > 0) else {
+                continue;
+            };
+            let place = self.shared.places.take(of, max + u32::from(takes_over));
+            taken.push(place.ok_or(ProtocolError::new(ReasonCode::QuotaExceeded, detail))?);
+        }
+        Ok(taken)
     }
 
     /// Enhanced authentication: AUTH packets until the exchange has come to an end.
@@ -246,6 +281,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             connect,
             handshake,
             pass,
+            places,
             method,
             authentication_data,
         } = introduction;
@@ -294,6 +330,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             Arc::clone(&mailbox),
             ended,
         );
+        attachment.places = places;
         if !newest {
             return Err(Refusal::Silent("another connection took the client id meanwhile"));
         }

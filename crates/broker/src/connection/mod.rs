@@ -7,6 +7,7 @@ mod publish;
 mod read;
 mod retained;
 mod subscribe;
+mod throttle;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -37,6 +38,7 @@ use attachment::Attachment;
 pub(crate) use connect::{Accepted, Origin, accept};
 use publish::Held;
 use subscribe::{Entering, Told};
+use throttle::Throttle;
 
 /// Bytes waiting for the socket beyond which nothing more is encoded for it, and nothing is read.
 const OUT_MAX: usize = 256 * 1024;
@@ -125,6 +127,7 @@ struct Connection<S> {
     /// Batches of publishes that shards and other nodes have not answered.
     batches_under_way: usize,
     congested: bool,
+    throttle: Throttle,
     /// There may be something in the session's replicated queue.
     pull: bool,
     fetch_from: u64,
@@ -173,6 +176,11 @@ impl<S: Stream> Connection<S> {
             method,
         } = accepted;
         let publisher = Publisher::new((&*attachment.client).into());
+        let limits = &shared.config.limits;
+        let throttle = Throttle::new(
+            limits.publish_messages_per_second_max.into(),
+            limits.publish_bytes_per_second_max.get(),
+        );
         Box::new(Self {
             fetch_from: session.next_sequence(),
             pull: session.is_durable(),
@@ -194,6 +202,7 @@ impl<S: Stream> Connection<S> {
             parts: Vec::new(),
             batches_under_way: 0,
             congested: false,
+            throttle,
             retained: VecDeque::new(),
             received: SmallVec::new(),
             acknowledge_at: None,
@@ -487,16 +496,15 @@ impl<S: Stream> Connection<S> {
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: u64) -> Poll<End> {
         // Of a client that is kept waiting nothing is read: its PINGREQ may lie in the kernel. If it is gone, the TCP user
         // timeout or the answer it waits for tells.
-        let keep_alive = self.session.keep_alive_deadline().filter(|_| self.may_read());
+        let throttled = self.throttle.waits_until(now);
+        let is_read = throttled.is_none() && self.may_read();
+        let keep_alive = self.session.keep_alive_deadline().filter(|_| is_read);
         if keep_alive.is_some_and(|deadline| deadline <= now) {
             return Poll::Ready(End::KeepAlive);
         }
         let expiry = self.pass.admission.expires_at_ms;
-        let Some(deadline) = [keep_alive, self.acknowledge_at, expiry]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
+        let deadlines = [keep_alive, self.acknowledge_at, expiry, throttled];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return Poll::Pending;
         };
         // A timer that fires early finds nothing to do and is set anew: cheaper than moving it with every packet.

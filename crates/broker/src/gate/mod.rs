@@ -19,6 +19,7 @@ use arc_swap::ArcSwap;
 use cluster::Clock;
 use metrics::{Counter, counter, describe_counter};
 use mqtt_codec::ReasonCode;
+use mqtt_topic::TopicName;
 use parking_lot::Mutex;
 use tracing::info;
 
@@ -136,6 +137,18 @@ impl Authenticator for Gate {
     fn permissions(&self, principal: &Principal) -> Option<Permissions> {
         let policy = self.inner.policy.load();
         policy.rules.as_ref().map(|rules| rules.permissions(principal))
+    }
+
+    fn has_rules(&self) -> bool {
+        self.inner.access.has_rules()
+    }
+
+    fn might_publish(&self, principal: &Principal, topic: &TopicName) -> bool {
+        let policy = self.inner.policy.load();
+        policy
+            .rules
+            .as_ref()
+            .is_none_or(|rules| rules.might_publish(principal, topic))
     }
 
     fn still_admits(&self, admission: &Admission) -> bool {

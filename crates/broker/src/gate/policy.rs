@@ -1,5 +1,7 @@
 //! What the files say: users, keys and rules, all of one moment.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use access::{LineError, jwt};
 
 use crate::config::{Access, Auth, Problem};
 
+const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Lines of a file that are named when it cannot be read.
 const LINES_NAMED_MAX: usize = 5;
 
@@ -58,10 +61,29 @@ impl Policy {
     }
 }
 
+/// A plain file up to 64 MiB, nothing that never ends.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        // Looked at before it is opened: opening a pipe waits for somebody who writes.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(std::io::Error::other("is not a file"));
+        }
+        let mut bytes = Vec::new();
+        File::open(path)?
+            .take(FILE_BYTES_MAX + 1)
+            .read_to_end(&mut bytes)?;
+        match bytes.len() as u64 > FILE_BYTES_MAX {
+            true => Err(std::io::Error::other("is larger than 64 MiB")),
+            false => Ok(bytes),
+        }
+    };
+    read().map_err(|error| format!("{}: {error}", path.display()))
+}
+
 fn tokens(auth: &Auth) -> Result<Tokens, String> {
     let mut keys = jwt::KeySet::default();
     for path in &auth.jwt_keys {
-        let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let bytes = read(path)?;
         keys.add_any(&bytes)
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
@@ -83,7 +105,7 @@ fn tokens(auth: &Auth) -> Result<Tokens, String> {
 }
 
 fn lines<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, Vec<LineError>>) -> Result<T, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = String::from_utf8(read(path)?).map_err(|_| format!("{}: is not UTF-8", path.display()))?;
     parse(&text).map_err(|errors| {
         let more = errors.len().saturating_sub(LINES_NAMED_MAX);
         let mut told: Vec<String> = errors
