@@ -12,13 +12,14 @@ use crate::flags;
 use crate::step::{self, cargo};
 
 /// The targets; each is a file in `fuzz/targets` with seeds in `fuzz/seeds`.
-const TARGETS: [&str; 6] = [
+const TARGETS: [&str; 7] = [
     "codec",
     "split",
     "filters",
     "session",
     "configuration",
     "proxy_protocol",
+    "access",
 ];
 
 /// What cargo-fuzz passes too, without the address sanitizer: our crates have no unsafe code for it to watch.

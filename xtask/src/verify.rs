@@ -7,7 +7,8 @@ use anyhow::Result;
 use crate::step::{self, cargo};
 
 /// The test crates that start a broker; `cargo xtask test` runs them.
-pub(crate) const BROKER_TESTS: [&str; 7] = [
+pub(crate) const BROKER_TESTS: [&str; 8] = [
+    "access-tests",
     "conformance",
     "clients",
     "crash",

@@ -3,8 +3,8 @@
 
 #[macro_use]
 mod section;
+mod auth;
 mod choices;
-mod cidr;
 mod cluster;
 mod listener;
 mod units;
@@ -14,8 +14,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use choices::{AckLevel, LogFormat, Protocol, ProxyProtocol, SharedStrategy, WhenFull};
-pub use cidr::{Cidr, CidrError};
+pub use ::access::{Cidr, CidrError};
+pub use auth::{Access, Auth};
+pub use choices::{
+    AckLevel, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, LogFormat, Protocol, ProxyProtocol,
+    SharedStrategy, WhenFull,
+};
 pub use cluster::{Cluster, ClusterTls, PEER_PORT};
 pub use listener::Listener;
 pub use section::{Key, Problem, Section, SectionReference};
@@ -29,6 +33,10 @@ pub struct Config {
     pub node: Node,
     /// Where clients connect.
     pub listeners: Vec<Listener>,
+    /// How clients show who they are.
+    pub auth: Auth,
+    /// What clients may publish and subscribe.
+    pub access: Access,
     /// What one client, one packet and one node may use.
     pub limits: Limits,
     /// Messages waiting for their receivers.
@@ -67,6 +75,17 @@ section! {
         /// Client connections of this node at the same time. One more is closed after accept, MQTT clients with reason
         /// code 0x97 (quota exceeded).
         connections_max: u32 = 100_000, 1 => 10_000_000;
+        /// Connections of one address on this node, as a trusted proxy tells it. One more is refused with 0x97 (quota exceeded).
+        /// 0: no limit, since a whole fleet may come from one address.
+        connections_per_address_max: u32 = 0, 0 => 10_000_000;
+        /// Connections of one user, whose name is proved, on this node. One more is refused with 0x97 (quota exceeded).
+        /// 0: no limit.
+        connections_per_user_max: u32 = 0, 0 => 10_000_000;
+        /// Messages a client may publish in a second. Beyond a second's worth nothing more is read from it until they are
+        /// paid for. 0: no limit.
+        publish_messages_per_second_max: u32 = 0, 0 => 10_000_000;
+        /// Bytes of messages a client may publish in a second, in the same way. 0B: no limit.
+        publish_bytes_per_second_max: ByteSize = ByteSize::from_bytes(0), ByteSize::from_bytes(0) => ByteSize::from_gib(64);
         /// Time from accept to a complete CONNECT, TLS and WebSocket handshakes included. Then the connection is closed.
         connect_timeout: TimeSpan = TimeSpan::from_secs(10), TimeSpan::from_millis(10) => TimeSpan::from_secs(600);
         /// Largest packet accepted from a client (Maximum Packet Size in CONNACK). A larger one ends the connection with
@@ -218,6 +237,8 @@ impl Default for Config {
         Self {
             node: Node::default(),
             listeners: Listener::defaults(),
+            auth: Auth::default(),
+            access: Access::default(),
             limits: Limits::default(),
             queues: Queues::default(),
             mqtt: Mqtt::default(),
@@ -236,6 +257,8 @@ impl Config {
         vec![
             Node::reference("node"),
             Listener::reference("listeners"),
+            Auth::reference("auth"),
+            Access::reference("access"),
             Limits::reference("limits"),
             Queues::reference("queues"),
             Mqtt::reference("mqtt"),
@@ -259,6 +282,8 @@ impl Config {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.node.check_bounds("node", &mut problems);
+        self.auth.check("auth", &mut problems);
+        self.access.check("access", &mut problems);
         self.limits.check_bounds("limits", &mut problems);
         self.queues.check_bounds("queues", &mut problems);
         self.mqtt.check_bounds("mqtt", &mut problems);
@@ -267,7 +292,7 @@ impl Config {
         self.admin.check_bounds("admin", &mut problems);
         self.log.check_bounds("log", &mut problems);
         self.cluster.check_bounds("cluster", &mut problems);
-        listener::check_all(&self.listeners, &mut problems);
+        listener::check_all(&self.listeners, &self.auth, &mut problems);
         self.check_relations(&mut problems);
         problems
     }

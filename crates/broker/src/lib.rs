@@ -4,6 +4,7 @@ pub mod auth;
 pub mod config;
 mod connection;
 mod forward;
+pub mod gate;
 mod handover;
 mod incoming;
 mod listener;
@@ -13,7 +14,9 @@ mod message;
 mod metrics;
 mod observer;
 mod outbox;
+mod pass;
 mod peer_net;
+mod places;
 mod proposal;
 pub mod proxy_protocol;
 mod publisher;
@@ -42,8 +45,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
-use crate::auth::{Anonymous, Authenticator};
+use crate::auth::Authenticator;
 use crate::config::{AckLevel, Config};
+use crate::gate::Gate;
 use crate::mailbox::Close;
 use crate::metrics::Metrics;
 use crate::observer::{NodeObserver, OutboxSignal};
@@ -76,6 +80,9 @@ pub enum BrokerError {
         /// Which file, and what is wrong with it.
         reason: String,
     },
+    /// A file of users, keys or rules is not usable.
+    #[error("{0}")]
+    Access(String),
     /// Certificates or keys for the connections between nodes are not usable.
     #[error("cluster.tls: {0}")]
     PeerTls(std::io::Error),
@@ -92,12 +99,17 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Opens the data directory, binds every listener and serves. Clients are let in as the listeners permit.
+    /// Opens the data directory, binds every listener and serves. Clients are let in as `[auth]` and the listeners permit.
     ///
     /// # Errors
-    /// A listener or the data directory cannot be opened; nothing is left running.
+    /// A listener, the data directory or a file of users, keys or rules cannot be opened; nothing is left running.
     pub async fn start(config: Config) -> Result<Self, BrokerError> {
-        Self::start_with(config, Arc::new(Anonymous)).await
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let gate = Gate::open(&config, Arc::clone(&clock)).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            BrokerError::Access(problems.join("; "))
+        })?;
+        Self::start_on(config, Arc::new(gate), clock, Cluster::start).await
     }
 
     /// As `start`, with somebody who judges logins.
@@ -159,8 +171,9 @@ impl Broker {
         let origin = connection::Origin {
             peer,
             listener: listener.into(),
-            permits_anonymous: known.is_some_and(|listener| listener.permits_anonymous()),
-            certificate_name: None,
+            permits_anonymous: known
+                .is_some_and(|listener| listener.permits_anonymous(&self.shared.config.auth)),
+            certificate: None,
         };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
@@ -169,6 +182,22 @@ impl Broker {
                 connection::serve(shared, accepted).await;
             }
         });
+    }
+
+    /// Reads the files of users, keys and rules again. What they say holds for everybody who is connected, too, within the
+    /// next turn of each connection.
+    ///
+    /// # Errors
+    /// A file cannot be read: all stays as it was.
+    pub fn reload_access(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let authenticator = Arc::clone(&shared.authenticator);
+            let reloaded = tokio::task::spawn_blocking(move || authenticator.reload()).await;
+            reloaded.map_err(|error| error.to_string())??;
+            shared.registry.recheck_all();
+            Ok(())
+        }
     }
 
     /// The name and the true address of each listener, in the order of the configuration.

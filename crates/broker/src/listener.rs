@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::Certificate;
 use socket2::{Domain, Protocol as SocketProtocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -99,8 +100,8 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
         let origin = Origin {
             peer,
             listener: Arc::clone(&name),
-            permits_anonymous: listener.permits_anonymous(),
-            certificate_name: None,
+            permits_anonymous: listener.permits_anonymous(&shared.config.auth),
+            certificate: None,
         };
         let task = Arrival {
             shared: Arc::clone(&shared),
@@ -157,11 +158,13 @@ impl Arrival {
             (Protocol::Ws, _) => Box::pin(self.welcome_websocket(stream, deadline)).await,
             (Protocol::Tls, Some(acceptor)) => {
                 if let Some(stream) = Box::pin(secure(&acceptor, stream, deadline)).await {
+                    self.read_certificate(&stream);
                     Box::pin(self.welcome(stream, deadline)).await;
                 }
             }
             (Protocol::Wss, Some(acceptor)) => {
                 if let Some(stream) = Box::pin(secure(&acceptor, stream, deadline)).await {
+                    self.read_certificate(&stream);
                     Box::pin(self.welcome_websocket(stream, deadline)).await;
                 }
             }
@@ -176,7 +179,8 @@ impl Arrival {
         let peer = self.origin.peer;
         match self.proxy.meet(&self.listener, stream, peer, deadline).await {
             Ok(Some(header)) => {
-                self.origin.certificate_name = header.certificate_name().map(Arc::from);
+                let name = header.certificate_name();
+                self.origin.certificate = name.map(|name| Arc::new(Certificate::told_by_proxy(name)));
                 self.origin.peer = header.source.unwrap_or(peer);
                 true
             }
@@ -186,6 +190,14 @@ impl Arrival {
                 self.proxy.report(&self.listener.name, peer, rejection);
                 false
             }
+        }
+    }
+
+    /// The client's own certificate, verified in the handshake, counts; what a proxy tells of one is about another connection.
+    fn read_certificate(&mut self, stream: &tokio_rustls::server::TlsStream<TcpStream>) {
+        let shown = stream.get_ref().1.peer_certificates();
+        if let Some(certificate) = shown.and_then(|chain| Certificate::parse(chain.first()?)) {
+            self.origin.certificate = Some(Arc::new(certificate));
         }
     }
 

@@ -122,6 +122,8 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Flags {
     pub(crate) queue_grew: bool,
+    /// Users or rules have changed.
+    pub(crate) recheck: bool,
     pub(crate) close: Option<Close>,
 }
 
@@ -245,6 +247,11 @@ impl Mailbox {
         });
     }
 
+    /// Users or rules have changed: the connection is to judge itself anew.
+    pub(crate) fn recheck(&self) {
+        self.change(|inner| inner.flags.recheck = true);
+    }
+
     fn change(&self, change: impl FnOnce(&mut Inner)) {
         let waker = {
             let mut inner = self.inner.lock();
@@ -264,6 +271,7 @@ impl Mailbox {
         inner.held.set(0);
         let flags = Flags {
             queue_grew: std::mem::take(&mut inner.flags.queue_grew),
+            recheck: std::mem::take(&mut inner.flags.recheck),
             close: inner.flags.close,
         };
         if !inner.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use mqtt_codec::QoS;
 
+use crate::pass::Denied;
 use crate::proxy_protocol::Rejection;
 
 /// Why connections end, in the words of the metric.
-pub(crate) const CLOSE_REASONS: [&str; 9] = [
+pub(crate) const CLOSE_REASONS: [&str; 11] = [
     "client_disconnect",
     "keepalive_timeout",
     "takeover",
@@ -17,6 +18,8 @@ pub(crate) const CLOSE_REASONS: [&str; 9] = [
     "server_shutdown",
     "unavailable",
     "fenced",
+    "access_revoked",
+    "credentials_expired",
     "io_error",
 ];
 
@@ -50,6 +53,7 @@ pub(crate) struct Metrics {
     closed: [Counter; CLOSE_REASONS.len()],
     pub(crate) rejected: Counter,
     proxy_rejected: [Counter; Rejection::REASONS.len()],
+    denied: [Counter; Denied::WORDS.len()],
     pub(crate) received: [Counter; 3],
     pub(crate) sent: [Counter; 3],
     pub(crate) bytes_received: Counter,
@@ -94,6 +98,7 @@ impl Metrics {
             rejected: counter!("flotilla_connects_rejected_total"),
             proxy_rejected: Rejection::REASONS
                 .map(|reason| counter!("flotilla_proxy_headers_rejected_total", "reason" => reason)),
+            denied: Denied::WORDS.map(|action| counter!("flotilla_access_denied_total", "action" => action)),
             received: by_qos("flotilla_messages_received_total"),
             sent: by_qos("flotilla_messages_sent_total"),
             bytes_received: counter!("flotilla_bytes_received_total"),
@@ -159,6 +164,11 @@ impl Metrics {
         }
     }
 
+    /// A rule, or the absence of one, has denied something.
+    pub(crate) fn denied(&self, what: Denied) {
+        self.denied[what as usize].increment(1);
+    }
+
     /// A connection was closed for the sake of its PROXY protocol header.
     pub(crate) fn proxy_rejected(&self, rejection: Rejection) {
         self.proxy_rejected[rejection.place()].increment(1);
@@ -192,6 +202,11 @@ fn describe() {
     describe_counter!(
         "flotilla_proxy_headers_rejected_total",
         "Connections closed because their PROXY protocol header was missing, malformed, late, or of somebody not trusted"
+    );
+    describe_counter!(
+        "flotilla_access_denied_total",
+        "What clients were not allowed to do, by action: messages they published, filters they subscribed to or that their \
+         session brought along, wills, messages that waited for them"
     );
     describe_counter!(
         "flotilla_messages_received_total",

@@ -2,19 +2,23 @@
 //! members of shared subscriptions have left behind.
 //! Each is sent to all its destinations before it is marked done; who got it before ignores it.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use access::Principal;
 use cluster::proto::{OutboxDone, Publication, Retain, ShardCommand, ShardResponse, shard_command::Command};
 use cluster::{Outboxed, ProposeError, ShardId};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mqtt_codec::QoS;
+use mqtt_topic::TopicName;
 use tokio::sync::oneshot;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::handover;
 use crate::message::from_stored;
 use crate::observer::OutboxSignal;
+use crate::pass::Denied;
 use crate::publisher::{Outgoing, Publisher};
 use crate::shared::Shared;
 use crate::sources::Source;
@@ -68,6 +72,10 @@ async fn drain(shared: &Arc<Shared>, shard: ShardId) -> Result<(), ProposeError>
         // A retained message ends a part: it has to be stored before it is routed.
         let mut part = Vec::new();
         for message in messages {
+            // What a member of a shared subscription left behind was allowed when it came.
+            if message.share.is_none() && !is_allowed(shared, &message.publication) {
+                continue;
+            }
             // What a member has left behind was retained when it came, if at all.
             if message.publication.retain && message.share.is_none() {
                 send(shared, shard, &mut part).await?;
@@ -82,6 +90,35 @@ async fn drain(shared: &Arc<Shared>, shard: ShardId) -> Result<(), ProposeError>
         shared.cluster.request(shard, done).await?;
         shared.sources.done(shard, up_to);
     }
+}
+
+/// A will may fire a day after its client left, under other rules. What is left of the client is its session's user and its
+/// id; without a session, there has been no time for rules to change.
+fn is_allowed(shared: &Shared, stored: &Publication) -> bool {
+    if !shared.authenticator.has_rules() {
+        return true;
+    }
+    let Some(session) = shared.cluster.session_info(&stored.publisher) else {
+        return true;
+    };
+    let Ok(topic) = TopicName::parse(stored.topic.as_str().into()) else {
+        return true;
+    };
+    // A name may have been claimed where nobody asked for a proof.
+    let nobody = Principal::anonymous(stored.publisher.as_str(), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let user = Principal {
+        user: Some(session.user).filter(|user| !user.is_empty()),
+        ..nobody.clone()
+    };
+    let authenticator = &shared.authenticator;
+    let is_allowed =
+        authenticator.might_publish(&user, &topic) || authenticator.might_publish(&nobody, &topic);
+    if !is_allowed {
+        shared.metrics.denied(Denied::Will);
+        info!(target: "audit", event = "denied", action = Denied::Will.as_str(), topic = ?stored.topic,
+            client_id = ?stored.publisher, user = ?user.user.unwrap_or_default());
+    }
+    is_allowed
 }
 
 async fn retain(

@@ -1,5 +1,6 @@
 //! The connections of this node by client id.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -13,6 +14,7 @@ use crate::mailbox::{Close, Mailbox};
 #[derive(Clone, Debug)]
 pub(crate) struct Connected {
     pub(crate) epoch: u64,
+    pub(crate) address: SocketAddr,
     pub(crate) mailbox: Arc<Mailbox>,
     /// Closed when the connection has ended and its last commands are proposed.
     pub(crate) ended: watch::Receiver<()>,
@@ -125,6 +127,13 @@ impl Registry {
         }
     }
 
+    /// Every connection judges itself anew.
+    pub(crate) fn recheck_all(&self) {
+        for connected in self.clients.lock().connected.values() {
+            connected.mailbox.recheck();
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.clients.lock().connected.len()
     }
@@ -138,6 +147,7 @@ mod tests {
     fn connected(epoch: u64) -> Connected {
         Connected {
             epoch,
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
             mailbox: Mailbox::new(epoch, "c".into(), 100, 100, &QueueMemory::unlimited()),
             ended: watch::channel(()).1,
         }

@@ -12,12 +12,17 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Authenticator;
 use crate::config::{Config, WhenFull};
 use crate::incoming::Incoming;
+use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::queue_memory::QueueMemory;
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::sources::Sources;
 use crate::sys_topics::SysTopics;
+
+/// Denials are told one by one this often.
+const DENIALS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -30,6 +35,9 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) places: Arc<Places>,
+    /// Denials are told one by one up to this rate; the rest is counted.
+    pub(crate) denials: LogLimit,
     pub(crate) sys: SysTopics,
     pub(crate) incoming: Incoming,
     pub(crate) sources: Sources,
@@ -61,6 +69,8 @@ impl Shared {
             registry,
             metrics,
             authenticator,
+            places: Arc::default(),
+            denials: LogLimit::new(DENIALS_EVERY),
             sys: SysTopics::default(),
             incoming: Incoming::default(),
             stopping: CancellationToken::new(),

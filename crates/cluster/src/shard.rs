@@ -244,6 +244,7 @@ impl Shard {
         let session = self.read(|state| state.session(client))?;
         Some(SessionInfo {
             connected: session.connected,
+            user: session.user,
             epoch: session.owner.epoch,
             queued_messages: session.queued_messages,
             queued_bytes: session.queued_bytes,

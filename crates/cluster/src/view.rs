@@ -55,6 +55,8 @@ pub enum Fetch {
 pub struct SessionInfo {
     /// Whether a connection owns it now.
     pub connected: bool,
+    /// The user name of the latest accepted CONNECT; empty: none.
+    pub user: String,
     /// The number of the latest accepted CONNECT.
     pub epoch: u64,
     /// Messages not yet acknowledged.

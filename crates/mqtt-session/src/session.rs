@@ -358,6 +358,11 @@ impl Session {
         outcome
     }
 
+    /// A delivery of a durable session that the client is not to have: finished without having been sent.
+    pub fn skip_durable(&mut self, sequence: u64) {
+        self.outbound.begin(sequence, Stage::Done);
+    }
+
     /// A delivery of a durable session whose PUBREC came before the connection was lost: PUBREL only.
     pub fn send_pubrel(&mut self, sequence: u64, out: &mut WriteQueue) {
         self.outbound.begin(sequence, Stage::AwaitsPubComp);

@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Start(ConfigFlags),
     /// Show the configuration a start with the same flags would use, and where each value comes from.
     CheckConfig(CheckConfigArguments),
+    /// Add or change a user of a password file; the password is read from standard input.
+    Passwd(PasswdArguments),
     /// Ask a running node, or tell it what to do.
     Ctl(CtlArguments),
     /// Load an MQTT broker and measure it.
@@ -35,6 +37,22 @@ pub(crate) struct CheckConfigArguments {
     /// Print the reference of all keys in Markdown instead.
     #[arg(long)]
     pub(crate) reference: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PasswdArguments {
+    /// The password file, as `password_file` in [auth] names it; made when missing.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// The user's name.
+    #[arg(value_name = "USER")]
+    pub(crate) user: String,
+    /// Also write what the authentication method SCRAM-SHA-256 needs.
+    #[arg(long, conflicts_with = "delete")]
+    pub(crate) scram: bool,
+    /// Remove the user.
+    #[arg(long)]
+    pub(crate) delete: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ pub(crate) fn run(arguments: &CheckConfigArguments) -> anyhow::Result<()> {
     } else {
         let loaded = config::load(&arguments.flags)?;
         for listener in &loaded.config.listeners {
-            for risk in listener.risks() {
+            for risk in listener.risks(&loaded.config.auth) {
                 eprintln!("warning: listener {} on {}: {risk}", listener.name, listener.bind);
             }
         }

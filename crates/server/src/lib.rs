@@ -11,6 +11,7 @@ mod files_limit;
 pub mod fuzz;
 mod log;
 mod metrics;
+mod passwd;
 mod start;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Start(flags) => start::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(arguments) => check_config::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Passwd(arguments) => passwd::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Ctl(arguments) => ctl::run(&arguments),
         Command::Bench(arguments) => flotilla_bench::run(arguments).map(|()| ExitCode::SUCCESS),
     };

@@ -47,6 +47,7 @@ fn runtime(worker_threads: u16) -> anyhow::Result<Runtime> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut stop_signals = StopSignals::listen()?;
+    let mut reload_signal = signal(SignalKind::hangup())?;
     let stop_timeout = config.node.stop_timeout.get();
     let protocols: Vec<_> = config
         .listeners
@@ -92,7 +93,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     admin.set_cluster(Arc::new(NodeAdmin::new(&node_config, Arc::clone(&broker))));
     info!("listening for clients; /readyz says when they are served");
 
-    let name = stop_signals.next().await;
+    let name = loop {
+        tokio::select! {
+            name = stop_signals.next() => break name,
+            _ = reload_signal.recv() => reload_access(&broker).await,
+        }
+    };
     info!(signal = name, limit = ?stop_timeout, "stopping");
     health.set_stopping();
     let broker = broker.write().unwrap_or_else(PoisonError::into_inner).take();
@@ -110,6 +116,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// On SIGHUP: users, keys and rules are read again.
+async fn reload_access(broker: &RwLock<Option<Broker>>) {
+    let reload = {
+        let broker = broker.read().unwrap_or_else(PoisonError::into_inner);
+        broker.as_ref().map(Broker::reload_access)
+    };
+    let Some(reload) = reload else { return };
+    match reload.await {
+        Ok(()) => info!(target: "audit", event = "reload", "users, keys and rules were read again"),
+        Err(problems) => warn!(target: "audit", event = "reload failed", problems, "all stays as it was"),
+    }
+}
+
 /// One line a listener on standard output, for people and for programs that started this one on port 0.
 fn announce(name: &str, protocol: &str, address: SocketAddr) {
     let mut out = io::stdout().lock();
@@ -119,7 +138,7 @@ fn announce(name: &str, protocol: &str, address: SocketAddr) {
 
 fn warn_of_risks(config: &Config) {
     for listener in &config.listeners {
-        for risk in listener.risks() {
+        for risk in listener.risks(&config.auth) {
             warn!(listener = listener.name, address = %listener.bind, "{risk}");
         }
     }

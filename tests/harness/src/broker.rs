@@ -110,6 +110,14 @@ impl Broker {
         }
     }
 
+    /// Has users, keys and rules read again (SIGHUP). It does not wait for it.
+    pub fn reload(&self) -> Result<()> {
+        self.process
+            .as_ref()
+            .context("the broker is not running")?
+            .signal("HUP")
+    }
+
     /// Whether the process is alive right now.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(Process::is_running)

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The crates without tokio, clocks, randomness and files; dev-dependencies are free.
-const PURE: [&str; 5] = [
+const PURE: [&str; 6] = [
     "mqtt-topic",
+    "access",
     "mqtt-codec",
     "mqtt-session",
     "cluster-proto",

@@ -130,6 +130,60 @@ choice! {
 }
 
 choice! {
+    /// Somebody who knows clients.
+    pub enum AuthMethod {
+        /// The name in a verified certificate is the user's.
+        Certificate = "certificate",
+        /// User name and password, by the password file.
+        Password = "password",
+        /// A JSON Web Token in place of the password.
+        Jwt = "jwt",
+    }
+}
+
+choice! {
+    /// Which name in a certificate is the user's.
+    pub enum CertificateName {
+        /// The common name of the subject.
+        CommonName = "common-name",
+        /// The only subject alternative name of the kind DNS.
+        Dns = "dns",
+        /// The only subject alternative name of the kind e-mail.
+        Email = "email",
+        /// The only subject alternative name of the kind URI.
+        Uri = "uri",
+        /// SHA-256 of the certificate, in small hexadecimal digits.
+        Fingerprint = "fingerprint",
+    }
+}
+
+choice! {
+    /// Which client ids a user may have.
+    pub enum ClientIds {
+        /// Any.
+        Any = "any",
+        /// The user name.
+        User = "user",
+        /// The user name, alone or with `-`, `:` or `.` and more behind it.
+        UserPrefix = "user-prefix",
+    }
+}
+
+choice! {
+    /// How a token is signed.
+    pub enum JwtAlgorithm {
+        /// HMAC with SHA-256.
+        Hs256 = "HS256",
+        /// RSA with SHA-256.
+        Rs256 = "RS256",
+        /// ECDSA on P-256 with SHA-256.
+        Es256 = "ES256",
+        /// Ed25519.
+        EdDsa = "EdDSA",
+    }
+}
+
+choice! {
     /// How log lines look.
     pub enum LogFormat {
         /// For people.

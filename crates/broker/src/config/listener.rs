@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::section::{Problem, Section};
-use super::{Cidr, Protocol, ProxyProtocol, TimeSpan};
+use super::{Auth, Cidr, Protocol, ProxyProtocol, TimeSpan};
 
 section! {
     /// Where clients connect: one `[[listeners]]` block each. Without any, MQTT is served on `127.0.0.1:1883` and WebSocket
@@ -22,13 +22,16 @@ section! {
         cert: Option<PathBuf> = None;
         /// Private key of the certificate in PEM, for `tls` and `wss`.
         key: Option<PathBuf> = None;
-        /// Certificates in PEM of those who sign client certificates. When given, a client has to show one.
+        /// Certificates in PEM of those who sign client certificates. When given, a client has to show one, and is the user
+        /// that `certificate_user` in `[auth]` finds in it.
         client_ca: Option<PathBuf> = None;
         /// Path of the WebSocket, for `ws` and `wss`.
         path: String = String::from("/mqtt");
-        /// Whether clients may come without saying who they are. Default: on loopback addresses only.
+        /// Whether clients may come without saying who they are. Who does say it is judged all the same. Default: on loopback
+        /// addresses and with `insecure`, as long as `[auth]` knows no users.
         allow_anonymous: Option<bool> = None;
-        /// Permits anonymous clients and plain text beyond loopback, for trying things out. Logged at each start.
+        /// Permits plain text beyond loopback, and anonymous clients there as long as `[auth]` knows no users. Logged at each
+        /// start.
         insecure: bool = false;
         /// Time after which an idle TCP connection is probed by the kernel, so that lost peers are found. 0s: never.
         tcp_keepalive: TimeSpan = TimeSpan::from_secs(60), TimeSpan::ZERO => TimeSpan::from_secs(32_767);
@@ -63,13 +66,13 @@ impl Listener {
     }
 
     /// Whether a client without credentials is let in.
-    pub fn permits_anonymous(&self) -> bool {
-        self.allow_anonymous
-            .unwrap_or(self.insecure || self.bind.ip().is_loopback())
+    pub fn permits_anonymous(&self, auth: &Auth) -> bool {
+        let by_default = !auth.knows_users() && (self.insecure || self.bind.ip().is_loopback());
+        self.allow_anonymous.unwrap_or(by_default)
     }
 
     /// What about this listener deserves a warning at each start.
-    pub fn risks(&self) -> Vec<&'static str> {
+    pub fn risks(&self, auth: &Auth) -> Vec<&'static str> {
         let mut risks = Vec::new();
         if self.bind.ip().is_loopback() {
             return risks;
@@ -77,16 +80,16 @@ impl Listener {
         if !self.protocol.is_encrypted() {
             risks.push("messages and passwords travel as plain text");
         }
-        if self.permits_anonymous() && self.client_ca.is_none() {
+        if self.permits_anonymous(auth) && self.client_ca.is_none() {
             risks.push("clients are let in without saying who they are");
         }
         risks
     }
 
-    fn check(&self, path: &str, problems: &mut Vec<Problem>) {
+    fn check(&self, path: &str, auth: &Auth, problems: &mut Vec<Problem>) {
         self.check_bounds(path, problems);
         self.check_certificates(path, problems);
-        self.check_safety(path, problems);
+        self.check_safety(path, auth, problems);
         if self.proxy_protocol != ProxyProtocol::Off && self.proxy_trusted.is_empty() {
             let message =
                 "nobody's header would be believed: add `proxy_trusted = [\"10.0.0.0/8\"]` to this listener";
@@ -124,7 +127,7 @@ impl Listener {
     }
 
     /// Beyond loopback, plain text and anonymous clients have to be asked for.
-    fn check_safety(&self, path: &str, problems: &mut Vec<Problem>) {
+    fn check_safety(&self, path: &str, auth: &Auth, problems: &mut Vec<Problem>) {
         if self.bind.ip().is_loopback() || self.insecure {
             return;
         }
@@ -136,10 +139,11 @@ impl Listener {
             );
             problems.push(Problem::new(format!("{path}.bind"), message));
         }
-        if self.client_ca.is_none() && self.allow_anonymous != Some(true) {
+        if self.client_ca.is_none() && !auth.knows_users() && self.allow_anonymous != Some(true) {
             let message = format!(
-                "nothing tells who connects to {}: add `client_ca = \"clients.pem\"` to ask for certificates, or \
-                 `allow_anonymous = true` to this listener to let everyone in (flag --insecure)",
+                "nothing tells who connects to {}: add `password_file = \"users\"` to [auth] (made by `flotilla passwd`), \
+                 `client_ca = \"clients.pem\"` to this listener to ask for certificates, or `allow_anonymous = true` to let \
+                 everyone in (flag --insecure)",
                 self.bind
             );
             problems.push(Problem::new(format!("{path}.allow_anonymous"), message));
@@ -163,7 +167,7 @@ pub(super) fn name_all(listeners: &mut [Listener]) {
 }
 
 /// Checks each listener, and that no two have the same name or address.
-pub(super) fn check_all(listeners: &[Listener], problems: &mut Vec<Problem>) {
+pub(super) fn check_all(listeners: &[Listener], auth: &Auth, problems: &mut Vec<Problem>) {
     if listeners.is_empty() {
         problems.push(Problem::new("listeners", "is empty: nobody could connect"));
     }
@@ -171,7 +175,7 @@ pub(super) fn check_all(listeners: &[Listener], problems: &mut Vec<Problem>) {
     let mut addresses = HashSet::new();
     for (index, listener) in listeners.iter().enumerate() {
         let path = format!("listeners[{index}]");
-        listener.check(&path, problems);
+        listener.check(&path, auth, problems);
         if !names.insert(&listener.name) {
             let message = format!("`{}` is the name of another listener, too", listener.name);
             problems.push(Problem::new(format!("{path}.name"), message));
@@ -198,7 +202,7 @@ mod tests {
 
     fn problem_paths(listeners: &[Listener]) -> Vec<String> {
         let mut problems = Vec::new();
-        check_all(listeners, &mut problems);
+        check_all(listeners, &Auth::default(), &mut problems);
         problems.into_iter().map(|problem| problem.path).collect()
     }
 
@@ -211,8 +215,8 @@ mod tests {
         );
         listener.insecure = true;
         assert_eq!(problem_paths(&[listener.clone()]), [""; 0]);
-        assert!(listener.permits_anonymous());
-        assert_eq!(listener.risks().len(), 2);
+        assert!(listener.permits_anonymous(&Auth::default()));
+        assert_eq!(listener.risks(&Auth::default()).len(), 2);
     }
 
     #[test]
@@ -222,13 +226,38 @@ mod tests {
             problem_paths(&[listener.clone()]),
             ["listeners[0].allow_anonymous"]
         );
-        assert!(!listener.permits_anonymous());
+        assert!(!listener.permits_anonymous(&Auth::default()));
         listener.allow_anonymous = Some(true);
         assert_eq!(problem_paths(&[listener.clone()]), [""; 0]);
         assert_eq!(
-            listener.risks(),
+            listener.risks(&Auth::default()),
             ["clients are let in without saying who they are"]
         );
+    }
+
+    #[test]
+    fn a_password_file_tells_who_connects_everywhere() {
+        let auth = Auth {
+            password_file: Some("users".into()),
+            ..Auth::default()
+        };
+        let mut problems = Vec::new();
+        let listener = everywhere(Protocol::Tls);
+        check_all(std::slice::from_ref(&listener), &auth, &mut problems);
+        assert_eq!(problems, []);
+        assert!(!listener.permits_anonymous(&auth));
+        assert_eq!(listener.risks(&auth), [""; 0]);
+        let home = Listener::new(Protocol::Tcp, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+        assert!(home.permits_anonymous(&Auth::default()));
+        assert!(
+            !home.permits_anonymous(&auth),
+            "a proxy may be in front of loopback"
+        );
+        let open = Listener {
+            allow_anonymous: Some(true),
+            ..home
+        };
+        assert!(open.permits_anonymous(&auth));
     }
 
     #[test]
@@ -238,7 +267,7 @@ mod tests {
             ..everywhere(Protocol::Wss)
         };
         assert_eq!(problem_paths(std::slice::from_ref(&listener)), [""; 0]);
-        assert_eq!(listener.risks(), [""; 0]);
+        assert_eq!(listener.risks(&Auth::default()), [""; 0]);
     }
 
     #[test]

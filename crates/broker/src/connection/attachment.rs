@@ -12,9 +12,11 @@ use cluster::proto::{
 use foldhash::HashMap;
 use mqtt_codec::ReasonCode;
 use mqtt_topic::SubscriptionFilter;
+use smallvec::SmallVec;
 use tokio::sync::{oneshot, watch};
 
 use crate::mailbox::{Event, Mailbox};
+use crate::places::Place;
 use crate::share::Leaving;
 use crate::shared::Shared;
 
@@ -41,6 +43,8 @@ pub(crate) struct Attachment {
     /// Whether the will is published: always, unless the client has taken leave. [MQTT-3.1.2-10]
     publish_will: bool,
     new_expiry: Option<u32>,
+    /// Among the connections of its address and of its user.
+    pub(super) places: SmallVec<[Place; 2]>,
     /// The first delivery of a durable session that was not sent; unknown if the task did not end by itself.
     pub(super) sent_before: Option<u64>,
     /// Told when the end of the connection is committed, or never will be.
@@ -71,6 +75,7 @@ impl Attachment {
             subscriptions: HashMap::default(),
             publish_will: true,
             new_expiry: None,
+            places: SmallVec::new(),
             sent_before: None,
             committed: None,
             _ended: ended,
@@ -84,6 +89,11 @@ impl Attachment {
         self.new_expiry = packet
             .session_expiry_interval
             .map(|interval| interval.min(maximum));
+    }
+
+    /// The client may not publish its will any more.
+    pub(super) fn void_will(&mut self) {
+        self.publish_will = false;
     }
 
     /// Ends when the end of this connection is committed, which is proposed when the attachment is dropped.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::Certificate;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use cluster::proto::{self, Connected, ShardCommand, shard_command::Command, shard_response::Response};
@@ -12,14 +13,17 @@ use mqtt_codec::{
     RetainHandling, SubscriptionOptions, WriteQueue, encode, encoded_len,
 };
 use mqtt_session::{Handshake, ProtocolError, Resumed, Session, Subscription};
-use mqtt_topic::SubscriptionFilter;
+use mqtt_topic::{SubscriptionFilter, TopicName};
+use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tracing::{debug, info};
 
-use crate::auth::{Login, Secret, Step};
+use crate::auth::{Admission, Login, Secret, Step};
 use crate::mailbox::{Close, LiveMessage, Mailbox};
 use crate::message::{qos_of, to_stored};
+use crate::pass::{Denied, Pass};
+use crate::places::{Place, PlaceOf};
 use crate::registry::Connected as Registered;
 use crate::shared::Shared;
 
@@ -36,8 +40,23 @@ pub(crate) struct Origin {
     pub(crate) peer: SocketAddr,
     pub(crate) listener: Arc<str>,
     pub(crate) permits_anonymous: bool,
-    /// From the client's certificate, where a trusted proxy has verified it.
-    pub(crate) certificate_name: Option<Arc<str>>,
+    /// The client's certificate, as verified by TLS here or by a trusted proxy.
+    pub(crate) certificate: Option<Arc<Certificate>>,
+}
+
+impl Origin {
+    /// What a client from here shows, user name and password apart.
+    pub(super) fn login(&self, client_id: &str) -> Login {
+        Login {
+            address: self.peer,
+            listener: Arc::clone(&self.listener),
+            permits_anonymous: self.permits_anonymous,
+            client_id: client_id.to_owned(),
+            certificate: self.certificate.clone(),
+            username: None,
+            password: None,
+        }
+    }
 }
 
 /// A connection that has its client id, and its CONNACK waiting to be written.
@@ -48,6 +67,10 @@ pub(crate) struct Accepted<S> {
     pub(super) input: Bytes,
     pub(super) out: WriteQueue,
     pub(super) attachment: Attachment,
+    pub(super) pass: Pass,
+    /// Kept to be judged again.
+    pub(super) will_topic: Option<TopicName>,
+    pub(super) origin: Origin,
     pub(super) method: Option<ByteString>,
     pub(super) read: Read,
 }
@@ -96,6 +119,8 @@ enum Refusal {
 struct Introduction {
     connect: Box<Connect>,
     handshake: Handshake,
+    pass: Pass,
+    places: SmallVec<[Place; 2]>,
     method: Option<ByteString>,
     authentication_data: Option<Bytes>,
 }
@@ -153,43 +178,78 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }
         let fresh = || format!("flotilla-{:016x}", rand::random::<u64>()).into();
         let handshake = Handshake::new(&connect, limits, fresh).map_err(refuse)?;
-        let mut authentication_data = None;
         let method = connect.properties.authentication_method.clone();
-        match &method {
-            Some(method) => authentication_data = self.exchange(&connect, method).await?,
-            None => self.login(&connect, &handshake).await?,
+        let mut login = self.origin.login(&handshake.client_id);
+        let (admission, authentication_data) = match &method {
+            Some(method) => self.exchange(&connect, method, login).await?,
+            None => {
+                login.username = connect.username.as_ref().map(ToString::to_string);
+                login.password = connect.password.clone().map(Secret);
+                let judgement = self.shared.authenticator.login(login).await;
+                let refused = |reason| refuse(ProtocolError::new(reason, "login was refused"));
+                (judgement.map_err(refused)?, None)
+            }
+        };
+        let pass = Pass::new(self.shared, admission);
+        if let Some(will) = &connect.will
+            && !pass.may_publish(will.publication.topic())
+        {
+            pass.denied(self.shared, Denied::Will, will.publication.topic().as_str());
+            return Err(refuse(ProtocolError::new(
+                ReasonCode::NotAuthorized,
+                "the will may not be published",
+            )));
         }
+        let places = self.take_places(&pass, &handshake.client_id).map_err(refuse)?;
         Ok(Box::new(Introduction {
             connect,
             handshake,
+            pass,
+            places,
             method,
             authentication_data,
         }))
     }
 
-    async fn login(&self, connect: &Connect, handshake: &Handshake) -> Result<(), Refusal> {
-        if connect.username.is_none() && !self.origin.permits_anonymous {
-            let error = ProtocolError::new(ReasonCode::NotAuthorized, "this listener wants a user name");
-            return Err(Refusal::Answer(connect.version, error));
+    /// One of the places of its address and one of its user's, where they are limited. A client that comes for its own
+    /// connection's place has it.
+    fn take_places(&self, pass: &Pass, client_id: &str) -> Result<SmallVec<[Place; 2]>, ProtocolError> {
+        let limits = &self.shared.config.limits;
+        let address = PlaceOf::Address(self.origin.peer.ip().to_canonical());
+        let user = pass.user().map(|user| PlaceOf::User(user.into()));
+        let wanted = [
+            (
+                Some(address),
+                limits.connections_per_address_max,
+                "too many connections of this address",
+            ),
+            (
+                user,
+                limits.connections_per_user_max,
+                "too many connections of this user",
+            ),
+        ];
+        let takes_over = self.shared.registry.get(client_id).is_some();
+        let mut taken = SmallVec::new();
+        for (of, max, detail) in wanted {
+            let Some(of) = of.filter(|_| max > 0) else {
+                continue;
+            };
+            let place = self.shared.places.take(of, max + u32::from(takes_over));
+            taken.push(place.ok_or(ProtocolError::new(ReasonCode::QuotaExceeded, detail))?);
         }
-        let login = Login {
-            address: self.origin.peer,
-            listener: self.origin.listener.to_string(),
-            client_id: handshake.client_id.to_string(),
-            certificate_name: self.origin.certificate_name.as_deref().map(str::to_owned),
-            username: connect.username.as_ref().map(ToString::to_string),
-            password: connect.password.clone().map(Secret),
-        };
-        let judgement = self.shared.authenticator.login(login).await;
-        judgement.map_err(|reason| {
-            Refusal::Answer(connect.version, ProtocolError::new(reason, "login was refused"))
-        })
+        Ok(taken)
     }
 
     /// Enhanced authentication: AUTH packets until the exchange has come to an end.
-    async fn exchange(&mut self, connect: &Connect, method: &ByteString) -> Result<Option<Bytes>, Refusal> {
+    async fn exchange(
+        &mut self,
+        connect: &Connect,
+        method: &ByteString,
+        login: Login,
+    ) -> Result<(Admission, Option<Bytes>), Refusal> {
         let refuse = |reason, detail| Refusal::Answer(connect.version, ProtocolError::new(reason, detail));
-        let Some(mut exchange) = self.shared.authenticator.exchange(method) else {
+        let Some(mut exchange) = self.shared.authenticator.exchange(method, &login) else {
             // [MQTT-4.12.0-1]
             return Err(refuse(
                 ReasonCode::BadAuthenticationMethod,
@@ -199,7 +259,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let mut data = connect.properties.authentication_data.clone();
         loop {
             match exchange.step(data.take()) {
-                Step::Success(data) => return Ok(data),
+                Step::Success(data, admission) => return Ok((*admission, data)),
                 Step::Refuse(reason) => return Err(refuse(reason, "authentication failed")),
                 Step::Continue(challenge) => {
                     let reason_code = ReasonCode::ContinueAuthentication;
@@ -230,12 +290,16 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let Introduction {
             connect,
             handshake,
+            pass,
+            places,
             method,
             authentication_data,
         } = introduction;
         let shared = self.shared;
         let client = handshake.client_id.clone();
         if let Some(previous) = shared.registry.get(&client) {
+            info!(target: "audit", event = "takeover", client_id = ?&*client, user = ?pass.user().unwrap_or_default(),
+                address = %self.origin.peer, previous = %previous.address);
             previous.mailbox.close(Close::TakenOver);
             let mut ended = previous.ended;
             // Ends when the sender is dropped: its last acknowledgements are proposed by then.
@@ -247,7 +311,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             let _ = tokio::time::timeout(TAKEOVER_WAIT, shared.cluster.kick(&owner, &client)).await;
         }
         let claim = shared.registry.claim(client.clone());
-        let connected = self.request(&connect, &handshake).await?;
+        let connected = self.request(&connect, &handshake, &pass).await?;
         if let Some(previous) = &connected.previous
             && previous.node != shared.cluster.node_id()
         {
@@ -267,6 +331,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let (ended, has_ended) = watch::channel(());
         let registered = Registered {
             epoch: connected.epoch,
+            address: self.origin.peer,
             mailbox: Arc::clone(&mailbox),
             ended: has_ended,
         };
@@ -282,14 +347,23 @@ impl<'a, S: Stream> Arrival<'a, S> {
             Arc::clone(&mailbox),
             ended,
         );
+        attachment.places = places;
         if !newest {
             return Err(Refusal::Silent("another connection took the client id meanwhile"));
         }
         if durable {
-            attachment.resume(&connected.subscriptions);
+            attachment.resume(&connected.subscriptions, connected.sent_before, &pass);
             shared.cluster.attach(&client, connected.epoch, mailbox);
         }
+        // A reload that came in between has found nobody to tell.
+        if shared.authenticator.generation() != pass.generation {
+            attachment.mailbox.recheck();
+        }
         shared.metrics.opened.increment(1);
+        if let Some(user) = pass.user() {
+            info!(target: "audit", event = "login", by = pass.admission.by, client_id = ?&*client, ?user,
+                address = %self.origin.peer, listener = %self.origin.listener);
+        }
         shared.sys.totals.connected(shared.registry.len() as u64);
         debug!(client_id = %client, address = %self.origin.peer, listener = %self.origin.listener,
             session_present = connected.session_present, "connected");
@@ -319,12 +393,20 @@ impl<'a, S: Stream> Arrival<'a, S> {
             input,
             out,
             attachment,
+            pass,
+            will_topic: connect.will.as_ref().map(|will| will.publication.topic().clone()),
+            origin: self.origin.clone(),
             method,
             read: self.read,
         }))
     }
 
-    async fn request(&self, connect: &Connect, handshake: &Handshake) -> Result<Connected, Refusal> {
+    async fn request(
+        &self,
+        connect: &Connect,
+        handshake: &Handshake,
+        pass: &Pass,
+    ) -> Result<Connected, Refusal> {
         let shared = self.shared;
         let queues = &shared.limits;
         let client = &handshake.client_id;
@@ -338,11 +420,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 .will
                 .as_ref()
                 .map(|will| to_stored_will(will, client, shared)),
-            user: connect
-                .username
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            user: pass
+                .user()
+                .or(connect.username.as_deref())
+                .unwrap_or_default()
+                .to_owned(),
             queue_messages_max: queues.queue_messages_max as u64,
             queue_bytes_max: queues.queue_bytes_max as u64,
             drop_oldest: queues.drop_oldest,
@@ -476,13 +558,25 @@ fn resumed(connected: &Connected) -> Resumed {
     }
 }
 
+fn shared_of(filters: &[String]) -> Vec<String> {
+    let shared = filters.iter().filter(|filter| filter.starts_with("$share/"));
+    shared.cloned().collect()
+}
+
 impl Attachment {
-    /// Puts the subscriptions a session brings along into this node's router.
-    fn resume(&mut self, subscriptions: &[proto::Subscription]) {
+    /// Puts the subscriptions a session brings along into this node's router; the session loses those that its user may not
+    /// have any more.
+    fn resume(&mut self, subscriptions: &[proto::Subscription], sent_before: u64, pass: &Pass) {
+        let mut denied = Vec::new();
         for stored in subscriptions {
             let Ok(filter) = SubscriptionFilter::parse(stored.filter.as_str().into()) else {
                 continue;
             };
+            if !pass.may_subscribe(filter.filter()) {
+                pass.denied(&self.shared, Denied::Resume, &stored.filter);
+                denied.push(stored.filter.clone());
+                continue;
+            }
             let retain_handling = match stored.retain_handling {
                 0 => RetainHandling::SendAtSubscribe,
                 1 => RetainHandling::SendIfNew,
@@ -501,5 +595,23 @@ impl Attachment {
             };
             self.enter(&subscription);
         }
+        if denied.is_empty() {
+            return;
+        }
+        let command = Command::Unsubscribe(proto::Unsubscribe {
+            client: self.client.to_string(),
+            epoch: self.epoch,
+            // What waits for a shared one is for members who may have it.
+            hand_over: shared_of(&denied),
+            sent_before,
+            filters: denied,
+        });
+        let command = ShardCommand {
+            command: Some(command),
+        };
+        // If it is lost, the next resume finds them again.
+        self.shared
+            .cluster
+            .propose_soon(self.shard, command, Duration::ZERO);
     }
 }

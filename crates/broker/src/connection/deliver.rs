@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use crate::mailbox::{Batch, Close, Grant, LiveMessage};
 use crate::message::{from_stored, qos_of};
+use crate::pass::Denied;
 
 use super::{Connection, End, OUT_MAX, Stream};
 
@@ -126,6 +127,13 @@ impl<S: Stream> Connection<S> {
         let Some(message) = from_stored(&queued.publication) else {
             return;
         };
+        // It may have been queued under older rules.
+        let topic = message.publication.topic();
+        if !self.pass.may_receive(topic) {
+            self.pass.denied(&self.shared, Denied::Deliver, topic.as_str());
+            self.session.skip_durable(queued.sequence);
+            return;
+        }
         let qos = qos_of(u32::from(queued.qos));
         let payload = message.publication.payload_len();
         let delivery = Delivery {

@@ -7,6 +7,7 @@ mod publish;
 mod read;
 mod retained;
 mod subscribe;
+mod throttle;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,6 +21,7 @@ use cluster::ProposeError;
 use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command};
 use mqtt_codec::{Decoder, Disconnect, PacketId, ReasonCode, Unsubscribe, WriteQueue};
 use mqtt_session::{Action, Delivery, ProtocolError, Session, SubscribeRequest};
+use mqtt_topic::TopicName;
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
@@ -28,6 +30,7 @@ use tracing::{debug, info};
 use crate::auth::{Exchange, Step};
 use crate::handover::{self, Handover};
 use crate::mailbox::{Close, Event};
+use crate::pass::Pass;
 use crate::publisher::Publisher;
 use crate::queue_memory::HeldMemory;
 use crate::shared::Shared;
@@ -37,6 +40,7 @@ pub(crate) use attachment::is_rejected;
 pub(crate) use connect::{Accepted, Origin, accept};
 use publish::{Held, Part};
 use subscribe::{Entering, Told};
+use throttle::Throttle;
 
 /// Bytes waiting for the socket beyond which nothing more is encoded for it, and nothing is read.
 const OUT_MAX: usize = 256 * 1024;
@@ -46,6 +50,8 @@ const UNACKNOWLEDGED_MAX: usize = 4096;
 const ACKNOWLEDGE_AFTER_MS: u64 = 200;
 /// How many of them may wait.
 const ACKNOWLEDGE_COUNT: u64 = 1000;
+/// Timers cannot be set for ever ahead: one that fires early is set anew.
+const LONGEST_SLEEP_MS: u64 = 24 * 3600 * 1000;
 /// The last packets of a connection have this long to leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -63,6 +69,10 @@ enum End {
     Closed(Close),
     /// The replicated state did not take a command: this node may be cut off or stopping.
     Unavailable,
+    /// By new rules or users the client would not be here, or not with what it has.
+    Revoked,
+    /// What the client was let in with is over.
+    Expired,
 }
 
 impl End {
@@ -77,6 +87,8 @@ impl End {
             End::Closed(Close::ShuttingDown) => "server_shutdown",
             End::Closed(Close::Fenced) => "fenced",
             End::Unavailable => "unavailable",
+            End::Revoked => "access_revoked",
+            End::Expired => "credentials_expired",
         }
     }
 }
@@ -117,6 +129,7 @@ struct Connection<S> {
     /// Batches of publishes that shards and other nodes have not answered.
     batches_under_way: usize,
     congested: bool,
+    throttle: Throttle,
     /// There may be something in the session's replicated queue.
     pull: bool,
     /// No UNSUBSCRIBE is under way that may take messages out of it.
@@ -126,6 +139,9 @@ struct Connection<S> {
     retained: VecDeque<Delivery>,
     received: SmallVec<[u64; 4]>,
     acknowledge_at: Option<u64>,
+    pass: Pass,
+    will_topic: Option<TopicName>,
+    origin: Origin,
     method: Option<bytestring::ByteString>,
     exchange: Option<Box<dyn Exchange>>,
     timer: Pin<Box<Sleep>>,
@@ -164,10 +180,18 @@ impl<S: Stream> Connection<S> {
             input,
             out,
             attachment,
+            pass,
+            will_topic,
+            origin,
             method,
             read,
         } = accepted;
         let publisher = Publisher::new((&*attachment.client).into());
+        let limits = &shared.config.limits;
+        let throttle = Throttle::new(
+            limits.publish_messages_per_second_max.into(),
+            limits.publish_bytes_per_second_max.get(),
+        );
         Box::new(Self {
             fetch_from: session.next_sequence(),
             queued: HeldMemory::new(&shared.memory),
@@ -191,9 +215,13 @@ impl<S: Stream> Connection<S> {
             parts: Vec::new(),
             batches_under_way: 0,
             congested: false,
+            throttle,
             retained: VecDeque::new(),
             received: SmallVec::new(),
             acknowledge_at: None,
+            pass,
+            will_topic,
+            origin,
             method,
             exchange: None,
             timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -214,6 +242,9 @@ impl<S: Stream> Connection<S> {
     }
 
     fn turns(&mut self, cx: &mut Context<'_>, now: u64) -> Poll<End> {
+        if self.pass.is_over(now) {
+            return Poll::Ready(End::Expired);
+        }
         loop {
             let mut progress = self.poll_operation(cx, now);
             match self.poll_mailbox(cx, now) {
@@ -295,6 +326,9 @@ impl<S: Stream> Connection<S> {
         if failed {
             return Err(End::Unavailable);
         }
+        if flags.recheck {
+            self.recheck()?;
+        }
         self.pull |= flags.queue_grew;
         Ok(any)
     }
@@ -324,6 +358,25 @@ impl<S: Stream> Connection<S> {
             Event::Failed => return Err(()),
         }
         Ok(())
+    }
+
+    /// Users or rules have changed: what the client has and may not have any more ends the connection. What its session
+    /// keeps of that is sorted out when it comes back.
+    fn recheck(&mut self) -> Result<(), End> {
+        if !self.shared.authenticator.still_admits(&self.pass.admission) {
+            return Err(End::Revoked);
+        }
+        self.pass = Pass::new(&self.shared, self.pass.admission.clone());
+        let has_will = self.will_topic.as_ref();
+        if has_will.is_some_and(|topic| !self.pass.may_publish(topic)) {
+            self.attachment.void_will();
+            return Err(End::Revoked);
+        }
+        let mut subscriptions = self.attachment.subscriptions.values();
+        match subscriptions.all(|entered| self.pass.may_subscribe(entered.filter.filter())) {
+            true => Ok(()),
+            false => Err(End::Revoked),
+        }
     }
 
     fn may_read(&self) -> bool {
@@ -386,7 +439,10 @@ impl<S: Stream> Connection<S> {
         }
         let exchange = match self.exchange.take() {
             Some(exchange) => Some(exchange),
-            None => self.shared.authenticator.exchange(&method),
+            None => {
+                let login = self.origin.login(&self.attachment.client);
+                self.shared.authenticator.exchange(&method, &login)
+            }
         };
         let step = exchange.map(|mut exchange| (exchange.step(packet.data), exchange));
         let (reason_code, data) = match step {
@@ -394,7 +450,17 @@ impl<S: Stream> Connection<S> {
                 self.exchange = Some(exchange);
                 (ReasonCode::ContinueAuthentication, Some(data))
             }
-            Some((Step::Success(data), _)) => (ReasonCode::Success, data),
+            Some((Step::Success(data, admission), _)) => {
+                // The session is the user's who opened it.
+                if admission.principal.user != self.pass.admission.principal.user {
+                    return Err(End::Protocol(ProtocolError::new(
+                        ReasonCode::NotAuthorized,
+                        "re-authentication as somebody else",
+                    )));
+                }
+                self.pass = Pass::new(&self.shared, *admission);
+                (ReasonCode::Success, data)
+            }
             Some((Step::Refuse(reason), _)) => {
                 return Err(End::Protocol(ProtocolError::new(
                     reason,
@@ -460,15 +526,20 @@ impl<S: Stream> Connection<S> {
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: u64) -> Poll<End> {
         // Of a client that is kept waiting nothing is read: its PINGREQ may lie in the kernel. If it is gone, the TCP user
         // timeout or the answer it waits for tells.
-        let keep_alive = self.session.keep_alive_deadline().filter(|_| self.may_read());
+        let throttled = self.throttle.waits_until(now);
+        let is_read = throttled.is_none() && self.may_read();
+        let keep_alive = self.session.keep_alive_deadline().filter(|_| is_read);
         if keep_alive.is_some_and(|deadline| deadline <= now) {
             return Poll::Ready(End::KeepAlive);
         }
-        let Some(deadline) = [keep_alive, self.acknowledge_at].into_iter().flatten().min() else {
+        let expiry = self.pass.admission.expires_at_ms;
+        let deadlines = [keep_alive, self.acknowledge_at, expiry, throttled];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return Poll::Pending;
         };
         // A timer that fires early finds nothing to do and is set anew: cheaper than moving it with every packet.
-        let due = Instant::now() + Duration::from_millis(deadline.saturating_sub(now) + 1);
+        let due =
+            Instant::now() + Duration::from_millis(deadline.saturating_sub(now).min(LONGEST_SLEEP_MS) + 1);
         if self.timer.is_elapsed() || self.timer.deadline() > due {
             self.timer.as_mut().reset(due);
         }
@@ -546,6 +617,7 @@ impl<S: Stream> Connection<S> {
             }
             End::Closed(Close::TakenOver) => {
                 self.shared.metrics.takeovers.increment(1);
+                self.audit("taken over");
                 self.session
                     .refuse(ReasonCode::SessionTakenOver, None, &mut self.out);
             }
@@ -564,6 +636,16 @@ impl<S: Stream> Connection<S> {
             End::Unavailable => self
                 .session
                 .refuse(ReasonCode::ServerUnavailable, None, &mut self.out),
+            End::Revoked => {
+                self.audit("access revoked");
+                self.session
+                    .refuse(ReasonCode::NotAuthorized, None, &mut self.out);
+            }
+            End::Expired => {
+                self.audit("credentials expired");
+                self.session
+                    .refuse(ReasonCode::MaximumConnectTime, None, &mut self.out);
+            }
             End::Lost => {}
         }
         if withheld {
@@ -605,6 +687,12 @@ impl<S: Stream> Connection<S> {
             let _ = stream.shutdown().await;
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+
+    /// Why the server ends the connection of somebody with a name.
+    fn audit(&self, event: &'static str) {
+        let client_id = &*self.attachment.client;
+        info!(target: "audit", event, ?client_id, user = ?self.pass.user().unwrap_or_default(), address = %self.origin.peer);
     }
 
     /// Shared messages of a member that leaves go to another one. [MQTT-4.8.2-5]

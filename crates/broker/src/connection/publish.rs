@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::mailbox::{Event, LiveMessage, Mailbox};
 use crate::message::{expires_at, to_stored};
+use crate::pass::Denied;
 use crate::proposal::Fate;
 use crate::publisher::{Outgoing, Routed};
 use crate::shared::Shared;
@@ -52,6 +53,13 @@ impl<S: Stream> Connection<S> {
         };
         if message.publication.topic().is_dollar() {
             // Topics that begin with `$` are the server's own.
+            self.acknowledge_publish(packet_id, ReasonCode::NotAuthorized);
+            return;
+        }
+        if !self.pass.may_publish(message.publication.topic()) {
+            let topic = message.publication.topic().as_str();
+            self.pass.denied(&self.shared, Denied::Publish, topic);
+            // Before MQTT 5.0 an acknowledgement cannot say so. [MQTT-3.3.5-2] of 3.1.1
             self.acknowledge_publish(packet_id, ReasonCode::NotAuthorized);
             return;
         }

@@ -25,7 +25,7 @@ thread_local! {
 impl<S: Stream> Connection<S> {
     /// Handles what was read before, then reads once. Ok(true): something was done.
     pub(super) fn poll_input(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, End> {
-        if !self.may_read() {
+        if !self.may_read() || self.throttle.waits_until(now).is_some() {
             return Ok(false);
         }
         let before = self.input.len();
@@ -49,7 +49,11 @@ impl<S: Stream> Connection<S> {
     /// Handles the complete packets of the input, up to one that the rest has to wait for. What they bring the client
     /// is bounded too: a read holds thousands of SUBSCRIBEs, each of which may ask for all retained messages.
     fn decode(&mut self, now: u64) -> Result<(), End> {
-        while self.operation.is_none() && !self.input.is_empty() && self.out.len() < OUT_MAX {
+        while self.operation.is_none()
+            && !self.input.is_empty()
+            && self.out.len() < OUT_MAX
+            && self.throttle.waits_until(now).is_none()
+        {
             let packet = match self.decoder.decode(&mut self.input) {
                 Ok(Some(packet)) => packet,
                 Ok(None) => return Ok(()),
@@ -59,6 +63,7 @@ impl<S: Stream> Connection<S> {
             if let Packet::Publish(publish) = &packet {
                 self.tally.received[publish.qos as usize] += 1;
                 self.tally.payload_received += publish.publication.payload_len() as u64;
+                self.throttle.charge(publish.publication.size(), now);
             }
             let handled = self.session.handle(packet, now, &mut self.out, &mut self.actions);
             let mut actions = std::mem::take(&mut self.actions);

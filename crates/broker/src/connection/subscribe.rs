@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use crate::mailbox::Grant;
+use crate::pass::Denied;
 use crate::router::Subscriber;
 use crate::share::{Here, Leaving};
 
@@ -80,6 +81,13 @@ impl<S: Stream> Connection<S> {
         let mut count = self.attachment.subscriptions.len();
         for entry in &mut request.entries {
             let Ok(subscription) = entry else { continue };
+            // For a shared subscription it is the filter behind the name of the share.
+            if !self.pass.may_subscribe(subscription.filter.filter()) {
+                self.pass
+                    .denied(&self.shared, Denied::Subscribe, &subscription.name);
+                *entry = Err(ReasonCode::NotAuthorized);
+                continue;
+            }
             if self.attachment.subscriptions.contains_key(&subscription.name) {
                 continue;
             }

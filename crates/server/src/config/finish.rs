@@ -33,6 +33,7 @@ pub(super) fn finish(mut draft: Draft) -> Result<Loaded, Mistakes> {
     }
     check_files(&config, &mut problems);
     check_cluster_files(&config, &mut problems);
+    problems.extend(broker::gate::file_problems(&config));
     for problem in problems {
         add_problem(problem, &mut draft);
     }

@@ -201,8 +201,8 @@ fn insecure_permits_what_is_refused_otherwise() {
         ..Said::default()
     }
     .config();
-    assert!(config.listeners[0].permits_anonymous());
-    assert!(!config.listeners[0].risks().is_empty());
+    assert!(config.listeners[0].permits_anonymous(&config.auth));
+    assert!(!config.listeners[0].risks(&config.auth).is_empty());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Blocks of addresses as people write them: `10.0.0.0/8`, `fd00::/8`, or one address.
 
+use core::net::IpAddr;
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};

@@ -1,0 +1,68 @@
+//! What a token claims, once its signature is known to be right.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::{Accepted, Policy, Refusal};
+
+pub(super) fn judge(claims: &Map<String, Value>, policy: &Policy, now: u64) -> Result<Accepted, Refusal> {
+    // A token that never ends cannot be taken back.
+    let expiry = date(claims, "exp")?.ok_or(Refusal::Claim)?;
+    let expires_at = expiry.saturating_add(policy.leeway_seconds);
+    if now >= expires_at {
+        return Err(Refusal::Expired);
+    }
+    if date(claims, "nbf")?.is_some_and(|begin| now.saturating_add(policy.leeway_seconds) < begin) {
+        return Err(Refusal::NotYet);
+    }
+    let names = |claim: &str, wanted: &Option<String>| {
+        let is_named = |name: &String| texts(claims.get(claim)).contains(name);
+        wanted.as_ref().is_none_or(is_named)
+    };
+    if !names("iss", &policy.issuer) || !names("aud", &policy.audience) {
+        return Err(Refusal::Audience);
+    }
+    let user = claims.get(&policy.user_claim).and_then(Value::as_str);
+    let user = user.filter(|user| !user.is_empty()).ok_or(Refusal::Claim)?;
+    let groups = match claims.get(&policy.groups_claim) {
+        Some(Value::String(words)) => words.split_whitespace().map(str::to_owned).collect(),
+        list => texts(list),
+    };
+    let claims: BTreeMap<_, _> = claims
+        .iter()
+        .map(|(name, value)| (name.clone(), texts(Some(value))))
+        .filter(|(_, values)| !values.is_empty())
+        .collect();
+    Ok(Accepted {
+        user: user.to_owned(),
+        groups,
+        claims,
+        expires_at,
+    })
+}
+
+/// Whole seconds since 1970; fractions are cut off, times before 1970 are that moment.
+fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<u64>, Refusal> {
+    let Some(value) = claims.get(name) else {
+        return Ok(None);
+    };
+    let seconds = value
+        .as_u64()
+        .or_else(|| value.as_f64().map(|number| number as u64));
+    seconds.map(Some).ok_or(Refusal::Claim)
+}
+
+/// A claim as text; a list has one per item.
+fn texts(value: Option<&Value>) -> Vec<String> {
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    };
+    match value {
+        Some(Value::Array(items)) => items.iter().filter_map(text).collect(),
+        value => value.and_then(text).into_iter().collect(),
+    }
+}

@@ -1,0 +1,277 @@
+//! The judge that the configuration describes: files of users, keys and rules, asked in the configured order. Whatever
+//! cannot be judged is refused.
+
+mod exchange;
+mod hashing;
+mod login;
+mod policy;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use access::backoff::{Backoff, Key, Patience};
+use access::rules::Permissions;
+use access::{ClientIdRule, Principal, scram};
+use arc_swap::ArcSwap;
+use cluster::Clock;
+use metrics::{Counter, counter, describe_counter};
+use mqtt_codec::ReasonCode;
+use mqtt_topic::TopicName;
+use parking_lot::Mutex;
+use tracing::info;
+
+use crate::auth::{Admission, Authenticator, Exchange, Judgement, Login};
+use crate::config::{Auth, Config, Problem};
+use crate::log_limit::LogLimit;
+use exchange::ScramExchange;
+use hashing::Hashing;
+use policy::Policy;
+
+/// Addresses and user names whose failures are remembered.
+const FAILING_MAX: usize = 100_000;
+/// Refused logins are told one by one this often; the rest is counted.
+const REFUSALS_EVERY: Duration = Duration::from_millis(100);
+
+/// Every file that `[auth]` and `[access]` name, looked at as a start would.
+pub fn file_problems(config: &Config) -> Vec<Problem> {
+    match Policy::load(&config.auth, &config.access, [0; 32]) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems,
+    }
+}
+
+/// The judge of a node.
+#[derive(Clone)]
+pub struct Gate {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    auth: Auth,
+    access: crate::config::Access,
+    policy: ArcSwap<Policy>,
+    generation: AtomicU64,
+    hashing: Hashing,
+    failures: Mutex<Backoff>,
+    clock: Arc<dyn Clock>,
+    /// Decides what unknown users are measured against; the same for the life of the process.
+    secret: [u8; 32],
+    refusals: LogLimit,
+    metrics: Metrics,
+}
+
+/// Why a login is refused: the client's reason code, and a word for logs and metrics.
+struct Refusal {
+    reason_code: ReasonCode,
+    result: Outcome,
+}
+
+/// The results of logins, as the metric has them.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Accepted,
+    Refused,
+    BackedOff,
+    Busy,
+}
+
+struct Metrics {
+    /// In the order of `Outcome`.
+    logins: [Counter; 4],
+    reloads: Counter,
+    failed_reloads: Counter,
+}
+
+impl Gate {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// What is wrong with them, each with its key.
+    pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, Vec<Problem>> {
+        let (auth, access, secret) = (config.auth.clone(), config.access.clone(), rand::random());
+        let policy = Policy::load(&auth, &access, secret)?;
+        let longest_wait = auth.failure_wait_max.get();
+        let patience = Patience {
+            free_failures: auth.failures_free,
+            first_wait: Duration::from_secs(1),
+            longest_wait,
+            forget_after: longest_wait * 10,
+            keys_max: FAILING_MAX,
+        };
+        let inner = Inner {
+            policy: ArcSwap::from_pointee(policy),
+            generation: AtomicU64::new(1),
+            hashing: Hashing::new(auth.hashing_threads, auth.hashing_waiting_max),
+            failures: Mutex::new(Backoff::new(patience)),
+            clock,
+            secret,
+            refusals: LogLimit::new(REFUSALS_EVERY),
+            metrics: Metrics::new(),
+            auth,
+            access,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+impl Authenticator for Gate {
+    fn login(&self, login: Login) -> Pin<Box<dyn Future<Output = Judgement> + Send + '_>> {
+        Box::pin(self.inner.login(login))
+    }
+
+    fn exchange(&self, method: &str, login: &Login) -> Option<Box<dyn Exchange>> {
+        let policy = self.inner.policy.load();
+        let passwords = policy.passwords.as_ref()?;
+        if !self.inner.auth.scram || method != scram::METHOD {
+            return None;
+        }
+        let exchange = ScramExchange::new(Arc::clone(&self.inner), Arc::clone(passwords), login.clone());
+        Some(Box::new(exchange))
+    }
+
+    fn permissions(&self, principal: &Principal) -> Option<Permissions> {
+        let policy = self.inner.policy.load();
+        policy.rules.as_ref().map(|rules| rules.permissions(principal))
+    }
+
+    fn has_rules(&self) -> bool {
+        self.inner.access.has_rules()
+    }
+
+    fn might_publish(&self, principal: &Principal, topic: &TopicName) -> bool {
+        let policy = self.inner.policy.load();
+        policy
+            .rules
+            .as_ref()
+            .is_none_or(|rules| rules.might_publish(principal, topic))
+    }
+
+    fn still_admits(&self, admission: &Admission) -> bool {
+        let Some(mark) = admission.mark else { return true };
+        let policy = self.inner.policy.load();
+        let user = admission.principal.user.as_deref().unwrap_or_default();
+        policy.passwords.as_ref().and_then(|file| file.mark(user)) == Some(mark)
+    }
+
+    fn generation(&self) -> u64 {
+        self.inner.generation.load(Ordering::Acquire)
+    }
+
+    fn reload(&self) -> Result<(), String> {
+        let inner = &self.inner;
+        match Policy::load(&inner.auth, &inner.access, inner.secret) {
+            Ok(policy) => {
+                inner.policy.store(Arc::new(policy));
+                inner.generation.fetch_add(1, Ordering::AcqRel);
+                inner.metrics.reloads.increment(1);
+                Ok(())
+            }
+            Err(problems) => {
+                inner.metrics.failed_reloads.increment(1);
+                let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
+                Err(problems.join("; "))
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.clock.now_ms())
+    }
+
+    /// Whether address and user may try now.
+    fn check_patience(&self, login: &Login, user: Option<&str>) -> Result<(), Refusal> {
+        let (failures, now) = (self.failures.lock(), self.now());
+        let mut keys = std::iter::once(Key::address(login.address.ip())).chain(user.map(Key::user));
+        match keys.all(|key| failures.wait(&key, now).is_zero()) {
+            true => Ok(()),
+            false => Err(Refusal {
+                reason_code: ReasonCode::ConnectionRateExceeded,
+                result: Outcome::BackedOff,
+            }),
+        }
+    }
+
+    /// Somebody showed something, and it was wrong.
+    fn failed(&self, login: &Login, user: Option<&str>) {
+        let (mut failures, now) = (self.failures.lock(), self.now());
+        failures.failed(Key::address(login.address.ip()), now);
+        if let Some(user) = user {
+            failures.failed(Key::user(user), now);
+        }
+    }
+
+    /// A proven user: its failures are forgotten, and those of its address too, which others may share with it; who guesses
+    /// from there is still held up by the user's name.
+    fn succeeded(&self, login: &Login, user: Option<&str>) {
+        let mut failures = self.failures.lock();
+        failures.succeeded(&Key::address(login.address.ip()));
+        if let Some(user) = user {
+            failures.succeeded(&Key::user(user));
+        }
+    }
+
+    /// Whether the client id may be this user's.
+    fn check_client_id(&self, admission: &Admission) -> Result<(), Refusal> {
+        let principal = &admission.principal;
+        let rule = ClientIdRule::from(self.auth.client_ids);
+        match rule.permits(principal.user.as_deref(), &principal.client_id) {
+            true => Ok(()),
+            false => Err(Refusal {
+                reason_code: ReasonCode::ClientIdentifierNotValid,
+                result: Outcome::Refused,
+            }),
+        }
+    }
+
+    /// Counts a result, and tells of a refusal.
+    fn note(&self, login: &Login, user: Option<&str>, result: &Result<Admission, Refusal>) {
+        let outcome = result
+            .as_ref()
+            .map_or_else(|refusal| refusal.result, |_| Outcome::Accepted);
+        self.metrics.logins[outcome as usize].increment(1);
+        let Err(refusal) = result else { return };
+        if let Some(left_out) = self.refusals.line() {
+            let Login {
+                client_id,
+                address,
+                listener,
+                ..
+            } = login;
+            info!(target: "audit", event = "login refused", result = outcome.as_str(), reason_code = ?refusal.reason_code,
+                ?client_id, user = ?user.unwrap_or_default(), %address, %listener, left_out);
+        }
+    }
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+
+    const WORDS: [&'static str; 4] = ["accepted", "refused", "backed_off", "busy"];
+}
+
+impl Metrics {
+    fn new() -> Self {
+        describe_counter!("flotilla_logins_total", "Logins, by result");
+        describe_counter!(
+            "flotilla_access_reloads_total",
+            "Times that users, keys and rules were read again, by result"
+        );
+        Self {
+            logins: Outcome::WORDS.map(|result| counter!("flotilla_logins_total", "result" => result)),
+            reloads: counter!("flotilla_access_reloads_total", "result" => "done"),
+            failed_reloads: counter!("flotilla_access_reloads_total", "result" => "failed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! Logins against files, by a clock that the test moves.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use access::Certificate;
+use access::password::{ArgonCost, PasswordHash, with_user};
+use access::scram::Verifier;
+use bytes::Bytes;
+use cluster::Clock;
+use mqtt_codec::ReasonCode;
+use tempfile::TempDir;
+
+use super::*;
+use crate::auth::{Secret, Step};
+use crate::config::{ClientIds, JwtAlgorithm};
+
+#[derive(Default)]
+struct Hand(AtomicU64);
+
+impl Clock for Hand {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct World {
+    files: TempDir,
+    config: Config,
+    clock: Arc<Hand>,
+}
+
+const CHEAP: ArgonCost = ArgonCost {
+    memory_kib: 8,
+    passes: 1,
+    lanes: 1,
+};
+
+fn hash(password: &str) -> PasswordHash {
+    PasswordHash::argon2id(password.as_bytes(), [1; 16], CHEAP)
+}
+
+impl World {
+    /// Where anna's password is `secret`, and bob has a verifier of `pencil`.
+    fn new() -> Self {
+        let world = Self {
+            files: TempDir::with_prefix("flotilla-test-").unwrap(),
+            config: Config::default(),
+            clock: Arc::new(Hand(AtomicU64::new(1_000_000))),
+        };
+        let text = with_user("", "anna", &[hash("secret")]);
+        let verifier = Verifier::derive(b"pencil", b"salt".to_vec(), 4096);
+        world.with_users(&with_user(&text, "bob", &[PasswordHash::Scram(verifier)]))
+    }
+
+    fn write(&self, name: &str, text: &str) -> std::path::PathBuf {
+        let path = self.files.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn with_users(mut self, text: &str) -> Self {
+        self.config.auth.password_file = Some(self.write("users", text));
+        self
+    }
+
+    fn gate(&self) -> Gate {
+        Gate::open(&self.config, Arc::clone(&self.clock) as Arc<dyn Clock>).unwrap()
+    }
+
+    fn pass_ms(&self, milliseconds: u64) {
+        self.clock.0.fetch_add(milliseconds, Ordering::Relaxed);
+    }
+}
+
+fn from(address: &str, credentials: Option<(&str, &str)>) -> Login {
+    Login {
+        address: SocketAddr::new(address.parse().unwrap(), 1),
+        listener: "mqtt".into(),
+        permits_anonymous: false,
+        client_id: "c-1".to_owned(),
+        certificate: None,
+        username: credentials.map(|(user, _)| user.to_owned()),
+        password: credentials.map(|(_, password)| Secret(Bytes::copy_from_slice(password.as_bytes()))),
+    }
+}
+
+async fn login(gate: &Gate, user: &str, password: &str) -> Result<Option<String>, ReasonCode> {
+    let judged = gate.login(from("10.0.0.1", Some((user, password)))).await;
+    judged.map(|admission| admission.principal.user)
+}
+
+#[tokio::test]
+async fn users_come_in_with_their_password_and_nobody_else_does() {
+    let world = World::new();
+    let gate = world.gate();
+    assert_eq!(login(&gate, "anna", "secret").await, Ok(Some("anna".to_owned())));
+    assert_eq!(login(&gate, "bob", "pencil").await, Ok(Some("bob".to_owned())));
+    for (user, password) in [
+        ("anna", "pencil"),
+        ("anna", ""),
+        ("nobody", "secret"),
+        ("", "secret"),
+    ] {
+        let refused = login(&gate, user, password).await;
+        assert_eq!(refused, Err(ReasonCode::BadUserNameOrPassword), "{user}");
+    }
+    let mut nameless = from("10.0.0.1", None);
+    assert_eq!(gate.login(nameless.clone()).await, Err(ReasonCode::NotAuthorized));
+    nameless.permits_anonymous = true;
+    assert_eq!(gate.login(nameless).await.unwrap().by, "anonymous");
+}
+
+#[tokio::test]
+async fn who_says_a_name_is_judged_even_where_anonymous_clients_are_welcome() {
+    let world = World::new();
+    let mut wrong = from("10.0.0.1", Some(("anna", "wrong")));
+    wrong.permits_anonymous = true;
+    assert_eq!(
+        world.gate().login(wrong).await,
+        Err(ReasonCode::BadUserNameOrPassword)
+    );
+    let mut without_password = from("10.0.0.1", Some(("anna", "")));
+    without_password.permits_anonymous = true;
+    without_password.password = None;
+    let refused = world.gate().login(without_password).await;
+    assert_eq!(refused, Err(ReasonCode::BadUserNameOrPassword));
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_can_judge_proves_nothing() {
+    let mut world = World::new();
+    world.config.auth.password_file = None;
+    let mut claimed = from("10.0.0.1", Some(("admin", "x")));
+    assert_eq!(
+        world.gate().login(claimed.clone()).await,
+        Err(ReasonCode::NotAuthorized)
+    );
+    claimed.permits_anonymous = true;
+    let admission = world.gate().login(claimed).await.unwrap();
+    assert_eq!(admission.principal.user, None);
+}
+
+#[tokio::test]
+async fn failures_make_an_address_and_a_name_wait_and_success_is_forgiveness() {
+    let mut world = World::new();
+    world.config.auth.failures_free = 2;
+    let gate = world.gate();
+    for _ in 0..3 {
+        assert_eq!(
+            login(&gate, "anna", "wrong").await,
+            Err(ReasonCode::BadUserNameOrPassword)
+        );
+    }
+    assert_eq!(
+        login(&gate, "anna", "secret").await,
+        Err(ReasonCode::ConnectionRateExceeded)
+    );
+    assert_eq!(
+        login(&gate, "bob", "pencil").await,
+        Err(ReasonCode::ConnectionRateExceeded),
+        "from there"
+    );
+    let elsewhere = |user, password| gate.login(from("10.0.0.2", Some((user, password))));
+    assert_eq!(
+        elsewhere("anna", "secret").await,
+        Err(ReasonCode::ConnectionRateExceeded),
+        "by that name"
+    );
+    assert!(elsewhere("bob", "pencil").await.is_ok());
+    world.pass_ms(1_000);
+    assert!(login(&gate, "anna", "secret").await.is_ok());
+    assert_eq!(
+        login(&gate, "anna", "wrong").await,
+        Err(ReasonCode::BadUserNameOrPassword)
+    );
+    assert!(
+        login(&gate, "anna", "secret").await.is_ok(),
+        "it counts from the beginning again"
+    );
+}
+
+#[tokio::test]
+async fn a_certificate_names_its_owner_and_clears_no_failures_of_others() {
+    let mut world = World::new();
+    world.config.auth.failures_free = 0;
+    let gate = world.gate();
+    assert!(login(&gate, "anna", "wrong").await.is_err());
+    let mut shown = from("10.0.0.2", Some(("bob", "whatever")));
+    shown.certificate = Some(Arc::new(Certificate::told_by_proxy("device-7")));
+    let admission = gate.login(shown.clone()).await.unwrap();
+    assert_eq!(
+        (admission.principal.user.as_deref(), admission.by),
+        (Some("device-7"), "certificate")
+    );
+    shown.username = Some("anna".to_owned());
+    assert_eq!(gate.login(shown).await, Err(ReasonCode::ConnectionRateExceeded));
+    assert_eq!(
+        gate.login(from("10.0.0.3", Some(("anna", "secret")))).await,
+        Err(ReasonCode::ConnectionRateExceeded)
+    );
+}
+
+#[tokio::test]
+async fn client_ids_can_be_bound_to_users() {
+    let mut world = World::new();
+    world.config.auth.client_ids = ClientIds::UserPrefix;
+    let gate = world.gate();
+    assert_eq!(
+        login(&gate, "anna", "secret").await,
+        Err(ReasonCode::ClientIdentifierNotValid)
+    );
+    let mut own = from("10.0.0.1", Some(("anna", "secret")));
+    own.client_id = "anna-1".to_owned();
+    assert!(gate.login(own).await.is_ok());
+}
+
+#[tokio::test]
+async fn with_too_many_waiting_for_their_hash_the_next_is_told_to_come_later() {
+    let mut world = World::new();
+    world.config.auth.hashing_threads = 1;
+    world.config.auth.hashing_waiting_max = 1;
+    let gate = world.gate();
+    let held = gate.inner.hashing.hold().await;
+    let waiting = login(&gate, "anna", "secret");
+    tokio::pin!(waiting);
+    // Polled once, so that it has its place.
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    assert_eq!(login(&gate, "anna", "secret").await, Err(ReasonCode::ServerBusy));
+    drop(held);
+    assert!(waiting.await.is_ok());
+}
+
+#[tokio::test]
+async fn a_token_that_is_no_token_fails_and_names_beside_tokens_are_not_held_up() {
+    let mut world = World::new();
+    world.config.auth.failures_free = 0;
+    world.config.auth.jwt_keys = vec![world.write("key", "0123456789abcdef0123456789abcdef")];
+    world.config.auth.jwt_algorithms = vec![JwtAlgorithm::Hs256];
+    let gate = world.gate();
+    let forged = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm5hIiwiZXhwIjo5OTk5OTk5OTk5fQ.AAAA";
+    assert_eq!(
+        login(&gate, "anna", forged).await,
+        Err(ReasonCode::BadUserNameOrPassword)
+    );
+    assert_eq!(
+        login(&gate, "anna", forged).await,
+        Err(ReasonCode::ConnectionRateExceeded),
+        "the address waits"
+    );
+    assert!(
+        gate.login(from("10.0.0.2", Some(("anna", "secret"))))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn scram_fails_alike_for_a_wrong_proof_and_an_unknown_user() {
+    let world = World::new();
+    let gate = world.gate();
+    assert!(gate.exchange("PLAIN", &from("10.0.0.1", None)).is_none());
+    for user in ["bob", "anna", "nobody"] {
+        let mut exchange = gate.exchange("SCRAM-SHA-256", &from("10.0.0.1", None)).unwrap();
+        let first = format!("n,,n={user},r=abc");
+        let Step::Continue(challenge) = exchange.step(Some(first.into())) else {
+            panic!("{user} is challenged")
+        };
+        let challenge = String::from_utf8(challenge.to_vec()).unwrap();
+        let nonce = challenge.split(',').next().unwrap();
+        assert!(challenge.ends_with("i=4096"), "{challenge}");
+        let proof = "A".repeat(43) + "=";
+        let last = format!("c=biws,{nonce},p={proof}");
+        assert_eq!(
+            exchange.step(Some(last.into())),
+            Step::Refuse(ReasonCode::NotAuthorized),
+            "{user}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_reload_takes_all_files_or_none() {
+    let mut world = World::new();
+    world.config.access.rules = Some(world.write("rules", "allow all a/#"));
+    let gate = world.gate();
+    let admission = gate
+        .login(from("10.0.0.1", Some(("anna", "secret"))))
+        .await
+        .unwrap();
+    let generation = gate.generation();
+    world.write("users", &with_user("", "anna", &[hash("new")]));
+    world.write("rules", "allow nonsense");
+    let error = gate.reload().unwrap_err();
+    assert!(error.contains("line 1"), "{error}");
+    assert_eq!(gate.generation(), generation);
+    assert!(gate.still_admits(&admission));
+    assert!(
+        login(&gate, "anna", "secret").await.is_ok(),
+        "the old file still counts"
+    );
+    world.write("rules", "");
+    gate.reload().unwrap();
+    assert!(gate.generation() > generation);
+    assert!(!gate.still_admits(&admission), "the password is another one");
+    assert_eq!(
+        login(&gate, "anna", "secret").await,
+        Err(ReasonCode::BadUserNameOrPassword)
+    );
+    let permissions = gate.permissions(&admission.principal).unwrap();
+    let topic = mqtt_topic::TopicName::parse("a/b".into()).unwrap();
+    assert!(!permissions.may_publish(&topic), "no rule, no leave");
+}
+
+#[test]
+fn files_that_are_not_right_keep_a_node_from_starting() {
+    let mut world = World::new();
+    world.config.auth.password_file = Some(world.write("users", "anna:plain text password"));
+    world.config.auth.jwt_keys = vec![world.write("key", "too short")];
+    world.config.access.mosquitto_acl = Some(world.write("acl", "topic raed a"));
+    let problems = file_problems(&world.config);
+    let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        ["auth.password_file", "auth.jwt_keys", "access.mosquitto_acl"]
+    );
+    assert!(!format!("{problems:?}").contains("plain text"), "{problems:?}");
+}

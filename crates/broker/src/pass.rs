@@ -1,0 +1,86 @@
+//! What a connection was let in with: who its client is, what it may do, and until when.
+
+use access::rules::Permissions;
+use mqtt_topic::{TopicFilter, TopicName};
+use tracing::info;
+
+use crate::auth::Admission;
+use crate::shared::Shared;
+
+pub(crate) struct Pass {
+    pub(crate) admission: Admission,
+    /// `None`: there are no rules.
+    permissions: Option<Permissions>,
+    /// Of the rules that the permissions follow from.
+    pub(crate) generation: u64,
+}
+
+/// What was denied, in the words of the metric.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Denied {
+    Publish,
+    Subscribe,
+    Will,
+    /// A message that waited for a session whose user may not have it any more.
+    Deliver,
+    /// A subscription that a session brought along.
+    Resume,
+}
+
+impl Denied {
+    pub(crate) const WORDS: [&'static str; 5] = ["publish", "subscribe", "will", "deliver", "resume"];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+}
+
+impl Pass {
+    pub(crate) fn new(shared: &Shared, admission: Admission) -> Self {
+        // Asked for first: when it grows meanwhile, the permissions are asked for again.
+        let generation = shared.authenticator.generation();
+        let permissions = shared.authenticator.permissions(&admission.principal);
+        Self {
+            admission,
+            permissions,
+            generation,
+        }
+    }
+
+    /// The user name that was proved.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.admission.principal.user.as_deref()
+    }
+
+    pub(crate) fn is_over(&self, now_ms: u64) -> bool {
+        self.admission.expires_at_ms.is_some_and(|end| end <= now_ms)
+    }
+
+    pub(crate) fn may_publish(&self, topic: &TopicName) -> bool {
+        self.permissions
+            .as_ref()
+            .is_none_or(|rules| rules.may_publish(topic))
+    }
+
+    pub(crate) fn may_receive(&self, topic: &TopicName) -> bool {
+        self.permissions
+            .as_ref()
+            .is_none_or(|rules| rules.may_receive(topic))
+    }
+
+    pub(crate) fn may_subscribe(&self, filter: &TopicFilter) -> bool {
+        self.permissions
+            .as_ref()
+            .is_none_or(|rules| rules.may_subscribe(filter))
+    }
+
+    /// Counts a denial and tells of it, unless many were told of just before.
+    pub(crate) fn denied(&self, shared: &Shared, what: Denied, topic: &str) {
+        shared.metrics.denied(what);
+        if let Some(left_out) = shared.denials.line() {
+            let principal = &self.admission.principal;
+            info!(target: "audit", event = "denied", action = what.as_str(), topic = ?topic, client_id = ?principal.client_id,
+                user = ?self.user().unwrap_or_default(), address = %principal.address, left_out);
+        }
+    }
+}

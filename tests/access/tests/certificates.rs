@@ -1,0 +1,110 @@
+//! Client certificates on a TLS listener.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use harness::{BrokerOptions, Certificate, Client, ConnectOptions};
+use mqtt_codec::ReasonCode;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::common::*;
+
+const RULES: &str = "\
+allow all devices/${cn}/#
+allow subscribe alarms/# dns=device-7.example
+";
+
+fn authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "clients");
+    Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
+}
+
+/// A client's certificate and key.
+fn client(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> Result<(String, String)> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+        .subject_alt_names
+        .push(SanType::DnsName(format!("{name}.example").try_into()?));
+    let key = KeyPair::generate()?;
+    Ok((params.signed_by(&key, authority)?.pem(), key.serialize_pem()))
+}
+
+/// Connects with TLS; without a certificate, or with the one given.
+async fn over_tls(world: &World, server: &Path, own: Option<&(String, String)>) -> Result<Client> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(server)?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let config = match own {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => builder.with_client_auth_cert(
+            vec![CertificateDer::from_pem_slice(certificate.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(key.as_bytes())?,
+        )?,
+    };
+    let stream = TcpStream::connect(world.broker.address("devices")).await?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let stream = connector
+        .connect(ServerName::try_from("localhost")?, stream)
+        .await?;
+    Ok(Client::on(stream))
+}
+
+#[tokio::test]
+async fn a_certificate_is_the_user_it_names_and_its_names_are_in_the_rules() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let authority = authority()?;
+    std::fs::write(files.path().join("ca.pem"), authority.pem())?;
+    std::fs::write(files.path().join("rules"), RULES)?;
+    let server = Certificate::create(files.path())?;
+    let config = format!(
+        "[[listeners]]\nname = 'devices'\nprotocol = 'tls'\nbind = '127.0.0.1:0'\nclient_ca = 'FILES/ca.pem'\n\
+         cert = '{}'\nkey = '{}'\n[auth]\nclient_ids = 'user'\n[access]\nrules = 'FILES/rules'\n",
+        server.chain_path.display(),
+        server.key_path.display()
+    );
+    let world = start(files, &config, BrokerOptions::default())?;
+
+    let device_7 = client(&authority, "device-7")?;
+    let mut seven = over_tls(&world, &server.chain_path, Some(&device_7)).await?;
+    seven.handshake(ConnectOptions::v5("device-7")).await?;
+    ensure!(seven.subscribe("devices/device-7/#", 1).await? == ReasonCode::GrantedQoS1);
+    ensure!(seven.subscribe("devices/device-8/#", 1).await? == ReasonCode::NotAuthorized);
+    ensure!(seven.subscribe("alarms/#", 1).await? == ReasonCode::GrantedQoS1);
+
+    let device_8 = client(&authority, "device-8")?;
+    let mut eight = over_tls(&world, &server.chain_path, Some(&device_8)).await?;
+    eight.send_connect(ConnectOptions::v5("device-7")).await?;
+    let refused = eight.expect_connack().await?.reason_code;
+    ensure!(refused == ReasonCode::ClientIdentifierNotValid, "{refused:?}");
+    seven.ping().await?;
+    let mut eight = over_tls(&world, &server.chain_path, Some(&device_8)).await?;
+    eight.handshake(ConnectOptions::v5("device-8")).await?;
+    ensure!(eight.subscribe("alarms/#", 1).await? == ReasonCode::NotAuthorized);
+
+    let stranger = client(&self::authority()?, "device-7")?;
+    for own in [None, Some(&stranger)] {
+        let connected = async {
+            let mut client = over_tls(&world, &server.chain_path, own).await?;
+            client
+                .handshake(ConnectOptions::v5("device-7"))
+                .await
+                .context("handshake")
+        };
+        ensure!(
+            connected.await.is_err(),
+            "somebody without a certificate of ours came in"
+        );
+    }
+    seven.ping().await
+}

@@ -1,0 +1,205 @@
+//! Enhanced authentication with SCRAM-SHA-256, at CONNECT and later (MQTT 5.0 section 4.12, RFC 7677).
+
+use std::num::NonZeroU32;
+
+use anyhow::{Context, Result, ensure};
+use aws_lc_rs::{digest, hmac, pbkdf2};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use harness::{Client, ConnectOptions};
+use mqtt_codec::{Auth, Packet, ReasonCode};
+
+use crate::common::*;
+
+const METHOD: &str = "SCRAM-SHA-256";
+
+/// The client's side.
+struct Scram {
+    password: String,
+    first: String,
+}
+
+fn sign(key: &[u8], message: &[u8]) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message)
+        .as_ref()
+        .to_vec()
+}
+
+impl Scram {
+    fn new((user, password): (&str, &str)) -> Self {
+        Self {
+            password: password.to_owned(),
+            first: format!("n={user},r=fyko+d2lbbFgONRv9qkxdawL"),
+        }
+    }
+
+    fn first(&self) -> Vec<u8> {
+        format!("n,,{}", self.first).into_bytes()
+    }
+
+    /// The proof, and the server's signature that has to follow.
+    fn last(&self, challenge: &[u8]) -> Result<(Vec<u8>, String)> {
+        let challenge = std::str::from_utf8(challenge)?;
+        let part = |name: &str| {
+            challenge
+                .split(',')
+                .find_map(|part| part.strip_prefix(name))
+                .context("a part")
+        };
+        let salt = STANDARD.decode(part("s=")?)?;
+        let rounds = NonZeroU32::new(part("i=")?.parse()?).context("rounds")?;
+        let mut salted = [0; 32];
+        pbkdf2::derive(
+            pbkdf2::PBKDF2_HMAC_SHA256,
+            rounds,
+            &salt,
+            self.password.as_bytes(),
+            &mut salted,
+        );
+        let client_key = sign(&salted, b"Client Key");
+        let stored_key = digest::digest(&digest::SHA256, &client_key);
+        let bare = format!("c=biws,r={}", part("r=")?);
+        let signed = format!("{},{challenge},{bare}", self.first);
+        let signature = sign(stored_key.as_ref(), signed.as_bytes());
+        let proof: Vec<u8> = client_key
+            .iter()
+            .zip(signature)
+            .map(|(key, mask)| key ^ mask)
+            .collect();
+        let server = sign(&sign(&salted, b"Server Key"), signed.as_bytes());
+        let last = format!("{bare},p={}", STANDARD.encode(proof));
+        Ok((last.into_bytes(), format!("v={}", STANDARD.encode(server))))
+    }
+}
+
+fn auth(reason_code: ReasonCode, data: Vec<u8>) -> Packet {
+    Packet::Auth(Auth {
+        reason_code,
+        method: Some(METHOD.into()),
+        data: Some(data.into()),
+        ..Auth::default()
+    })
+}
+
+fn connect(first: Vec<u8>, client_id: &str) -> ConnectOptions {
+    let mut options = ConnectOptions::v5(client_id);
+    options.connect.properties.authentication_method = Some(METHOD.into());
+    options.connect.properties.authentication_data = Some(first.into());
+    options
+}
+
+async fn challenge(client: &mut Client) -> Result<Auth> {
+    match client.receive_packet().await? {
+        Packet::Auth(auth) => Ok(auth),
+        other => anyhow::bail!("expected AUTH, got {other:?}"),
+    }
+}
+
+async fn logged_in(world: &World, who: (&str, &str)) -> Result<Client> {
+    let scram = Scram::new(who);
+    let mut client = Client::open(world.broker.mqtt_addr()).await?;
+    client.send_connect(connect(scram.first(), "c-1")).await?;
+    let asked = challenge(&mut client).await?;
+    ensure!(
+        asked.reason_code == ReasonCode::ContinueAuthentication,
+        "{asked:?}"
+    );
+    let (last, expected) = scram.last(&asked.data.context("a challenge")?)?;
+    client
+        .send(&auth(ReasonCode::ContinueAuthentication, last))
+        .await?;
+    let connack = client.expect_connack().await?;
+    ensure!(connack.reason_code == ReasonCode::Success, "{connack:?}");
+    ensure!(connack.properties.authentication_method.as_deref() == Some(METHOD));
+    let proof = connack
+        .properties
+        .authentication_data
+        .context("the server's proof")?;
+    ensure!(proof == expected.as_bytes(), "the server knows the password, too");
+    Ok(client)
+}
+
+fn with_verifiers() -> Result<World> {
+    let files = tempfile::tempdir()?;
+    let users = files.path().join("users");
+    for user in ["anna", "bob"] {
+        passwd(&users, user, &format!("pencil-{user}"), &["--scram"])?;
+    }
+    std::fs::write(files.path().join("rules"), "allow all ${user}/#")?;
+    let config = "[auth]\npassword_file = 'FILES/users'\n[access]\nrules = 'FILES/rules'\n";
+    start(files, config, Default::default())
+}
+
+#[tokio::test]
+async fn a_user_proves_the_password_without_showing_it_and_so_does_the_server() -> Result<()> {
+    let world = with_verifiers()?;
+    let mut anna = logged_in(&world, ("anna", "pencil-anna")).await?;
+    ensure!(anna.subscribe("anna/#", 0).await? == ReasonCode::Success);
+    ensure!(anna.subscribe("bob/#", 0).await? == ReasonCode::NotAuthorized);
+    world
+        .client(("bob", "pencil-bob"), ConnectOptions::v311("c-2"))
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_proof_is_refused_as_an_unknown_user_is() -> Result<()> {
+    let world = with_verifiers()?;
+    for who in [("anna", "wrong"), ("nobody", "pencil-anna")] {
+        let scram = Scram::new(who);
+        let mut client = Client::open(world.broker.mqtt_addr()).await?;
+        client.send_connect(connect(scram.first(), "c-1")).await?;
+        let asked = challenge(&mut client).await?;
+        let (last, _) = scram.last(&asked.data.context("a challenge")?)?;
+        client
+            .send(&auth(ReasonCode::ContinueAuthentication, last))
+            .await?;
+        let connack = client.expect_connack().await?;
+        ensure!(connack.reason_code == ReasonCode::NotAuthorized, "{connack:?}");
+        client.expect_closed().await?;
+    }
+    Ok(())
+}
+
+/// Begins a re-authentication and sends the proof.
+async fn again(client: &mut Client, who: (&str, &str)) -> Result<String> {
+    let scram = Scram::new(who);
+    client
+        .send(&auth(ReasonCode::ReAuthenticate, scram.first()))
+        .await?;
+    let asked = challenge(client).await?;
+    ensure!(
+        asked.reason_code == ReasonCode::ContinueAuthentication,
+        "{asked:?}"
+    );
+    let (last, expected) = scram.last(&asked.data.context("a challenge")?)?;
+    client
+        .send(&auth(ReasonCode::ContinueAuthentication, last))
+        .await?;
+    Ok(expected)
+}
+
+#[tokio::test]
+async fn a_client_may_prove_itself_again_while_it_is_connected() -> Result<()> {
+    let world = with_verifiers()?;
+    let mut anna = logged_in(&world, ("anna", "pencil-anna")).await?;
+    for _ in 0..2 {
+        let expected = again(&mut anna, ("anna", "pencil-anna")).await?;
+        let done = challenge(&mut anna).await?;
+        ensure!(done.reason_code == ReasonCode::Success, "{done:?}");
+        ensure!(done.data.context("the server's proof")? == expected.as_bytes());
+    }
+    ensure!(anna.subscribe("anna/#", 0).await? == ReasonCode::Success);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_does_not_become_another_users_by_proving_again() -> Result<()> {
+    let world = with_verifiers()?;
+    for who in [("bob", "pencil-bob"), ("anna", "wrong")] {
+        let mut anna = logged_in(&world, ("anna", "pencil-anna")).await?;
+        again(&mut anna, who).await?;
+        anna.expect_disconnect(ReasonCode::NotAuthorized).await?;
+    }
+    Ok(())
+}

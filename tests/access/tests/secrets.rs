@@ -1,0 +1,109 @@
+//! No password, token or payload in any log: they are planted everywhere, and the log of a talkative broker is searched.
+
+use anyhow::{Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use harness::{BrokerOptions, ConnectOptions, Message};
+use mqtt_codec::ReasonCode;
+
+use crate::common::*;
+use crate::tokens::{SECRET, token};
+
+const PASSWORD: &str = "planted-password-4711";
+const WRONG: &str = "planted-wrong-password-4711";
+const PAYLOAD: &str = "planted-payload-4711";
+const WILL: &str = "planted-will-4711";
+const RETAINED: &str = "planted-retained-4711";
+
+#[tokio::test]
+async fn no_secret_and_no_payload_is_in_the_log_of_a_broker_that_says_all_it_can() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let users = files.path().join("users");
+    passwd(&users, "anna", PASSWORD, &["--scram"])?;
+    std::fs::write(files.path().join("key"), SECRET)?;
+    std::fs::write(files.path().join("rules"), "allow all a/#\n")?;
+    let config = "\
+[auth]
+password_file = 'FILES/users'
+jwt_keys = ['FILES/key']
+jwt_algorithms = ['HS256']
+[access]
+rules = 'FILES/rules'
+";
+    let hashes = std::fs::read_to_string(&users)?;
+    let options = BrokerOptions {
+        env: vec![("FLOTILLA__LOG__LEVEL".into(), "trace".into())],
+        ..BrokerOptions::default()
+    };
+    let world = start(files, config, options)?;
+    let (good, forged) = (
+        token(r#""sub":"bob""#, 3600),
+        token(r#""sub":"bob""#, 3600) + "AAAA",
+    );
+
+    let will = || Message::new("a/will", WILL).qos(1);
+    let mut anna = world
+        .client(
+            ("anna", PASSWORD),
+            ConnectOptions::v5("c-1").persistent().will(will()),
+        )
+        .await?;
+    ensure!(anna.subscribe("a/#", 2).await? == ReasonCode::GrantedQoS2);
+    for qos in [0, 1, 2] {
+        anna.publish(Message::new("a/1", PAYLOAD).qos(qos)).await?;
+        anna.receive().await?;
+        anna.publish(Message::new("b/denied", PAYLOAD).qos(qos)).await?;
+    }
+    anna.publish(Message::new("a/2", RETAINED).qos(1).retain())
+        .await?;
+    anna.receive().await?;
+    let mut bob = world
+        .client(("", &good), ConnectOptions::v311("c-2").will(will()))
+        .await?;
+    bob.subscribe("a/2", 1).await?;
+    bob.receive().await?;
+    for password in [WRONG, &forged] {
+        for user in ["anna", "nobody"] {
+            let refused = world
+                .refusal(ConnectOptions::v5("c-3").credentials(user, password.as_bytes()))
+                .await?;
+            ensure!(refused == ReasonCode::BadUserNameOrPassword, "{refused:?}");
+        }
+    }
+    // A packet that breaks the protocol, with a secret in it, and a connection that is lost.
+    anna.send_raw(&[&[0x36, 8][..], b"planted-"].concat()).await?;
+    anna.drain_until_closed().await?;
+    drop(bob);
+    world.write("users", &format!("anna:{PASSWORD}\n"))?;
+    world.broker.reload()?;
+    let failed = async || world.broker.log().contains("reload failed");
+    harness::wait_for(failed, std::time::Duration::from_secs(10)).await?;
+
+    let log = world.broker.log();
+    ensure!(
+        log.contains("event=\"login\"") && log.contains("event=\"denied\""),
+        "the log is not what it should be"
+    );
+    let mut planted: Vec<String> = [PASSWORD, WRONG, PAYLOAD, WILL, RETAINED, SECRET, &good, &forged]
+        .map(str::to_owned)
+        .to_vec();
+    planted.extend(
+        hashes
+            .lines()
+            .filter_map(|line| Some(line.split_once(':')?.1.to_owned())),
+    );
+    for secret in planted {
+        let numbers: Vec<String> = secret.bytes().map(|byte| byte.to_string()).collect();
+        let hexadecimal: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        for form in [
+            secret.clone(),
+            STANDARD.encode(&secret),
+            numbers.join(", "),
+            hexadecimal,
+        ] {
+            let line = log.lines().find(|line| line.contains(&form));
+            ensure!(line.is_none(), "`{secret}` is in the log: {line:?}");
+        }
+    }
+    Ok(())
+}

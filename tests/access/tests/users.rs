@@ -1,0 +1,188 @@
+//! User names and passwords.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use harness::{ConnectOptions, Message};
+use mqtt_codec::ReasonCode;
+
+use crate::common::*;
+
+#[tokio::test]
+async fn users_of_mosquitto_passwd_and_of_flotilla_passwd_come_in_side_by_side() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let users = files.path().join("users");
+    std::fs::write(&users, MADE_BY_MOSQUITTO)?;
+    passwd(&users, "dora", "secret-d\n", &[])?;
+    let world = start(
+        files,
+        "[auth]\npassword_file = 'FILES/users'\n",
+        Default::default(),
+    )?;
+    for (user, password) in [ANNA, CARL, ("dora", "secret-d")] {
+        for options in [
+            ConnectOptions::v5(user),
+            ConnectOptions::v311(user),
+            ConnectOptions::v31(user),
+        ] {
+            world
+                .client((user, password), options)
+                .await?
+                .disconnect()
+                .await?;
+        }
+    }
+    ensure!(world.counter("flotilla_logins_total{result=\"accepted\"}")? == 9);
+    let text = std::fs::read_to_string(world.files.path().join("users"))?;
+    ensure!(text.contains("dora:$argon2id$"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_else_comes_in_and_nobody_learns_which_users_there_are() -> Result<()> {
+    let world = with_users()?;
+    let wrong = ConnectOptions::v5("c").credentials("anna", b"secret-c");
+    let unknown = ConnectOptions::v5("c").credentials("nobody", b"secret-a");
+    let (wrong, unknown) = (world.connack(wrong).await?, world.connack(unknown).await?);
+    ensure!(
+        wrong.reason_code == ReasonCode::BadUserNameOrPassword,
+        "{wrong:?}"
+    );
+    ensure!(
+        format!("{wrong:?}") == format!("{unknown:?}"),
+        "{wrong:?} {unknown:?}"
+    );
+    let nameless = world.refusal(ConnectOptions::v5("c")).await?;
+    ensure!(nameless == ReasonCode::NotAuthorized, "{nameless:?}");
+    for (options, expected) in [
+        (
+            ConnectOptions::v311("c").credentials("anna", b"x"),
+            ReasonCode::BadUserNameOrPassword,
+        ),
+        (ConnectOptions::v311("c"), ReasonCode::NotAuthorized),
+    ] {
+        let refused = world.refusal(options).await?;
+        ensure!(refused == expected, "{refused:?}");
+    }
+    ensure!(world.counter("flotilla_logins_total{result=\"refused\"}")? == 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_guesses_has_to_wait_longer_each_time() -> Result<()> {
+    let config = "[auth]\npassword_file = 'FILES/users'\nfailures_free = 3\n";
+    let world = world(&[("users", MADE_BY_MOSQUITTO)], config)?;
+    for _ in 0..4 {
+        let refused = world
+            .refusal(ConnectOptions::v5("c").credentials("anna", b"guess"))
+            .await?;
+        ensure!(refused == ReasonCode::BadUserNameOrPassword, "{refused:?}");
+    }
+    let right = || ConnectOptions::v5("c").credentials(ANNA.0, ANNA.1.as_bytes());
+    let refused = world.refusal(right()).await?;
+    ensure!(refused == ReasonCode::ConnectionRateExceeded, "{refused:?}");
+    harness::wait_for(
+        async || {
+            world
+                .connack(right())
+                .await
+                .is_ok_and(|answer| answer.reason_code == ReasonCode::Success)
+        },
+        Duration::from_secs(20),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_client_id_belongs_to_its_user() -> Result<()> {
+    let config = "[auth]\npassword_file = 'FILES/users'\nclient_ids = 'user-prefix'\n";
+    let world = world(&[("users", MADE_BY_MOSQUITTO)], config)?;
+    let mut owner = world.client(ANNA, ConnectOptions::v5("anna-1")).await?;
+    let thief = ConnectOptions::v5("anna-1").credentials(CARL.0, CARL.1.as_bytes());
+    let refused = world.refusal(thief).await?;
+    ensure!(refused == ReasonCode::ClientIdentifierNotValid, "{refused:?}");
+    owner.ping().await
+}
+
+#[tokio::test]
+async fn logins_refusals_and_takeovers_are_in_the_audit_log() -> Result<()> {
+    let world = with_users()?;
+    let mut first = world.client(ANNA, ConnectOptions::v5("shared-id")).await?;
+    let mut second = world.client(CARL, ConnectOptions::v5("shared-id")).await?;
+    first.expect_disconnect(ReasonCode::SessionTakenOver).await?;
+    second.ping().await?;
+    world
+        .refusal(ConnectOptions::v5("burglar").credentials("anna", b"x"))
+        .await?;
+    let log = world.broker.log();
+    let line = |words: &[&str]| {
+        let found = log
+            .lines()
+            .any(|line| line.contains("audit") && words.iter().all(|word| line.contains(word)));
+        ensure!(found, "no line with {words:?}:\n{log}");
+        Ok(())
+    };
+    line(&[
+        "event=\"login\"",
+        "by=\"password\"",
+        "\"anna\"",
+        "address=127.0.0.1:",
+    ])?;
+    line(&[
+        "event=\"takeover\"",
+        "\"carl\"",
+        "address=127.0.0.1:",
+        "previous=127.0.0.1:",
+    ])?;
+    line(&[
+        "event=\"login refused\"",
+        "\"burglar\"",
+        "\"anna\"",
+        "address=127.0.0.1:",
+    ])
+}
+
+#[tokio::test]
+async fn a_user_has_as_many_connections_as_are_allowed_and_may_replace_its_own() -> Result<()> {
+    let config = "[auth]\npassword_file = 'FILES/users'\n[limits]\nconnections_per_user_max = 2\n";
+    let world = world(&[("users", MADE_BY_MOSQUITTO)], config)?;
+    let mut first = world.client(ANNA, ConnectOptions::v5("c-1")).await?;
+    let second = world.client(ANNA, ConnectOptions::v5("c-2")).await?;
+    let third = || ConnectOptions::v5("c-3").credentials(ANNA.0, ANNA.1.as_bytes());
+    ensure!(world.refusal(third()).await? == ReasonCode::QuotaExceeded);
+    world.client(CARL, ConnectOptions::v5("c-4")).await?;
+    let mut again = world.client(ANNA, ConnectOptions::v5("c-1")).await?;
+    first.expect_disconnect(ReasonCode::SessionTakenOver).await?;
+    second.disconnect().await?;
+    again.ping().await?;
+    harness::wait_for(
+        async || {
+            world
+                .connack(third())
+                .await
+                .is_ok_and(|answer| answer.reason_code == ReasonCode::Success)
+        },
+        Duration::from_secs(10),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn who_publishes_faster_than_allowed_is_held_up_and_loses_nothing() -> Result<()> {
+    let config = "[auth]\npassword_file = 'FILES/users'\n[limits]\npublish_messages_per_second_max = 50\n";
+    let world = world(&[("users", MADE_BY_MOSQUITTO)], config)?;
+    let mut reader = world.client(CARL, ConnectOptions::v5("reader")).await?;
+    ensure!(reader.subscribe("a", 0).await? == ReasonCode::Success);
+    let mut anna = world
+        .client(ANNA, ConnectOptions::v5("c-1").keep_alive(1))
+        .await?;
+    // Three seconds' worth at once: more than the keep alive allows a client to be silent for.
+    for number in 0..200 {
+        anna.send_publish(Message::new("a", number.to_string())).await?;
+    }
+    for number in 0..200 {
+        let payload = reader.receive().await?.publication.payload();
+        ensure!(payload == number.to_string().as_bytes(), "{number}");
+    }
+    anna.ping().await
+}
