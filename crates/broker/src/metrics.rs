@@ -1,5 +1,8 @@
 //! What Prometheus sees of the broker. Handles are made once; nothing is looked up per message.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use mqtt_codec::QoS;
 
@@ -31,12 +34,14 @@ pub(crate) struct Metrics {
     pub(crate) bytes_sent: Counter,
     pub(crate) packets_received: Counter,
     pub(crate) no_subscribers: Counter,
-    pub(crate) dropped_congested: Counter,
-    pub(crate) dropped_queue_full: Counter,
-    pub(crate) dropped_expired: Counter,
-    pub(crate) dropped_too_large: Counter,
-    pub(crate) dropped_session_ended: Counter,
-    pub(crate) dropped_peer_congested: Counter,
+    /// Those that somebody was to get.
+    pub(crate) dropped_total: Arc<AtomicU64>,
+    pub(crate) dropped_congested: Drops,
+    pub(crate) dropped_queue_full: Drops,
+    pub(crate) dropped_expired: Drops,
+    pub(crate) dropped_too_large: Drops,
+    pub(crate) dropped_session_ended: Drops,
+    pub(crate) dropped_peer_congested: Drops,
     pub(crate) forwarded_in: Counter,
     forwarded_out: Counter,
     announced: Counter,
@@ -54,10 +59,28 @@ pub(crate) struct Metrics {
     pub(crate) queued_bytes: Gauge,
 }
 
+/// Messages dropped for one reason, counted there and in the sum of all.
+pub(crate) struct Drops {
+    counter: Counter,
+    total: Arc<AtomicU64>,
+}
+
+impl Drops {
+    pub(crate) fn increment(&self, messages: u64) {
+        self.counter.increment(messages);
+        self.total.fetch_add(messages, Ordering::Relaxed);
+    }
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         describe();
-        let dropped = |reason: &'static str| counter!("flotilla_messages_dropped_total", "reason" => reason);
+        let total = Arc::new(AtomicU64::new(0));
+        let dropped = |reason: &'static str| Drops {
+            counter: counter!("flotilla_messages_dropped_total", "reason" => reason),
+            total: Arc::clone(&total),
+        };
+        let no_subscribers = counter!("flotilla_messages_dropped_total", "reason" => "no_subscribers");
         let by_qos = |name: &'static str| ["0", "1", "2"].map(|qos| counter!(name, "qos" => qos));
         Self {
             connections: gauge!("flotilla_connections"),
@@ -72,7 +95,8 @@ impl Metrics {
             bytes_received: counter!("flotilla_bytes_received_total"),
             bytes_sent: counter!("flotilla_bytes_sent_total"),
             packets_received: counter!("flotilla_packets_received_total"),
-            no_subscribers: dropped("no_subscribers"),
+            no_subscribers,
+            dropped_total: Arc::clone(&total),
             dropped_congested: dropped("qos0_congested"),
             dropped_queue_full: dropped("queue_full"),
             dropped_expired: dropped("expired"),

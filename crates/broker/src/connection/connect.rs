@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,7 +21,7 @@ use tracing::{debug, info};
 use crate::auth::{Login, Secret, Step};
 use crate::mailbox::{Close, LiveMessage, Mailbox};
 use crate::message::{qos_of, to_stored};
-use crate::registry::Connected as Registered;
+use crate::registry::{Connected as Registered, Facts};
 use crate::shared::Shared;
 
 use super::attachment::Attachment;
@@ -48,6 +49,7 @@ pub(crate) struct Accepted<S> {
     pub(super) input: Bytes,
     pub(super) out: WriteQueue,
     pub(super) attachment: Attachment,
+    pub(super) facts: Arc<Facts>,
     pub(super) method: Option<ByteString>,
 }
 
@@ -248,10 +250,20 @@ impl<'a, S: Stream> Arrival<'a, S> {
             queues.bytes_max.as_usize(),
         );
         let (ended, has_ended) = watch::channel(());
+        let facts = Arc::new(Facts {
+            peer: self.origin.peer,
+            listener: Arc::clone(&self.origin.listener),
+            version: handshake.version,
+            keep_alive: handshake.keep_alive,
+            since_ms: shared.clock.now_ms(),
+            durable,
+            in_flight: AtomicU32::new(0),
+        });
         let registered = Registered {
             epoch: connected.epoch,
             mailbox: Arc::clone(&mailbox),
             ended: has_ended,
+            facts: Arc::clone(&facts),
         };
         let newest = shared.registry.enter(claim, registered);
         let expiry = handshake.session_expiry_interval;
@@ -306,6 +318,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             input,
             out,
             attachment,
+            facts,
             method,
         }))
     }

@@ -29,6 +29,7 @@ use crate::auth::{Exchange, Step};
 use crate::handover::{self, Handover};
 use crate::mailbox::{Close, Event};
 use crate::publisher::Publisher;
+use crate::registry::Facts;
 use crate::shared::Shared;
 
 use attachment::Attachment;
@@ -101,6 +102,7 @@ struct Connection<S> {
     input: Bytes,
     out: WriteQueue,
     attachment: Attachment,
+    facts: Arc<Facts>,
     publisher: Publisher<PacketId>,
     events: Vec<Event>,
     actions: Vec<Action>,
@@ -154,6 +156,7 @@ impl<S: Stream> Connection<S> {
             input,
             out,
             attachment,
+            facts,
             method,
         } = accepted;
         let publisher = Publisher::new((&*attachment.client).into());
@@ -167,6 +170,7 @@ impl<S: Stream> Connection<S> {
             input,
             out,
             attachment,
+            facts,
             publisher,
             events: Vec::new(),
             actions: Vec::new(),
@@ -193,6 +197,10 @@ impl<S: Stream> Connection<S> {
         let now = self.shared.clock.now_ms();
         let result = self.turns(cx, now);
         self.count();
+        let in_flight = u32::try_from(self.session.in_flight()).unwrap_or(u32::MAX);
+        self.facts
+            .in_flight
+            .store(in_flight, std::sync::atomic::Ordering::Relaxed);
         result
     }
 
