@@ -34,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
     step::run("unit tests", &mut verify::unit_tests())?;
     step::run(
         "broker tests",
-        &mut tests(&["conformance", "clients", "mutation"]),
+        &mut tests(&["conformance", "clients", "mutation", "operator"]),
     )?;
     step::run("crash", &mut tests(&["crash"]))?;
     let mut simulation = tests(&["simulation"]);

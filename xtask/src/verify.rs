@@ -7,11 +7,12 @@ use anyhow::Result;
 use crate::step::{self, cargo};
 
 /// The test crates that start a broker; `cargo xtask test` runs them.
-pub(crate) const BROKER_TESTS: [&str; 6] = [
+pub(crate) const BROKER_TESTS: [&str; 7] = [
     "conformance",
     "clients",
     "crash",
     "mutation",
+    "operator",
     "cluster-tests",
     "simulation",
 ];

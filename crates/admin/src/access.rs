@@ -58,7 +58,12 @@ impl Connected<IncomingStream<'_, Guarded>> for Peer {
 
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} tokens to read, {} to write", self.read.len(), self.write.len())
+        write!(
+            f,
+            "{} tokens to read, {} to write",
+            self.read.len(),
+            self.write.len()
+        )
     }
 }
 
@@ -75,7 +80,10 @@ impl Access {
             return match role {
                 Some(role) => Ok(Granted { role, by: "token" }),
                 None => {
-                    let answer = refusal(StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer TOKEN");
+                    let answer = refusal(
+                        StatusCode::UNAUTHORIZED,
+                        "a token is needed: Authorization: Bearer TOKEN",
+                    );
                     Err(([(header::WWW_AUTHENTICATE, "Bearer")], answer).into_response())
                 }
             };
@@ -164,7 +172,9 @@ pub(crate) fn host_name(host: &str) -> &str {
 
 fn is_this_machine(host: &str) -> bool {
     let name = host_name(host);
-    let loopback = name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+    let loopback = name
+        .parse::<IpAddr>()
+        .is_ok_and(|ip| ip.to_canonical().is_loopback());
     loopback || name.eq_ignore_ascii_case("localhost")
 }
 
@@ -177,7 +187,11 @@ fn is_foreign_page(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return false;
     };
-    let own = |origin: &str| origin.strip_prefix("http://").is_some_and(|name| name == host(headers));
+    let own = |origin: &str| {
+        origin
+            .strip_prefix("http://")
+            .is_some_and(|name| name == host(headers))
+    };
     !origin.to_str().is_ok_and(own)
 }
 
@@ -200,7 +214,9 @@ mod tests {
 
     fn judged(access: &Access, peer: &str, lines: &[(&'static str, &'static str)]) -> Result<Role, u16> {
         let judged = access.judge(peer.parse().unwrap(), &headers(lines));
-        judged.map(|granted| granted.role).map_err(|answer| answer.status().as_u16())
+        judged
+            .map(|granted| granted.role)
+            .map_err(|answer| answer.status().as_u16())
     }
 
     #[test]
@@ -209,7 +225,10 @@ mod tests {
         let local = [("host", "127.0.0.1:9100")];
         assert_eq!(judged(&none, "127.0.0.1", &local), Ok(Role::Write));
         assert_eq!(judged(&none, "::1", &[("host", "[::1]:9100")]), Ok(Role::Write));
-        assert_eq!(judged(&none, "::ffff:127.0.0.1", &[("host", "localhost")]), Ok(Role::Write));
+        assert_eq!(
+            judged(&none, "::ffff:127.0.0.1", &[("host", "localhost")]),
+            Ok(Role::Write)
+        );
         assert_eq!(judged(&none, "10.0.0.7", &local), Err(403));
     }
 

@@ -39,10 +39,7 @@ struct Node(Arc<dyn Operations>);
 impl FromRequestParts<OperationsCell> for Node {
     type Rejection = AdminError;
 
-    async fn from_request_parts(
-        _: &mut Parts,
-        cell: &OperationsCell,
-    ) -> Result<Self, AdminError> {
+    async fn from_request_parts(_: &mut Parts, cell: &OperationsCell) -> Result<Self, AdminError> {
         let node = cell.get().map(|node| Self(Arc::clone(node)));
         node.ok_or_else(|| AdminError::Unavailable("the node is still starting".to_owned()))
     }
@@ -133,7 +130,10 @@ pub(crate) fn routes(operations: OperationsCell) -> Router {
         .route("/api/v1/routes", get(routes_of_filters))
         .route("/api/v1/explain", get(explain))
         .route("/api/v1/retained", get(retained).post(retain))
-        .route("/api/v1/retained/message", get(retained_message).delete(delete_retained))
+        .route(
+            "/api/v1/retained/message",
+            get(retained_message).delete(delete_retained),
+        )
         .route("/api/v1/publish", post(publish))
         .route("/api/v1/watch", get(watch))
         .route("/api/v1/log", get(log_level).put(set_log_level))
@@ -163,7 +163,10 @@ async fn drain(Node(node): Node) -> Result<StatusCode, AdminError> {
     node.drain().map(|()| StatusCode::ACCEPTED)
 }
 
-async fn clients(Node(node): Node, Query(query): Query<ClientQuery>) -> Result<impl IntoResponse, AdminError> {
+async fn clients(
+    Node(node): Node,
+    Query(query): Query<ClientQuery>,
+) -> Result<impl IntoResponse, AdminError> {
     node.clients(query).await.map(Said)
 }
 
@@ -243,11 +246,7 @@ async fn retain(Node(node): Node, Given(given): Given<Messages>) -> Result<Respo
     node.retain(checked(given)?).await.map(told)
 }
 
-fn checked(given: Messages) -> Result<Vec<Message>, AdminError> {
-    let messages = match given {
-        Messages::One(message) => vec![*message],
-        Messages::Many { messages } => messages,
-    };
+fn checked(Messages(messages): Messages) -> Result<Vec<Message>, AdminError> {
     match messages.len() {
         0 => Err(AdminError::Invalid("there is no message".to_owned())),
         1..=MESSAGES_MAX => Ok(messages),
@@ -314,5 +313,8 @@ async fn certificates(Node(node): Node) -> Result<impl IntoResponse, AdminError>
 
 /// For paths of the API that there are not.
 pub(crate) async fn unknown() -> Response {
-    refusal(StatusCode::NOT_FOUND, "there is no such path: see /api/v1/openapi.json")
+    refusal(
+        StatusCode::NOT_FOUND,
+        "there is no such path: see /api/v1/openapi.json",
+    )
 }

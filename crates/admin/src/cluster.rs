@@ -161,5 +161,10 @@ impl IntoResponse for AdminError {
 
 /// A line for people; the status is for programs.
 pub(crate) fn refusal(status: StatusCode, reason: &str) -> Response {
-    (status, [(header::CACHE_CONTROL, "no-store")], format!("{reason}\n")).into_response()
+    (
+        status,
+        [(header::CACHE_CONTROL, "no-store")],
+        format!("{reason}\n"),
+    )
+        .into_response()
 }

@@ -72,9 +72,18 @@ async fn file(Path(name): Path<String>) -> Response {
 fn policy<'a>(host: &str, websockets: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut connect = "'self'".to_owned();
     // The name comes from the request: it must not add words of its own.
-    let is_name = |host: &str| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:".contains(&byte));
+    let is_name = |host: &str| {
+        !host.is_empty()
+            && host
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-.:".contains(&byte))
+    };
     if is_name(host) {
-        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let host = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_owned()
+        };
         for (protocol, port) in websockets {
             connect.push_str(&format!(" {protocol}://{host}:{port}"));
         }
@@ -91,7 +100,10 @@ fn hardening() -> [(header::HeaderName, &'static str); 5] {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (
+            header::HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
     ]
 }
 
@@ -102,7 +114,10 @@ mod tests {
     #[test]
     fn the_policy_lets_the_page_reach_this_node_alone() {
         let shown = policy("node.example", [("ws", "8083")].into_iter());
-        assert!(shown.contains("connect-src 'self' ws://node.example:8083;"), "{shown}");
+        assert!(
+            shown.contains("connect-src 'self' ws://node.example:8083;"),
+            "{shown}"
+        );
         assert!(shown.starts_with("default-src 'none'; script-src 'self';"));
         let six = policy("::1", [("wss", "8084")].into_iter());
         assert!(six.contains("wss://[::1]:8084;"), "{six}");

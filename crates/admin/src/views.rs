@@ -1,6 +1,7 @@
 //! What the API says and takes, as JSON. The names are those of the OpenAPI document; a key once given keeps its meaning.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cluster::ClusterStatus;
 use crate::encoding::Encoding;
@@ -443,17 +444,25 @@ pub struct Message {
     pub properties: Option<String>,
 }
 
-/// One message or many.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub enum Messages {
-    /// In their order.
-    Many {
-        /// Each.
-        messages: Vec<Message>,
-    },
-    /// A single one.
-    One(Box<Message>),
+/// One message, or many under `messages`; in their order.
+#[derive(Debug, Clone)]
+pub struct Messages(pub Vec<Message>);
+
+impl<'de> Deserialize<'de> for Messages {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Many {
+            messages: Vec<Message>,
+        }
+        // Told apart here, so that a mistake is named and not only that neither form fits.
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let read = match value.get("messages") {
+            Some(_) => serde_json::from_value(value).map(|Many { messages }| messages),
+            None => serde_json::from_value(value).map(|message| vec![message]),
+        };
+        read.map(Self).map_err(D::Error::custom)
+    }
 }
 
 /// What became of a message.

@@ -223,7 +223,10 @@ impl Admin {
     }
 
     fn check(&self, problems: &mut Vec<Problem>) {
-        for (key, tokens) in [("read_tokens", &self.read_tokens), ("write_tokens", &self.write_tokens)] {
+        for (key, tokens) in [
+            ("read_tokens", &self.read_tokens),
+            ("write_tokens", &self.write_tokens),
+        ] {
             for (index, token) in tokens.iter().enumerate() {
                 if let Some(problem) = token.problem() {
                     problems.push(Problem::new(format!("admin.{key}[{index}]"), problem));

@@ -83,7 +83,10 @@ impl Operator {
             cluster.request(cluster.shard_of_client(client), command).await?;
         }
         // The connection may be newer than what this node's replica has applied.
-        let here = self.shared.registry.fence(client, u64::MAX, Close::Administrative);
+        let here = self
+            .shared
+            .registry
+            .fence(client, u64::MAX, Close::Administrative);
         match session {
             _ if here.is_some() => {}
             Some(view) if view.connected => cluster.kick(&view.owner, client).await,

@@ -55,7 +55,11 @@ pub struct RouteView {
 impl Cluster {
     /// Of how many shards this node has a replica.
     pub fn shards_held(&self) -> usize {
-        self.0.slots.iter().filter(|slot| slot.replica().is_some()).count()
+        self.0
+            .slots
+            .iter()
+            .filter(|slot| slot.replica().is_some())
+            .count()
     }
 
     /// Sums over the shards that this node has a replica of.
@@ -121,11 +125,9 @@ impl Cluster {
         for slot in self.0.slots.iter() {
             let mut page = Vec::new();
             let mut take = |client: &str| {
-                let subscriptions = slot.replica().map(|replica| {
-                    replica
-                        .machine
-                        .read(|state| state.subscriptions(client))
-                });
+                let subscriptions = slot
+                    .replica()
+                    .map(|replica| replica.machine.read(|state| state.subscriptions(client)));
                 let kept = subscriptions.into_iter().flatten();
                 page.extend(
                     kept.filter(|subscription| wanted(client, subscription))
@@ -168,7 +170,12 @@ impl Cluster {
 
     /// Filters behind one, in their order, with where their messages go; `limit` at the most. On a node that is alone
     /// those of its shards.
-    pub fn route_table(&self, behind: &str, limit: usize, wanted: impl Fn(&str) -> bool) -> BTreeMap<String, RouteView> {
+    pub fn route_table(
+        &self,
+        behind: &str,
+        limit: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> BTreeMap<String, RouteView> {
         let mut found: BTreeMap<String, RouteView> = BTreeMap::new();
         let mut add = |filter: String, change: &mut dyn FnMut(&mut RouteView)| {
             if filter.as_str() <= behind || !wanted(&filter) {
@@ -233,7 +240,10 @@ impl Cluster {
             if down {
                 return (node, None);
             }
-            match self.ask(node, call_request::Body::AskNumbers(AskNumbers {})).await {
+            match self
+                .ask(node, call_request::Body::AskNumbers(AskNumbers {}))
+                .await
+            {
                 Some(call_response::Body::Numbers(numbers)) => (node, Some(numbers)),
                 _ => (node, None),
             }

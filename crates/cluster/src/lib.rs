@@ -36,8 +36,8 @@ pub use cluster_proto as proto;
 pub use cluster_state::{QueueItem, SessionView, shard_of};
 #[doc(hidden)]
 pub use config::Broken;
-pub use inspect::{Kept, RouteView, Session};
 pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError};
+pub use inspect::{Kept, RouteView, Session};
 pub use observe::{Observer, SessionWaker};
 pub use proposer::BatchDone;
 pub use status::{MemberStatus, ShardStatus, Status};

@@ -49,7 +49,12 @@ pub(crate) enum Shell {
 #[derive(Debug, Args)]
 pub(crate) struct HealthArguments {
     /// Address of the node's admin listener. One that is bound to every address is asked on this machine.
-    #[arg(long, value_name = "ADDR", env = "FLOTILLA_ADMIN", default_value = "127.0.0.1:9100")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "FLOTILLA_ADMIN",
+        default_value = "127.0.0.1:9100"
+    )]
     pub(crate) admin: String,
     /// Ask whether the process is alive, not whether it is ready.
     #[arg(long)]
@@ -83,7 +88,13 @@ pub(crate) struct CtlArguments {
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Output::Table, global = true)]
     pub(crate) output: Output,
     /// Token of the node's configuration (better: FLOTILLA_TOKEN, or a file).
-    #[arg(long, value_name = "TOKEN", env = "FLOTILLA_TOKEN", hide_env_values = true, global = true)]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "FLOTILLA_TOKEN",
+        hide_env_values = true,
+        global = true
+    )]
     pub(crate) token: Option<String>,
     /// File with the token in its first line.
     #[arg(long, value_name = "FILE", env = "FLOTILLA_TOKEN_FILE", global = true)]

@@ -31,7 +31,10 @@ pub(crate) fn print(shell: Shell) -> anyhow::Result<()> {
 
 fn collect(command: &clap::Command, words: &str, places: &mut Vec<Place>) {
     let mut next = Vec::new();
-    for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+    for inner in command
+        .get_subcommands()
+        .filter(|inner| inner.get_name() != "help")
+    {
         next.push((inner.get_name().to_owned(), first_line(inner.get_about())));
         collect(inner, &format!("{words} {}", inner.get_name()), places);
     }
@@ -40,7 +43,11 @@ fn collect(command: &clap::Command, words: &str, places: &mut Vec<Place>) {
             next.push((format!("--{long}"), first_line(flag.get_help())));
         } else if flag.is_positional() {
             let values = flag.get_possible_values();
-            next.extend(values.iter().map(|value| (value.get_name().to_owned(), first_line(value.get_help()))));
+            next.extend(
+                values
+                    .iter()
+                    .map(|value| (value.get_name().to_owned(), first_line(value.get_help()))),
+            );
         }
     }
     places.push(Place {
@@ -102,7 +109,10 @@ complete -c flotilla -e
             let condition = format!("-n '__flotilla_place {words}'");
             let _ = match word.strip_prefix("--") {
                 Some(flag) => writeln!(script, "complete -c flotilla {condition} -l {flag} -d '{help}'"),
-                None => writeln!(script, "complete -c flotilla -f {condition} -a {word} -d '{help}'"),
+                None => writeln!(
+                    script,
+                    "complete -c flotilla -f {condition} -a {word} -d '{help}'"
+                ),
             };
         }
     }

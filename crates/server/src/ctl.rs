@@ -120,9 +120,10 @@ fn retained(ctl: &Ctl<'_>, command: &RetainedCommand) -> anyhow::Result<ExitCode
     match command {
         RetainedCommand::List { filter, paging } => list::retained(ctl, filter, paging.limit),
         RetainedCommand::Show { topic } => show::retained(ctl, topic),
-        RetainedCommand::Delete { topic } => {
-            ctl.change("DELETE", &format!("/api/v1/retained/message?topic={}", escaped(topic)))
-        }
+        RetainedCommand::Delete { topic } => ctl.change(
+            "DELETE",
+            &format!("/api/v1/retained/message?topic={}", escaped(topic)),
+        ),
         RetainedCommand::Backup { filter, file } => backup::write(ctl, filter, file.as_deref()),
         RetainedCommand::Restore { file } => backup::restore(ctl, file.as_deref()),
     }
@@ -136,14 +137,21 @@ pub(crate) struct Ctl<'a> {
 
 impl<'a> Ctl<'a> {
     fn new(arguments: &'a CtlArguments) -> anyhow::Result<Self> {
-        let file = arguments.token_file.as_deref().filter(|file| !file.as_os_str().is_empty());
+        let file = arguments
+            .token_file
+            .as_deref()
+            .filter(|file| !file.as_os_str().is_empty());
         let token = match (&arguments.token, file) {
             (Some(token), _) if !token.is_empty() => Some(token.clone()),
             (_, Some(file)) => {
                 let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
                 let mut lines = text.lines().map(str::trim);
                 let token = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
-                Some(token.with_context(|| format!("{}: there is no token in it", file.display()))?.to_owned())
+                Some(
+                    token
+                        .with_context(|| format!("{}: there is no token in it", file.display()))?
+                        .to_owned(),
+                )
             }
             _ => None,
         };
@@ -186,7 +194,11 @@ impl<'a> Ctl<'a> {
     }
 
     fn done(&self) -> anyhow::Result<ExitCode> {
-        self.say(if self.is_json() { "{\"done\": true}\n" } else { "done\n" })
+        self.say(if self.is_json() {
+            "{\"done\": true}\n"
+        } else {
+            "done\n"
+        })
     }
 
     fn print(&self, value: &Value) -> anyhow::Result<ExitCode> {

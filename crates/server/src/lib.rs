@@ -8,9 +8,9 @@ mod completions;
 mod config;
 mod ctl;
 mod files_limit;
-mod health;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod health;
 mod log;
 mod metrics;
 mod operations;

@@ -43,7 +43,7 @@ pub(crate) fn init(config: &Log) -> anyhow::Result<LogControl> {
             let handle = subscriber.reload_handle();
             let started = subscriber.try_init();
             started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))?;
-            Box::new(move |filter| handle.reload(filter).map_err(|error| error.to_string()))
+            Box::new(move |filter: EnvFilter| handle.reload(filter).map_err(|error| error.to_string()))
         }};
     }
     // The two forms have handles of different types.

@@ -44,7 +44,12 @@ struct Names(HashMap<u64, String>);
 impl Names {
     fn of(operator: &Operator) -> Self {
         let members = operator.cluster().status().members;
-        Self(members.into_iter().map(|member| (member.node, member.name)).collect())
+        Self(
+            members
+                .into_iter()
+                .map(|member| (member.node, member.name))
+                .collect(),
+        )
     }
 
     fn get(&self, node: u64) -> String {
@@ -53,7 +58,10 @@ impl Names {
 
     /// The member of this name or identifier.
     fn find(&self, wanted: &str) -> Option<u64> {
-        let mut found = self.0.iter().filter(|(node, name)| *name == wanted || shown_id(**node) == wanted);
+        let mut found = self
+            .0
+            .iter()
+            .filter(|(node, name)| *name == wanted || shown_id(**node) == wanted);
         found.next().map(|(node, _)| *node)
     }
 }
@@ -168,7 +176,9 @@ impl Operations for NodeOperations {
         let config = self.config.clone();
         Box::pin(async move {
             let reading = tokio::task::spawn_blocking(move || certificates::read_all(&config));
-            reading.await.map_err(|error| AdminError::Unavailable(error.to_string()))
+            reading
+                .await
+                .map_err(|error| AdminError::Unavailable(error.to_string()))
         })
     }
 }

@@ -70,9 +70,15 @@ async fn serve(config: Config, settings: Vec<admin::views::Setting>, log: LogCon
         rustc: build::RUSTC,
     };
     let access = access(&config)?;
-    let admin = Admin::start(config.admin.bind, Arc::clone(&health), metrics::install()?, build, access)
-        .await
-        .with_context(|| format!("listening on admin.bind {}", config.admin.bind))?;
+    let admin = Admin::start(
+        config.admin.bind,
+        Arc::clone(&health),
+        metrics::install()?,
+        build,
+        access,
+    )
+    .await
+    .with_context(|| format!("listening on admin.bind {}", config.admin.bind))?;
     announce("admin", "http", admin.address());
 
     let node_config = config.clone();

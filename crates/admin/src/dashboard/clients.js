@@ -131,6 +131,6 @@ function subscription(one) {
 }
 
 function waitingMessage(one) {
-  return h('tr', {}, h('td', { class: 'mono' }, String(one.sequence)), h('td', { class: 'side-cell' }, `QoS ${one.qos}`), h('td', { class: 'soft' }, one.received ? 'received, to be released' : one.sent_before ? 'sent, not acknowledged' : 'waits'),
+  return h('tr', {}, h('td', { class: 'mono' }, String(one.sequence)), h('td', { class: 'side-cell' }, `QoS ${one.qos}`), h('td', { class: 'soft' }, one.received ? 'received, to be released' : one.sent_before ? 'may have been sent' : 'waits'),
     h('td', { class: 'soft' }, one.expires_in_s === null ? 'never' : `in ${span(one.expires_in_s)}`));
 }

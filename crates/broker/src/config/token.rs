@@ -43,7 +43,9 @@ impl Token {
     pub(super) fn problem(&self) -> Option<String> {
         let count = self.0.len();
         if count < BYTES_MIN {
-            return Some(format!("has {count} characters; a token has at least {BYTES_MIN}"));
+            return Some(format!(
+                "has {count} characters; a token has at least {BYTES_MIN}"
+            ));
         }
         let plain = self.0.bytes().all(|byte| byte.is_ascii_graphic());
         (!plain).then(|| "may only have letters, digits and signs of ASCII".to_owned())

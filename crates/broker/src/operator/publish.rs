@@ -63,7 +63,9 @@ impl Operator {
             .zip(&outcomes)
             .enumerate()
             .filter(|(_, (_, outcome))| matches!(outcome, Outcome::Done(_)));
-        let pending = pending.filter_map(|(index, (message, _))| Some((index, message?))).collect();
+        let pending = pending
+            .filter_map(|(index, (message, _))| Some((index, message?)))
+            .collect();
         self.send(pending, &mut outcomes).await;
         self.fail_without_lease(&mut outcomes);
         outcomes
@@ -98,7 +100,9 @@ impl Operator {
         if topic.as_str().len() > usize::from(limits.topic_bytes_max)
             || topic.levels() > usize::from(limits.topic_levels_max)
         {
-            return Err("the topic is longer than limits.topic_bytes_max or limits.topic_levels_max".to_owned());
+            return Err(
+                "the topic is longer than limits.topic_bytes_max or limits.topic_levels_max".to_owned(),
+            );
         }
         if message.qos > mqtt.maximum_qos {
             return Err(format!("QoS {} is above mqtt.maximum_qos", message.qos));
@@ -141,7 +145,10 @@ impl Operator {
             let command = ShardCommand {
                 command: Some(retain),
             };
-            cluster.request(cluster.shard_of_topic(message.publication.topic().as_str()), command)
+            cluster.request(
+                cluster.shard_of_topic(message.publication.topic().as_str()),
+                command,
+            )
         };
         let storing = messages.iter().zip(outcomes).filter_map(|(message, outcome)| {
             let message = message.as_ref().filter(|message| message.retain)?;
@@ -170,7 +177,9 @@ impl Operator {
                 Ok(Ok(None)) => continue,
                 Ok(Ok(Some(failure))) => failure,
                 Ok(Err(_)) => "the node is stopping".to_owned(),
-                Err(_) => "a destination has not answered: whether it has the message is not known".to_owned(),
+                Err(_) => {
+                    "a destination has not answered: whether it has the message is not known".to_owned()
+                }
             };
             for index in tickets {
                 outcomes[index] = Outcome::Failed(failure.clone());
@@ -183,7 +192,10 @@ impl Operator {
         if self.shared.cluster.may_acknowledge() {
             return;
         }
-        for outcome in outcomes.iter_mut().filter(|outcome| matches!(outcome, Outcome::Done(_))) {
+        for outcome in outcomes
+            .iter_mut()
+            .filter(|outcome| matches!(outcome, Outcome::Done(_)))
+        {
             *outcome = Outcome::Failed("this node may be cut off from the cluster".to_owned());
         }
     }

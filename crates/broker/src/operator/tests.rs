@@ -30,7 +30,11 @@ async fn an_operators_message_reaches_a_connection_and_says_so() {
     let operator = Operator::new(Arc::clone(&shared));
     ready(&operator).await;
     let client = subscribe(&shared, "c", "a/#", grant(QoS::AtLeastOnce), false);
-    let sent = vec![message("a/b", "1", 1), message("nobody", "2", 1), message("a/+", "3", 1)];
+    let sent = vec![
+        message("a/b", "1", 1),
+        message("nobody", "2", 1),
+        message("a/+", "3", 1),
+    ];
     let outcomes = operator.publish(sent).await;
     assert_eq!(outcomes[..2], [Outcome::Done(true), Outcome::Done(false)]);
     assert!(matches!(outcomes[2], Outcome::Refused(_)), "{outcomes:?}");
@@ -64,7 +68,11 @@ async fn explaining_names_who_would_get_a_message() {
     let _plain = subscribe(&shared, "c", "a/#", grant(QoS::AtLeastOnce), false);
     let _shared = subscribe(&shared, "d", "$share/g/a/b", grant(QoS::AtLeastOnce), false);
     let explained = operator.explain("a/b", 1).unwrap();
-    let here: Vec<_> = explained.here.iter().map(|one| (one.client.as_str(), one.qos)).collect();
+    let here: Vec<_> = explained
+        .here
+        .iter()
+        .map(|one| (one.client.as_str(), one.qos))
+        .collect();
     assert_eq!(here, [("c", 1)]);
     assert_eq!(explained.groups[0].members[0].client, "d");
     assert!(!operator.explain("x", 1).unwrap().matched);
@@ -76,19 +84,28 @@ async fn explaining_names_who_would_get_a_message() {
 async fn subscriptions_of_connections_come_in_pages() {
     let (_files, shared) = node().await;
     let operator = Operator::new(Arc::clone(&shared));
-    let mut _mailboxes = Vec::new();
+    let mut mailboxes = Vec::new();
     for client in ["a", "b"] {
         for filter in ["x", "y"] {
-            _mailboxes.push(subscribe(&shared, client, filter, grant(QoS::AtMostOnce), false));
+            mailboxes.push(subscribe(&shared, client, filter, grant(QoS::AtMostOnce), false));
         }
     }
     let page = |behind, limit| {
         let found = operator.subscriptions_here(behind, limit, |_, _| true);
-        found.into_iter().map(|kept| format!("{} {}", kept.client, kept.subscription.filter)).collect::<Vec<_>>()
+        found
+            .into_iter()
+            .map(|kept| format!("{} {}", kept.client, kept.subscription.filter))
+            .collect::<Vec<_>>()
     };
     assert_eq!(page(("", ""), 3), ["a x", "a y", "b x"]);
     assert_eq!(page(("b", "x"), 3), ["b y"]);
-    assert_eq!(operator.filters_here("", 10, |_| true).into_iter().collect::<Vec<_>>(), [("x".to_owned(), 2), ("y".to_owned(), 2)]);
+    assert_eq!(
+        operator
+            .filters_here("", 10, |_| true)
+            .into_iter()
+            .collect::<Vec<_>>(),
+        [("x".to_owned(), 2), ("y".to_owned(), 2)]
+    );
 }
 
 #[tokio::test]
@@ -98,7 +115,9 @@ async fn who_looks_on_sees_what_passes_and_leaves_nothing_behind() {
     ready(&operator).await;
     let before = shared.router.filters();
     let mut watch = operator.watch("a/#").await.unwrap();
-    operator.publish(vec![message("a/b", "1", 0), message("b", "2", 0)]).await;
+    operator
+        .publish(vec![message("a/b", "1", 0), message("b", "2", 0)])
+        .await;
     let seen = watch.next().await.unwrap();
     assert_eq!((seen.topic.as_str(), &seen.payload[..]), ("a/b", &b"1"[..]));
     drop(watch);

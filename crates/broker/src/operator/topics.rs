@@ -81,7 +81,9 @@ impl Operator {
     pub fn explain(&self, topic: &str, qos: u8) -> Result<Explained, String> {
         let name = TopicName::parse(topic.into()).map_err(|error| error.to_string())?;
         if name.is_dollar() {
-            return Err("topics that begin with `$` are the server's own: clients may not publish to them".into());
+            return Err(
+                "topics that begin with `$` are the server's own: clients may not publish to them".into(),
+            );
         }
         let shared = &self.shared;
         let route = shared.router.route(name.as_str(), &shared.cluster);

@@ -59,7 +59,8 @@ impl Operator {
     /// # Errors
     /// The filter is none, too many look on, or the other nodes could not be told.
     pub async fn watch(&self, filter: &str) -> Result<Watch, WatchError> {
-        let filter = TopicFilter::parse(filter.into()).map_err(|error| WatchError::Filter(error.to_string()))?;
+        let filter =
+            TopicFilter::parse(filter.into()).map_err(|error| WatchError::Filter(error.to_string()))?;
         let shared = Arc::clone(&self.shared);
         let permit = Arc::clone(&shared.watches).try_acquire_owned();
         let permit = permit.map_err(|_| WatchError::Busy)?;
@@ -107,7 +108,9 @@ impl Watch {
         }
         self.mailbox.take(&mut self.events, context.waker());
         for event in self.events.drain(..) {
-            let Event::Deliver { batch, .. } = event else { continue };
+            let Event::Deliver { batch, .. } = event else {
+                continue;
+            };
             self.taken.extend(batch.messages.iter().map(|message| Watched {
                 topic: message.publication.topic().as_str().to_owned(),
                 qos: message.qos as u8,

@@ -17,7 +17,14 @@ use super::{Ctl, well};
 const BATCH: usize = 500;
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
 /// What a restored message needs; the rest of a line is for people.
-const KEYS: [&str; 6] = ["topic", "payload", "encoding", "qos", "properties", "expires_in_s"];
+const KEYS: [&str; 6] = [
+    "topic",
+    "payload",
+    "encoding",
+    "qos",
+    "properties",
+    "expires_in_s",
+];
 
 pub(super) fn write(ctl: &Ctl<'_>, filter: &str, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let mut out: Box<dyn Write> = match file {
@@ -27,7 +34,11 @@ pub(super) fn write(ctl: &Ctl<'_>, filter: &str, file: Option<&Path>) -> anyhow:
     let mut lines = BufWriter::new(&mut out);
     let (mut count, mut after) = (0, String::new());
     loop {
-        let query = format!("filter={}&after={}&limit={BATCH}&full=true", escaped(filter), escaped(&after));
+        let query = format!(
+            "filter={}&after={}&limit={BATCH}&full=true",
+            escaped(filter),
+            escaped(&after)
+        );
         let page = ctl.get(&format!("/api/v1/retained?{query}"))?;
         for message in items(&page, "items") {
             writeln!(lines, "{message}")?;
@@ -45,7 +56,9 @@ pub(super) fn write(ctl: &Ctl<'_>, filter: &str, file: Option<&Path>) -> anyhow:
 
 pub(super) fn restore(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let lines: Box<dyn BufRead> = match file {
-        Some(path) => Box::new(BufReader::new(File::open(path).with_context(|| path.display().to_string())?)),
+        Some(path) => Box::new(BufReader::new(
+            File::open(path).with_context(|| path.display().to_string())?,
+        )),
         None => Box::new(io::stdin().lock()),
     };
     let (mut batch, mut bytes, mut tally) = (Vec::new(), 0, Tally::default());
@@ -56,7 +69,10 @@ pub(super) fn restore(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<Exit
         }
         let message: Value = serde_json::from_str(&line).with_context(|| format!("line {}", number + 1))?;
         if message["truncated"] == true {
-            bail!("line {}: only the beginning of the payload: this is a list and no backup", number + 1);
+            bail!(
+                "line {}: only the beginning of the payload: this is a list and no backup",
+                number + 1
+            );
         }
         bytes += line.len();
         batch.push(message_of(&message));
@@ -68,7 +84,10 @@ pub(super) fn restore(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<Exit
     tally.set(ctl, batch)?;
     match ctl.is_json() {
         true => ctl.print(&json!({"done": tally.done, "failed": tally.failed}))?,
-        false => ctl.say(&format!("{} retained messages set, {} failed\n", tally.done, tally.failed))?,
+        false => ctl.say(&format!(
+            "{} retained messages set, {} failed\n",
+            tally.done, tally.failed
+        ))?,
     };
     Ok(well(tally.failed == 0))
 }
@@ -99,7 +118,10 @@ impl Tally {
 
 fn message_of(line: &Value) -> Value {
     let known = KEYS.iter().filter(|key| !line[**key].is_null());
-    known.map(|key| ((*key).to_owned(), line[*key].clone())).collect::<serde_json::Map<_, _>>().into()
+    known
+        .map(|key| ((*key).to_owned(), line[*key].clone()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 #[cfg(test)]
@@ -110,6 +132,9 @@ mod tests {
     fn a_line_of_a_backup_becomes_a_message_without_what_is_for_people() {
         let line = json!({"topic": "a", "payload": "x", "encoding": "utf8", "qos": 1, "bytes": 1, "shard": 3,
             "publisher": "p", "truncated": false, "expires_in_s": null});
-        assert_eq!(message_of(&line), json!({"topic": "a", "payload": "x", "encoding": "utf8", "qos": 1}));
+        assert_eq!(
+            message_of(&line),
+            json!({"topic": "a", "payload": "x", "encoding": "utf8", "qos": 1})
+        );
     }
 }

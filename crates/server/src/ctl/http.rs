@@ -47,11 +47,17 @@ impl<'a> Request<'a> {
         stream.set_write_timeout(Some(CONNECT_LIMIT))?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         let Self {
-            address, method, path, ..
+            address,
+            method,
+            path,
+            ..
         } = self;
         let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n");
         if let Some(token) = self.token {
-            ensure!(token.bytes().all(|byte| byte.is_ascii_graphic()), "the token has signs that none has");
+            ensure!(
+                token.bytes().all(|byte| byte.is_ascii_graphic()),
+                "the token has signs that none has"
+            );
             // Writing to a String has no way to fail.
             let _ = write!(head, "Authorization: Bearer {token}\r\n");
         }

@@ -39,7 +39,10 @@ fn gather(ctl: &Ctl<'_>, path: &str, query: &[(&str, Option<&str>)], limit: usiz
             listed.items.extend(found);
         }
         listed.covers = page["covers"].take();
-        listed.notes = items(&page, "notes").iter().filter_map(|note| Some(note.as_str()?.to_owned())).collect();
+        listed.notes = items(&page, "notes")
+            .iter()
+            .filter_map(|note| Some(note.as_str()?.to_owned()))
+            .collect();
         after = page["next"].as_str().map(str::to_owned);
         if after.is_none() || listed.items.len() >= limit {
             listed.more = after.is_some();
@@ -56,7 +59,12 @@ impl Listed {
         row: impl Fn(&Value) -> [String; COLUMNS],
     ) -> anyhow::Result<ExitCode> {
         if ctl.is_json() {
-            let Self { items, more, covers, notes } = self;
+            let Self {
+                items,
+                more,
+                covers,
+                notes,
+            } = self;
             return ctl.print(&json!({"items": items, "more": more, "covers": covers, "notes": notes}));
         }
         ctl.say(&table(head, self.items.iter().map(row).collect()))?;
@@ -78,12 +86,31 @@ impl Listed {
     }
 }
 
-pub(super) fn clients(ctl: &Ctl<'_>, query: &[(&str, Option<&str>)], limit: usize) -> anyhow::Result<ExitCode> {
-    let head = ["CLIENT", "STATE", "NODE", "USER", "SUBSCRIPTIONS", "WAITING", "BYTES", "ENDS IN", "ADDRESS"];
+pub(super) fn clients(
+    ctl: &Ctl<'_>,
+    query: &[(&str, Option<&str>)],
+    limit: usize,
+) -> anyhow::Result<ExitCode> {
+    let head = [
+        "CLIENT",
+        "STATE",
+        "NODE",
+        "USER",
+        "SUBSCRIPTIONS",
+        "WAITING",
+        "BYTES",
+        "ENDS IN",
+        "ADDRESS",
+    ];
     gather(ctl, "clients", query, limit)?.print(ctl, head, |one| {
         [
             cell(one, "client_id"),
-            if one["connected"] == true { "connected" } else { "away" }.to_owned(),
+            if one["connected"] == true {
+                "connected"
+            } else {
+                "away"
+            }
+            .to_owned(),
             cell(one, "node"),
             cell(one, "user"),
             cell(one, "subscriptions"),
@@ -102,9 +129,19 @@ pub(super) fn subscriptions(
     limit: usize,
 ) -> anyhow::Result<ExitCode> {
     let query = [("filter", filter), ("client", client)];
-    gather(ctl, "subscriptions", &query, limit)?.print(ctl, ["CLIENT", "FILTER", "QOS", "KEPT", "NODE"], |one| {
-        [cell(one, "client_id"), cell(one, "filter"), cell(one, "qos"), cell(one, "kept"), cell(one, "node")]
-    })
+    gather(ctl, "subscriptions", &query, limit)?.print(
+        ctl,
+        ["CLIENT", "FILTER", "QOS", "KEPT", "NODE"],
+        |one| {
+            [
+                cell(one, "client_id"),
+                cell(one, "filter"),
+                cell(one, "qos"),
+                cell(one, "kept"),
+                cell(one, "node"),
+            ]
+        },
+    )
 }
 
 pub(super) fn routes(ctl: &Ctl<'_>, filter: Option<&str>, limit: usize) -> anyhow::Result<ExitCode> {
@@ -116,8 +153,20 @@ pub(super) fn routes(ctl: &Ctl<'_>, filter: Option<&str>, limit: usize) -> anyho
         };
         let nodes: Vec<String> = items(one, "nodes").iter().map(node).collect();
         let shards: Vec<String> = items(one, "shards").iter().map(Value::to_string).collect();
-        let joined = |parts: Vec<String>| if parts.is_empty() { "-".to_owned() } else { parts.join(",") };
-        [cell(one, "filter"), joined(nodes), joined(shards), cell(one, "connections_here"), cell(one, "members")]
+        let joined = |parts: Vec<String>| {
+            if parts.is_empty() {
+                "-".to_owned()
+            } else {
+                parts.join(",")
+            }
+        };
+        [
+            cell(one, "filter"),
+            joined(nodes),
+            joined(shards),
+            cell(one, "connections_here"),
+            cell(one, "members"),
+        ]
     })
 }
 
@@ -133,6 +182,13 @@ pub(super) fn retained(ctl: &Ctl<'_>, filter: &str, limit: usize) -> anyhow::Res
             message.push('…');
         }
         let ends = span(&one["expires_in_s"]);
-        [cell(one, "topic"), cell(one, "qos"), cell(one, "bytes"), ends, cell(one, "publisher"), message]
+        [
+            cell(one, "topic"),
+            cell(one, "qos"),
+            cell(one, "bytes"),
+            ends,
+            cell(one, "publisher"),
+            message,
+        ]
     })
 }

@@ -22,7 +22,9 @@ pub(super) fn run(
         Some(message) => message.as_bytes().to_vec(),
         None => {
             let mut payload = Vec::new();
-            std::io::stdin().read_to_end(&mut payload).context("reading the message")?;
+            std::io::stdin()
+                .read_to_end(&mut payload)
+                .context("reading the message")?;
             payload
         }
     };
@@ -38,9 +40,16 @@ pub(super) fn run(
         ctl.print(&outcome)?;
     } else if outcome["done"] == true {
         let matched = outcome["matched"] == true;
-        ctl.say(if matched { "done\n" } else { "done, and nobody subscribes to it\n" })?;
+        ctl.say(if matched {
+            "done\n"
+        } else {
+            "done, and nobody subscribes to it\n"
+        })?;
     } else {
-        eprintln!("flotilla: {}", plain(outcome["reason"].as_str().unwrap_or("it was not done")));
+        eprintln!(
+            "flotilla: {}",
+            plain(outcome["reason"].as_str().unwrap_or("it was not done"))
+        );
     }
     Ok(well(outcome["done"] == true))
 }
@@ -68,7 +77,8 @@ pub(super) fn watch(ctl: &Ctl<'_>, filter: &str) -> anyhow::Result<ExitCode> {
         }
         let message: Value = serde_json::from_str(json).context("the answer of the node")?;
         let text = |key: &str| plain(message[key].as_str().unwrap_or(""));
-        ctl.say(&format!("{}  {}\n", text("topic"), text("payload"))).map(drop)
+        ctl.say(&format!("{}  {}\n", text("topic"), text("payload")))
+            .map(drop)
     })?;
     good(answer)?;
     Ok(ExitCode::SUCCESS)

@@ -15,14 +15,24 @@ pub(super) fn overview(ctl: &Ctl<'_>) -> anyhow::Result<ExitCode> {
     } else {
         let (node, totals) = (&overview["node"], &overview["totals"]);
         let rows = items(&overview, "nodes").iter().map(|one| {
-            let figure = |key: &str| if one["answered"] == true { cell(one, key) } else { "?".to_owned() };
+            let figure = |key: &str| {
+                if one["answered"] == true {
+                    cell(one, key)
+                } else {
+                    "?".to_owned()
+                }
+            };
             [
                 cell(one, "name"),
                 figure("connections"),
                 figure("messages_received"),
                 figure("messages_sent"),
                 figure("messages_dropped"),
-                if one["answered"] == true { span(&one["uptime_s"]) } else { "?".to_owned() },
+                if one["answered"] == true {
+                    span(&one["uptime_s"])
+                } else {
+                    "?".to_owned()
+                },
             ]
         });
         let head = ["NODE", "CONNECTIONS", "RECEIVED", "SENT", "DROPPED", "UP FOR"];
@@ -51,15 +61,23 @@ pub(super) fn node(ctl: &Ctl<'_>) -> anyhow::Result<ExitCode> {
     if ctl.is_json() {
         return ctl.print(&node);
     }
-    let rows = items(&node, "listeners").iter().map(|one| ["name", "protocol", "address"].map(|key| cell(one, key)));
+    let rows = items(&node, "listeners")
+        .iter()
+        .map(|one| ["name", "protocol", "address"].map(|key| cell(one, key)));
     let facts = facts(&[
         ("name", cell(&node, "name")),
         ("id", cell(&node, "node_id")),
         ("state", cell(&node, "state")),
-        ("version", format!("{} ({})", cell(&node, "version"), cell(&node, "commit"))),
+        (
+            "version",
+            format!("{} ({})", cell(&node, "version"), cell(&node, "commit")),
+        ),
         ("up for", span(&node["uptime_s"])),
     ]);
-    ctl.say(&format!("{facts}\n{}", table(["LISTENER", "PROTOCOL", "ADDRESS"], rows.collect())))
+    ctl.say(&format!(
+        "{facts}\n{}",
+        table(["LISTENER", "PROTOCOL", "ADDRESS"], rows.collect())
+    ))
 }
 
 pub(super) fn client(ctl: &Ctl<'_>, client: &str) -> anyhow::Result<ExitCode> {
@@ -70,12 +88,27 @@ pub(super) fn client(ctl: &Ctl<'_>, client: &str) -> anyhow::Result<ExitCode> {
     let (session, connection) = (&detail["session"], &detail["connection"]);
     let mut known = vec![
         ("client", cell(session, "client_id")),
-        ("state", if session["connected"] == true { "connected" } else { "away" }.to_owned()),
+        (
+            "state",
+            if session["connected"] == true {
+                "connected"
+            } else {
+                "away"
+            }
+            .to_owned(),
+        ),
         ("node", cell(session, "node")),
         ("user", cell(session, "user")),
         ("epoch", cell(session, "epoch")),
         ("shard", cell(session, "shard")),
-        ("waiting", format!("{} messages, {} bytes", cell(session, "queued_messages"), cell(session, "queued_bytes"))),
+        (
+            "waiting",
+            format!(
+                "{} messages, {} bytes",
+                cell(session, "queued_messages"),
+                cell(session, "queued_bytes")
+            ),
+        ),
         ("ends in", span(&session["expires_in_s"])),
     ];
     if !connection.is_null() {
@@ -90,8 +123,13 @@ pub(super) fn client(ctl: &Ctl<'_>, client: &str) -> anyhow::Result<ExitCode> {
         ]);
     }
     ctl.say(&facts(&known))?;
-    let rows = items(&detail, "subscriptions").iter().map(|one| ["filter", "qos", "kept"].map(|key| cell(one, key)));
-    ctl.say(&format!("\n{}", table(["SUBSCRIPTION", "QOS", "KEPT"], rows.collect())))?;
+    let rows = items(&detail, "subscriptions")
+        .iter()
+        .map(|one| ["filter", "qos", "kept"].map(|key| cell(one, key)));
+    ctl.say(&format!(
+        "\n{}",
+        table(["SUBSCRIPTION", "QOS", "KEPT"], rows.collect())
+    ))?;
     let queue = items(&detail, "queue");
     if !queue.is_empty() {
         let rows = queue.iter().map(|one| {
@@ -100,9 +138,17 @@ pub(super) fn client(ctl: &Ctl<'_>, client: &str) -> anyhow::Result<ExitCode> {
                 (false, true) => "maybe sent",
                 (false, false) => "waits",
             };
-            [cell(one, "sequence"), cell(one, "qos"), state.to_owned(), span(&one["expires_in_s"])]
+            [
+                cell(one, "sequence"),
+                cell(one, "qos"),
+                state.to_owned(),
+                span(&one["expires_in_s"]),
+            ]
         });
-        ctl.say(&format!("\n{}", table(["DELIVERY", "QOS", "STATE", "EXPIRES IN"], rows.collect())))?;
+        ctl.say(&format!(
+            "\n{}",
+            table(["DELIVERY", "QOS", "STATE", "EXPIRES IN"], rows.collect())
+        ))?;
     }
     for note in items(&detail, "notes").iter().filter_map(Value::as_str) {
         eprintln!("{}", plain(note));
@@ -119,7 +165,16 @@ pub(super) fn explain(ctl: &Ctl<'_>, topic: &str, qos: u8) -> anyhow::Result<Exi
         anyhow::bail!("{problem}");
     }
     let names = |list: &[Value], key: &str| {
-        let names: Vec<String> = list.iter().map(|one| if key.is_empty() { plain(one.as_str().unwrap_or("")) } else { cell(one, key) }).collect();
+        let names: Vec<String> = list
+            .iter()
+            .map(|one| {
+                if key.is_empty() {
+                    plain(one.as_str().unwrap_or(""))
+                } else {
+                    cell(one, key)
+                }
+            })
+            .collect();
         names.join(", ")
     };
     let mut lines = Vec::new();
@@ -129,23 +184,39 @@ pub(super) fn explain(ctl: &Ctl<'_>, topic: &str, qos: u8) -> anyhow::Result<Exi
     let here = &explained["here"];
     if here["count"].as_u64() > Some(0) {
         let clients = names(items(here, "items"), "client_id");
-        lines.push(format!("at once to {} connections of {}: {clients}", cell(here, "count"), cell(&explained, "node")));
+        lines.push(format!(
+            "at once to {} connections of {}: {clients}",
+            cell(here, "count"),
+            cell(&explained, "node")
+        ));
     }
     for node in items(&explained, "nodes") {
         lines.push(match node["skipped"] == true {
-            true => format!("not to {}: its sessions get it from their shards", cell(node, "name")),
+            true => format!(
+                "not to {}: its sessions get it from their shards",
+                cell(node, "name")
+            ),
             false => format!("to {}, for its connections", cell(node, "name")),
         });
     }
     for shard in items(&explained, "shards") {
         lines.push(match shard["skipped"] == true {
             true => format!("not into shard {}: QoS 0 is not kept", cell(shard, "shard")),
-            false => format!("into shard {} for {} sessions: {}", cell(shard, "shard"), cell(shard, "sessions"), names(items(shard, "items"), "")),
+            false => format!(
+                "into shard {} for {} sessions: {}",
+                cell(shard, "shard"),
+                cell(shard, "sessions"),
+                names(items(shard, "items"), "")
+            ),
         });
     }
     for group in items(&explained, "groups") {
         let members = names(items(group, "members"), "client_id");
-        lines.push(format!("to one of {}, by {}: {members}", cell(group, "filter"), cell(group, "strategy")));
+        lines.push(format!(
+            "to one of {}, by {}: {members}",
+            cell(group, "filter"),
+            cell(group, "strategy")
+        ));
     }
     ctl.say(&(lines.join("\n") + "\n"))
 }
@@ -201,7 +272,12 @@ pub(super) fn certificates(ctl: &Ctl<'_>) -> anyhow::Result<ExitCode> {
                 Value::String(problem) => plain(problem),
                 _ => span(&one["expires_in_s"]),
             };
-            [cell(one, "used_by"), cell(one, "subject"), ends, cell(one, "file")]
+            [
+                cell(one, "used_by"),
+                cell(one, "subject"),
+                ends,
+                cell(one, "file"),
+            ]
         });
         ctl.say(&table(["FOR", "SUBJECT", "ENDS IN", "FILE"], rows.collect()))?;
     }

@@ -14,7 +14,10 @@ pub(super) fn table<const COLUMNS: usize>(head: [&str; COLUMNS], rows: Vec<[Stri
     });
     let mut text = String::new();
     for row in &all {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         // Writing to a String has no way to fail.
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
@@ -24,7 +27,9 @@ pub(super) fn table<const COLUMNS: usize>(head: [&str; COLUMNS], rows: Vec<[Stri
 /// Names and values, one a line.
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    let lines = facts.iter().map(|(name, value)| format!("{name:width$}  {value}\n"));
+    let lines = facts
+        .iter()
+        .map(|(name, value)| format!("{name:width$}  {value}\n"));
     lines.collect()
 }
 
@@ -44,7 +49,9 @@ pub(super) fn cell(value: &Value, key: &str) -> String {
 
 /// Without signs that would move the cursor.
 pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|sign| if sign.is_control() { '\u{fffd}' } else { sign }).collect()
+    text.chars()
+        .map(|sign| if sign.is_control() { '\u{fffd}' } else { sign })
+        .collect()
 }
 
 /// 5400 as `1h30m`.
@@ -54,14 +61,23 @@ pub(super) fn span(value: &Value) -> String {
     };
     let sign = if seconds < 0 { "-" } else { "" };
     let seconds = seconds.unsigned_abs();
-    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s")];
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+    ];
     let known: Vec<String> = parts
         .iter()
         .filter(|(count, _)| *count > 0)
         .take(2)
         .map(|(count, unit)| format!("{count}{unit}"))
         .collect();
-    if known.is_empty() { "0s".to_owned() } else { format!("{sign}{}", known.concat()) }
+    if known.is_empty() {
+        "0s".to_owned()
+    } else {
+        format!("{sign}{}", known.concat())
+    }
 }
 
 /// The items of a list.
@@ -77,7 +93,10 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_cells() {
-        let rows = vec![["häfen".to_owned(), "1".to_owned()], ["a".to_owned(), String::new()]];
+        let rows = vec![
+            ["häfen".to_owned(), "1".to_owned()],
+            ["a".to_owned(), String::new()],
+        ];
         assert_eq!(table(["NAME", "N"], rows), "NAME   N\nhäfen  1\na\n");
     }
 
@@ -85,12 +104,18 @@ mod tests {
     fn names_of_clients_cannot_move_the_cursor() {
         let value = json!({"name": "a\u{1b}[2Jb", "none": null, "yes": true, "count": 7});
         assert_eq!(cell(&value, "name"), "a\u{fffd}[2Jb");
-        assert_eq!([cell(&value, "none"), cell(&value, "yes"), cell(&value, "count")], ["-", "yes", "7"]);
+        assert_eq!(
+            [cell(&value, "none"), cell(&value, "yes"), cell(&value, "count")],
+            ["-", "yes", "7"]
+        );
     }
 
     #[test]
     fn spans_have_two_parts_at_the_most() {
-        let shown: Vec<String> = [0, 59, 5400, 90_061, -30].iter().map(|seconds| span(&json!(seconds))).collect();
+        let shown: Vec<String> = [0, 59, 5400, 90_061, -30]
+            .iter()
+            .map(|seconds| span(&json!(seconds)))
+            .collect();
         assert_eq!(shown, ["0s", "59s", "1h30m", "1d1h", "-30s"]);
         assert_eq!(span(&Value::Null), "-");
     }

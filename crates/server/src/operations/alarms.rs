@@ -20,7 +20,11 @@ pub(super) fn of(
             text,
         });
     };
-    let down: Vec<&MemberStatus> = cluster.members.iter().filter(|member| member.state == MemberState::Down).collect();
+    let down: Vec<&MemberStatus> = cluster
+        .members
+        .iter()
+        .filter(|member| member.state == MemberState::Down)
+        .collect();
     if node.state != "ready" {
         add(
             Severity::Critical,
@@ -58,7 +62,11 @@ pub(super) fn of(
             format!("It was not heard of for more than five seconds; others do its work.{forget}"),
         );
     }
-    let thin = numbers_of(shards.iter().filter(|shard| shard.leader.is_some() && !shard.complete));
+    let thin = numbers_of(
+        shards
+            .iter()
+            .filter(|shard| shard.leader.is_some() && !shard.complete),
+    );
     if let Some((count, list)) = thin {
         add(
             Severity::Warning,
@@ -68,20 +76,31 @@ pub(super) fn of(
         );
     }
     let is_down = |numbers: &NodeNumbers| down.iter().any(|member| member.node_id == numbers.node_id);
-    for silent in numbers.iter().filter(|numbers| !numbers.answered && !is_down(numbers)) {
+    for silent in numbers
+        .iter()
+        .filter(|numbers| !numbers.answered && !is_down(numbers))
+    {
         add(
             Severity::Warning,
             "member_silent",
             format!("{} does not answer", silent.name),
-            "It was asked for its numbers and said nothing within a second; it is not in the sums.".to_owned(),
+            "It was asked for its numbers and said nothing within a second; it is not in the sums."
+                .to_owned(),
         );
     }
-    for leaving in cluster.members.iter().filter(|member| member.state == MemberState::Leaving) {
+    for leaving in cluster
+        .members
+        .iter()
+        .filter(|member| member.state == MemberState::Leaving)
+    {
         add(
             Severity::Warning,
             "member_leaving",
             format!("{} leaves the cluster", leaving.name),
-            format!("It still holds {} shards, and is no member when it has none.", leaving.shards_held),
+            format!(
+                "It still holds {} shards, and is no member when it has none.",
+                leaving.shards_held
+            ),
         );
     }
     alarms.sort_by_key(|alarm| alarm.severity);
@@ -122,7 +141,12 @@ mod tests {
         }
     }
 
-    fn names(state: &str, members: Vec<MemberStatus>, shards: &[ShardView], silent: &[&str]) -> Vec<&'static str> {
+    fn names(
+        state: &str,
+        members: Vec<MemberStatus>,
+        shards: &[ShardView],
+        silent: &[&str],
+    ) -> Vec<&'static str> {
         let node = NodeView {
             name: "a".to_owned(),
             node_id: "a".to_owned(),
@@ -143,27 +167,50 @@ mod tests {
             members,
             ..ClusterStatus::default()
         };
-        of(&node, &cluster, shards, &numbers).iter().map(|alarm| alarm.name).collect()
+        of(&node, &cluster, shards, &numbers)
+            .iter()
+            .map(|alarm| alarm.name)
+            .collect()
     }
 
     #[test]
     fn a_cluster_that_is_well_raises_none() {
-        let members = vec![member("a", MemberState::Up, true), member("b", MemberState::Up, false)];
+        let members = vec![
+            member("a", MemberState::Up, true),
+            member("b", MemberState::Up, false),
+        ];
         assert!(names("ready", members, &[shard(0, Some("a"), true)], &[]).is_empty());
     }
 
     #[test]
     fn a_node_that_is_down_is_named_once() {
-        let members = vec![member("a", MemberState::Up, true), member("b", MemberState::Down, false)];
+        let members = vec![
+            member("a", MemberState::Up, true),
+            member("b", MemberState::Down, false),
+        ];
         let shards = [shard(0, Some("a"), false), shard(1, None, true)];
         let raised = names("ready", members, &shards, &["b"]);
-        assert_eq!(raised, ["shard_without_leader", "member_down", "shard_incomplete"]);
+        assert_eq!(
+            raised,
+            ["shard_without_leader", "member_down", "shard_incomplete"]
+        );
     }
 
     #[test]
     fn a_node_that_is_cut_off_says_so_first() {
-        let members = vec![member("a", MemberState::Up, false), member("b", MemberState::Leaving, false)];
+        let members = vec![
+            member("a", MemberState::Up, false),
+            member("b", MemberState::Leaving, false),
+        ];
         let raised = names("not ready", members, &[], &["b"]);
-        assert_eq!(raised, ["node_not_ready", "no_cluster_leader", "member_silent", "member_leaving"]);
+        assert_eq!(
+            raised,
+            [
+                "node_not_ready",
+                "no_cluster_leader",
+                "member_silent",
+                "member_leaving"
+            ]
+        );
     }
 }

@@ -31,17 +31,33 @@ struct Facts {
 pub(super) fn read_all(config: &Config) -> Vec<CertificateView> {
     let listeners = config.listeners.iter().flat_map(|listener| {
         let name = &listener.name;
-        let own = listener.cert.iter().map(move |file| (format!("listener {name}"), file));
-        let ca = listener.client_ca.iter().map(move |file| (format!("clients of {name}"), file));
+        let own = listener
+            .cert
+            .iter()
+            .map(move |file| (format!("listener {name}"), file));
+        let ca = listener
+            .client_ca
+            .iter()
+            .map(move |file| (format!("clients of {name}"), file));
         own.chain(ca)
     });
-    let cluster = config.cluster.tls.files().into_iter().filter_map(|(key, file)| match key {
-        "certificate" => Some(("cluster".to_owned(), file?)),
-        "ca" => Some(("cluster authority".to_owned(), file?)),
-        _ => None,
-    });
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-    listeners.chain(cluster).map(|(used_by, file)| view(used_by, file, now_s)).collect()
+    let cluster = config
+        .cluster
+        .tls
+        .files()
+        .into_iter()
+        .filter_map(|(key, file)| match key {
+            "certificate" => Some(("cluster".to_owned(), file?)),
+            "ca" => Some(("cluster authority".to_owned(), file?)),
+            _ => None,
+        });
+    let now_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() as i64);
+    listeners
+        .chain(cluster)
+        .map(|(used_by, file)| view(used_by, file, now_s))
+        .collect()
 }
 
 fn view(used_by: String, file: &Path, now_s: i64) -> CertificateView {
@@ -142,7 +158,12 @@ impl<'a> Elements<'a> {
             // Longer than four bytes of length is no certificate.
             0x81..=0x84 => {
                 let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
+                (
+                    bytes
+                        .iter()
+                        .fold(0, |length, byte| length << 8 | usize::from(*byte)),
+                    rest,
+                )
             }
             _ => return None,
         };
@@ -153,7 +174,9 @@ impl<'a> Elements<'a> {
 
     /// The content of the next one, if it has this tag.
     fn expect(&mut self, tag: u8) -> Option<&'a [u8]> {
-        self.next().filter(|(found, _)| *found == tag).map(|(_, content)| content)
+        self.next()
+            .filter(|(found, _)| *found == tag)
+            .map(|(_, content)| content)
     }
 }
 
@@ -165,7 +188,9 @@ mod tests {
         let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         parameters.not_after = rcgen::date_time_ymd(year, 2, 3);
         parameters.distinguished_name = rcgen::DistinguishedName::new();
-        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        parameters
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
         let key = rcgen::KeyPair::generate().unwrap();
         parameters.self_signed(&key).unwrap().der().to_vec()
     }

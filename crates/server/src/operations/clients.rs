@@ -18,14 +18,18 @@ impl NodeOperations {
         let (names, limit) = (Names::of(&operator), limit_of(query.limit));
         let node = match &query.node {
             None => None,
-            Some(wanted) => Some(names.find(wanted).ok_or_else(|| {
-                AdminError::NotFound(format!("there is no node `{wanted}`"))
-            })?),
+            Some(wanted) => Some(
+                names
+                    .find(wanted)
+                    .ok_or_else(|| AdminError::NotFound(format!("there is no node `{wanted}`")))?,
+            ),
         };
         let wanted = |client: &str, view: &SessionView| {
             client.contains(&query.filter)
                 && query.user.as_ref().is_none_or(|user| *user == view.user)
-                && query.connected.is_none_or(|connected| connected == view.connected)
+                && query
+                    .connected
+                    .is_none_or(|connected| connected == view.connected)
                 && node.is_none_or(|node| view.connected && node == view.owner.node)
         };
         // One more tells whether there is another page.
@@ -59,7 +63,10 @@ impl NodeOperations {
         };
         let mut notes = Vec::new();
         if let (Some(node), None) = (node, &facts) {
-            notes.push(format!("{} did not say anything of this connection.", names.get(node)));
+            notes.push(format!(
+                "{} did not say anything of this connection.",
+                names.get(node)
+            ));
         }
         let subscription = |subscription: &Subscription, kept| {
             let node = node.filter(|_| !kept).map(|node| names.get(node));
@@ -67,10 +74,15 @@ impl NodeOperations {
         };
         let kept = session.subscriptions.iter().map(|one| subscription(one, true));
         let with_connection = facts.iter().flat_map(|facts| &facts.subscriptions);
-        let subscriptions: Vec<SubscriptionView> =
-            kept.chain(with_connection.map(|one| subscription(one, false))).collect();
+        let subscriptions: Vec<SubscriptionView> = kept
+            .chain(with_connection.map(|one| subscription(one, false)))
+            .collect();
         let now_ms = operator.now_ms();
-        let queue = session.queue.iter().map(|item| queued(item, &view, now_ms)).collect();
+        let queue = session
+            .queue
+            .iter()
+            .map(|item| queued(item, &view, now_ms))
+            .collect();
         let address = facts.as_ref().map(|facts| facts.address.clone());
         let connection = facts.map(|facts| ConnectionView {
             address: facts.address,
@@ -91,11 +103,17 @@ impl NodeOperations {
         })
     }
 
-    pub(super) async fn disconnect_client(&self, client: String, end_session: bool) -> Result<(), AdminError> {
+    pub(super) async fn disconnect_client(
+        &self,
+        client: String,
+        end_session: bool,
+    ) -> Result<(), AdminError> {
         let operator = self.operator()?;
         match operator.disconnect(&client, end_session).await {
             Ok(Disconnected::Told | Disconnected::Ended) => Ok(()),
-            Ok(Disconnected::NotConnected) => Err(AdminError::Conflict(format!("`{client}` is not connected"))),
+            Ok(Disconnected::NotConnected) => {
+                Err(AdminError::Conflict(format!("`{client}` is not connected")))
+            }
             Ok(Disconnected::Unknown) => Err(missing(&operator, &client)),
             Err(error) => Err(AdminError::Unavailable(error.to_string())),
         }
@@ -108,7 +126,9 @@ fn missing(operator: &Operator, client: &str) -> AdminError {
         return AdminError::NotFound(format!("there is no session `{client}`"));
     }
     let shard = operator.cluster().shard_of_client(client);
-    AdminError::Unavailable(format!("this node has no copy of shard {shard}, which `{client}` belongs to: ask another one"))
+    AdminError::Unavailable(format!(
+        "this node has no copy of shard {shard}, which `{client}` belongs to: ask another one"
+    ))
 }
 
 fn shown(

@@ -21,11 +21,18 @@ const WATCHED_MAX: usize = 256;
 impl NodeOperations {
     pub(super) async fn list_retained(&self, query: RetainedQuery) -> Result<Page<RetainedView>, AdminError> {
         let operator = self.operator()?;
-        let filter = if query.filter.is_empty() { "#" } else { &query.filter };
+        let filter = if query.filter.is_empty() {
+            "#"
+        } else {
+            &query.filter
+        };
         TopicFilter::parse(filter.into()).map_err(|error| AdminError::Invalid(error.to_string()))?;
         let limit = limit_of(query.limit);
         // One more tells whether there is another page.
-        let found = operator.cluster().retained_page(filter, &query.after, limit + 1).await;
+        let found = operator
+            .cluster()
+            .retained_page(filter, &query.after, limit + 1)
+            .await;
         let mut found = found.map_err(|error| AdminError::Unavailable(error.to_string()))?;
         let mut more = found.len() > limit;
         found.truncate(limit);
@@ -41,7 +48,10 @@ impl NodeOperations {
             found.truncate(fits);
         }
         let next = found.last().filter(|_| more).map(|last| last.topic.clone());
-        let items = found.iter().map(|one| shown(&operator, one, query.full)).collect();
+        let items = found
+            .iter()
+            .map(|one| shown(&operator, one, query.full))
+            .collect();
         Ok(Page {
             items,
             covers: self.covers(&operator),
@@ -57,7 +67,9 @@ impl NodeOperations {
         let found = found.map_err(|error| AdminError::Unavailable(error.to_string()))?;
         match found.first() {
             Some(message) => Ok(shown(&operator, message, true)),
-            None => Err(AdminError::NotFound(format!("nothing is retained under `{topic}`"))),
+            None => Err(AdminError::NotFound(format!(
+                "nothing is retained under `{topic}`"
+            ))),
         }
     }
 
@@ -123,7 +135,8 @@ fn read(messages: Vec<Message>) -> Result<Vec<NewMessage>, AdminError> {
 
 fn new_message(message: Message) -> Result<NewMessage, AdminError> {
     let wrong = |what: &str| AdminError::Invalid(format!("`{}`: {what}", message.topic));
-    let payload = decode(&message.payload, message.encoding).ok_or_else(|| wrong("the payload is not base64"))?;
+    let payload =
+        decode(&message.payload, message.encoding).ok_or_else(|| wrong("the payload is not base64"))?;
     let properties_wire = match &message.properties {
         None => None,
         Some(text) => {
@@ -131,14 +144,22 @@ fn new_message(message: Message) -> Result<NewMessage, AdminError> {
             Some(bytes.ok_or_else(|| wrong("`properties` is not base64"))?.into())
         }
     };
-    let fits = |text: &Option<String>| text.as_ref().is_none_or(|text| text.len() <= usize::from(u16::MAX));
+    let fits = |text: &Option<String>| {
+        text.as_ref()
+            .is_none_or(|text| text.len() <= usize::from(u16::MAX))
+    };
     let mut user = message.user_properties.iter();
     let user_fits = user.all(|(name, value)| name.len().max(value.len()) <= usize::from(u16::MAX));
-    if !(fits(&message.content_type) && fits(&message.response_topic) && fits(&message.correlation_data) && user_fits) {
+    if !(fits(&message.content_type)
+        && fits(&message.response_topic)
+        && fits(&message.correlation_data)
+        && user_fits)
+    {
         return Err(wrong("a property is longer than 65,535 bytes"));
     }
     if let Some(topic) = &message.response_topic {
-        TopicName::parse(topic.as_str().into()).map_err(|error| wrong(&format!("response_topic: {error}")))?;
+        TopicName::parse(topic.as_str().into())
+            .map_err(|error| wrong(&format!("response_topic: {error}")))?;
     }
     let user_properties = message.user_properties.into_iter();
     let properties = MessageProperties {

@@ -15,7 +15,10 @@ use crate::cluster_admin::shown_id;
 
 impl NodeOperations {
     /// Those that shards keep, and those of this node's connections, in the order of clients and filters.
-    pub(super) async fn list_subscriptions(&self, query: TopicQuery) -> Result<Page<SubscriptionView>, AdminError> {
+    pub(super) async fn list_subscriptions(
+        &self,
+        query: TopicQuery,
+    ) -> Result<Page<SubscriptionView>, AdminError> {
         let operator = self.operator()?;
         let (names, limit) = (Names::of(&operator), limit_of(query.limit));
         let (client, filter) = match query.after.is_empty() {
@@ -23,23 +26,37 @@ impl NodeOperations {
             false => parse_cursor(&query.after)
                 .ok_or_else(|| AdminError::Invalid("`after` is not what a page said".to_owned()))?,
         };
-        let wanted = |client: &str, filter: &str| client.contains(&query.client) && filter.contains(&query.filter);
+        let wanted =
+            |client: &str, filter: &str| client.contains(&query.client) && filter.contains(&query.filter);
         let is_behind = |of: &str, at: &str| (of, at) > (client, filter);
         let here = operator.subscriptions_here((client, filter), limit + 1, wanted);
-        let kept = operator.cluster().subscriptions(client, limit + 1, |of, subscription| {
-            is_behind(of, &subscription.filter) && wanted(of, &subscription.filter)
-        });
+        let kept = operator
+            .cluster()
+            .subscriptions(client, limit + 1, |of, subscription| {
+                is_behind(of, &subscription.filter) && wanted(of, &subscription.filter)
+            });
         let this_node = names.get(operator.cluster().node_id());
-        let here = here.into_iter().map(|Kept { client, subscription: one }| {
-            subscription(client, &one, false, Some(this_node.clone()))
-        });
+        let here = here.into_iter().map(
+            |Kept {
+                 client,
+                 subscription: one,
+             }| { subscription(client, &one, false, Some(this_node.clone())) },
+        );
         let kept = kept.await.into_iter();
-        let kept = kept.map(|Kept { client, subscription: one }| subscription(client, &one, true, None));
+        let kept = kept.map(
+            |Kept {
+                 client,
+                 subscription: one,
+             }| subscription(client, &one, true, None),
+        );
         let mut items: Vec<SubscriptionView> = here.chain(kept).collect();
         items.sort_by(|a, b| (&a.client_id, &a.filter).cmp(&(&b.client_id, &b.filter)));
         let more = items.len() > limit;
         items.truncate(limit);
-        let next = items.last().filter(|_| more).map(|last| cursor(&last.client_id, &last.filter));
+        let next = items
+            .last()
+            .filter(|_| more)
+            .map(|last| cursor(&last.client_id, &last.filter));
         let mut notes = Vec::new();
         if !operator.cluster().is_alone() {
             notes.push(format!(
@@ -90,7 +107,9 @@ impl NodeOperations {
         let next = items.last().filter(|_| more).map(|last| last.filter.clone());
         let mut notes = Vec::new();
         if operator.cluster().is_alone() {
-            notes.push("This node is alone and announces nothing: shards are those of kept sessions.".to_owned());
+            notes.push(
+                "This node is alone and announces nothing: shards are those of kept sessions.".to_owned(),
+            );
         }
         Ok(Page {
             items,
