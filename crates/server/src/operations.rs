@@ -16,7 +16,6 @@ use admin::views::{
     Overview, Page, RetainedView, RouteView, Setting, SubscriptionView, Watched,
 };
 use admin::{AdminError, Answer, ClientQuery, Operations, RetainedQuery, TopicQuery};
-use broker::Broker;
 use broker::config::Config;
 use broker::operator::Operator;
 use tokio::sync::{mpsc, watch};

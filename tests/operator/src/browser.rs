@@ -35,10 +35,8 @@ impl Browser {
     /// Starts Chromium; none, if it is not installed.
     pub fn start() -> Result<Option<Self>> {
         let installed = |name: &&str| {
-            let asked = Command::new(name)
-                .arg("--version")
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
+            let mut asked = Command::new(name);
+            asked.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
             asked.status().is_ok_and(|status| status.success())
         };
         let Some(program) = PROGRAMS.iter().find(|name| installed(name)) else {

@@ -68,7 +68,7 @@ impl NodeOperations {
                 names.get(node)
             ));
         }
-        let subscription = |subscription: &Subscription, kept| {
+        let subscription = |subscription: &Subscription, kept: bool| {
             let node = node.filter(|_| !kept).map(|node| names.get(node));
             super::topics::subscription(client.clone(), subscription, kept, node)
         };
