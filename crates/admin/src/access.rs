@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
 use serde::Serialize;
 use tracing::info;
 
-use crate::cluster::refusal;
+use crate::cluster::AdminError;
 use crate::connection::Guarded;
 
 /// A token is at least this long.
@@ -74,21 +74,13 @@ impl Access {
     }
 
     /// What a request may do, or why it may do nothing.
-    fn judge(&self, peer: IpAddr, headers: &HeaderMap) -> Result<Granted, Response> {
+    fn judge(&self, peer: IpAddr, headers: &HeaderMap) -> Result<Granted, AdminError> {
         if self.has_tokens() {
             let role = bearer(headers).and_then(|token| self.role_of(token));
-            return match role {
-                Some(role) => Ok(Granted { role, by: "token" }),
-                None => {
-                    let answer = refusal(
-                        StatusCode::UNAUTHORIZED,
-                        "a token is needed: Authorization: Bearer TOKEN",
-                    );
-                    Err(([(header::WWW_AUTHENTICATE, "Bearer")], answer).into_response())
-                }
-            };
+            let granted = role.map(|role| Granted { role, by: "token" });
+            return granted.ok_or(AdminError::Unauthorized);
         }
-        let refused = |reason| Err(refusal(StatusCode::FORBIDDEN, reason));
+        let refused = |reason: &str| Err(AdminError::Forbidden(reason.to_owned()));
         if !peer.to_canonical().is_loopback() {
             return refused(
                 "without admin.read_tokens or admin.write_tokens only this machine (127.0.0.1, ::1) is answered: \
@@ -135,11 +127,11 @@ pub(crate) async fn guard(
 ) -> Response {
     let granted = match access.judge(peer.ip(), request.headers()) {
         Ok(granted) => granted,
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     if changes && granted.role < Role::Write {
-        return refusal(StatusCode::FORBIDDEN, "this token may only look");
+        return AdminError::Forbidden("this token may only look".to_owned()).into_response();
     }
     request.extensions_mut().insert(granted);
     if !changes {
@@ -216,7 +208,7 @@ mod tests {
         let judged = access.judge(peer.parse().unwrap(), &headers(lines));
         judged
             .map(|granted| granted.role)
-            .map_err(|answer| answer.status().as_u16())
+            .map_err(|error| error.into_response().status().as_u16())
     }
 
     #[test]

@@ -69,6 +69,10 @@ pub enum AdminError {
     NotImplemented(String),
     /// It was asked for in a way that makes no sense.
     Invalid(String),
+    /// A token is needed, or this one is not known.
+    Unauthorized,
+    /// Whoever asks may not.
+    Forbidden(String),
     /// There is no such node, client, topic.
     NotFound(String),
     /// It would do harm, or contradicts what is under way.
@@ -151,6 +155,14 @@ impl IntoResponse for AdminError {
         let (status, reason) = match self {
             Self::NotImplemented(reason) => (StatusCode::NOT_IMPLEMENTED, reason),
             Self::Invalid(reason) => (StatusCode::BAD_REQUEST, reason),
+            Self::Unauthorized => {
+                let answer = refusal(
+                    StatusCode::UNAUTHORIZED,
+                    "a token is needed: Authorization: Bearer TOKEN",
+                );
+                return ([(header::WWW_AUTHENTICATE, "Bearer")], answer).into_response();
+            }
+            Self::Forbidden(reason) => (StatusCode::FORBIDDEN, reason),
             Self::NotFound(reason) => (StatusCode::NOT_FOUND, reason),
             Self::Conflict(reason) => (StatusCode::CONFLICT, reason),
             Self::Unavailable(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),

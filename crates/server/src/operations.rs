@@ -174,7 +174,8 @@ impl Operations for NodeOperations {
     fn certificates(&self) -> Answer<'_, Vec<CertificateView>> {
         let config = self.config.clone();
         Box::pin(async move {
-            let reading = tokio::task::spawn_blocking(move || certificates::read_all(&config));
+            let now_s = (self.operator()?.now_ms() / 1000) as i64;
+            let reading = tokio::task::spawn_blocking(move || certificates::read_all(&config, now_s));
             reading
                 .await
                 .map_err(|error| AdminError::Unavailable(error.to_string()))

@@ -2,7 +2,6 @@
 //! much is read.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use admin::views::CertificateView;
 use broker::config::Config;
@@ -27,8 +26,8 @@ struct Facts {
     not_after_s: i64,
 }
 
-/// Reads the first certificate of each file. Blocks.
-pub(super) fn read_all(config: &Config) -> Vec<CertificateView> {
+/// Reads the first certificate of each file; the time is in seconds since 1970. Blocks.
+pub(super) fn read_all(config: &Config, now_s: i64) -> Vec<CertificateView> {
     let listeners = config.listeners.iter().flat_map(|listener| {
         let name = &listener.name;
         let own = listener
@@ -51,9 +50,6 @@ pub(super) fn read_all(config: &Config) -> Vec<CertificateView> {
             "ca" => Some(("cluster authority".to_owned(), file?)),
             _ => None,
         });
-    let now_s = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs() as i64);
     listeners
         .chain(cluster)
         .map(|(used_by, file)| view(used_by, file, now_s))
