@@ -201,7 +201,7 @@ fn explain(running: &Running, proxy: bool) {
     for node in 1..=running.nodes {
         let Ports { mqtt, ws, admin, .. } = Ports::of(node);
         println!(
-            "  {}  mqtt 127.0.0.1:{mqtt}  ws 127.0.0.1:{ws}  http://127.0.0.1:{admin}/api/v1/cluster  http://127.0.0.1:{admin}/metrics",
+            "  {}  mqtt 127.0.0.1:{mqtt}  ws 127.0.0.1:{ws}  http://127.0.0.1:{admin}/  http://127.0.0.1:{admin}/metrics",
             node_name(node)
         );
     }

@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<()> {
     step::run("operator's files", deploy.env("FLOTILLA_TOOLS_REQUIRED", "1"))?;
     step::run(
         "broker tests",
-        &mut tests(&["access-tests", "conformance", "clients", "mutation"]),
+        &mut tests(&["access-tests", "conformance", "clients", "mutation", "operator"]),
     )?;
     step::run("crash", &mut tests(&["crash"]))?;
     let mut simulation = tests(&["simulation"]);

@@ -1,5 +1,5 @@
 //! What the tests with real clients need, each installed by its name: Paho (Python), MQTT.js (Node), Debian's
-//! mosquitto clients and HAProxy, and a C++ compiler for the fuzzer. What may not be installed is named, with what to do.
+//! mosquitto clients, HAProxy and Chromium, and a C++ compiler for the fuzzer. What may not be installed is named, with what to do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,8 +21,13 @@ const HAPROXY: Program = Program {
     packages: &["haproxy"],
 };
 
-const PROGRAMS: [Program; 6] = [
+const PROGRAMS: [Program; 7] = [
     HAPROXY,
+    Program {
+        name: "chromium",
+        probe: "--version",
+        packages: &["chromium"],
+    },
     Program {
         name: "mosquitto_pub",
         probe: "--version",

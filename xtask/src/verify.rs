@@ -7,12 +7,13 @@ use anyhow::Result;
 use crate::step::{self, cargo};
 
 /// The test crates that start a broker; `cargo xtask test` runs them.
-pub(crate) const BROKER_TESTS: [&str; 8] = [
+pub(crate) const BROKER_TESTS: [&str; 9] = [
     "access-tests",
     "conformance",
     "clients",
     "crash",
     "mutation",
+    "operator",
     "cluster-tests",
     "deploy",
     "simulation",

@@ -1,22 +1,16 @@
 //! `/api/v1/cluster`: who belongs to the cluster, and the two things that change it for good. What they do is the business
-//! of whoever implements `ClusterAdmin`; who may ask is judged here.
+//! of whoever implements `ClusterAdmin`.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use axum::Json;
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
 use serde::{Deserialize, Serialize};
-
-use crate::connection::Guarded;
 
 /// The cluster as one node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,12 +62,18 @@ pub enum MemberState {
     Leaving,
 }
 
-/// Why nothing was changed.
+/// Why there is no good answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminError {
     /// This version cannot do it.
     NotImplemented(String),
-    /// There is no such node.
+    /// It was asked for in a way that makes no sense.
+    Invalid(String),
+    /// A token is needed, or this one is not known.
+    Unauthorized,
+    /// Whoever asks may not.
+    Forbidden(String),
+    /// There is no such node, client, topic.
     NotFound(String),
     /// It would do harm, or contradicts what is under way.
     Conflict(String),
@@ -99,16 +99,6 @@ pub trait ClusterAdmin: Send + Sync + 'static {
 /// Set once the node has started.
 pub(crate) type ClusterCell = Arc<OnceLock<Arc<dyn ClusterAdmin>>>;
 
-/// The other end of a request's connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(SocketAddr);
-
-impl Connected<IncomingStream<'_, Guarded>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Guarded>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
 impl MemberState {
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
@@ -121,31 +111,11 @@ impl MemberState {
 }
 
 pub(crate) fn routes(cluster: ClusterCell) -> axum::Router {
-    let changes = axum::Router::new()
-        .route("/api/v1/cluster/leave", post(leave))
-        .route("/api/v1/cluster/forget/{node}", post(forget))
-        .layer(middleware::from_fn(from_this_machine));
     axum::Router::new()
         .route("/api/v1/cluster", get(status))
-        .merge(changes)
+        .route("/api/v1/cluster/leave", post(leave))
+        .route("/api/v1/cluster/forget/{node}", post(forget))
         .with_state(cluster)
-}
-
-/// Until there are tokens, who may change something is told by where it is asked from. A browser says on whose behalf it
-/// asks (`Origin`): then it is a page that asks, and not a person on this machine.
-async fn from_this_machine(
-    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if !peer.ip().to_canonical().is_loopback() {
-        let reason = "changes are accepted from this machine only (127.0.0.1, ::1): run `flotilla ctl` there";
-        return refusal(StatusCode::FORBIDDEN, reason);
-    }
-    if request.headers().contains_key(header::ORIGIN) {
-        return refusal(StatusCode::FORBIDDEN, "changes are not accepted from web pages");
-    }
-    next.run(request).await
 }
 
 async fn status(State(cluster): State<ClusterCell>) -> Response {
@@ -184,6 +154,15 @@ impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let (status, reason) = match self {
             Self::NotImplemented(reason) => (StatusCode::NOT_IMPLEMENTED, reason),
+            Self::Invalid(reason) => (StatusCode::BAD_REQUEST, reason),
+            Self::Unauthorized => {
+                let answer = refusal(
+                    StatusCode::UNAUTHORIZED,
+                    "a token is needed: Authorization: Bearer TOKEN",
+                );
+                return ([(header::WWW_AUTHENTICATE, "Bearer")], answer).into_response();
+            }
+            Self::Forbidden(reason) => (StatusCode::FORBIDDEN, reason),
             Self::NotFound(reason) => (StatusCode::NOT_FOUND, reason),
             Self::Conflict(reason) => (StatusCode::CONFLICT, reason),
             Self::Unavailable(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),
@@ -193,6 +172,11 @@ impl IntoResponse for AdminError {
 }
 
 /// A line for people; the status is for programs.
-fn refusal(status: StatusCode, reason: &str) -> Response {
-    (status, format!("{reason}\n")).into_response()
+pub(crate) fn refusal(status: StatusCode, reason: &str) -> Response {
+    (
+        status,
+        [(header::CACHE_CONTROL, "no-store")],
+        format!("{reason}\n"),
+    )
+        .into_response()
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 /// One more waits unaccepted.
 const CONNECTIONS_MAX: usize = 256;
-/// A connection on which nothing is received for this long is closed; longer than Prometheus' usual interval.
+/// A connection on which nothing moves for this long is closed; longer than Prometheus' usual interval.
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
 /// A failed accept (no file descriptors left) is tried again after this time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -97,7 +97,12 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        // Whoever looks on says nothing, and reads.
+        if matches!(written, Poll::Ready(Ok(_))) {
+            self.idle.as_mut().reset(Instant::now() + IDLE_LIMIT);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

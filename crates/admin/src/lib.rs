@@ -1,10 +1,16 @@
-//! HTTP for operators: health (`/livez`, `/readyz`, `/startupz`, `/healthz`), `/metrics`, and the members of the cluster
-//! (`/api/v1/cluster`). Knows nothing of MQTT; the process that starts it says when it is ready.
+//! HTTP for operators: health (`/livez`, `/readyz`, `/startupz`, `/healthz`), `/metrics`, the API under `/api/v1`, and the
+//! dashboard at `/`. Knows nothing of MQTT; the process that starts it says when it is ready and answers what is asked.
 
+mod access;
+mod api;
 mod cluster;
 mod connection;
+mod dashboard;
+pub mod encoding;
 mod health;
+mod operations;
 mod process;
+pub mod views;
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,16 +20,19 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{any, get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+pub use access::{Access, Role, TOKEN_BYTES_MIN};
 pub use cluster::{AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus};
 pub use health::{Health, Probe};
+pub use operations::{Answer, ClientQuery, Operations, RetainedQuery, TopicQuery, limit_of};
 
 /// Histograms collect samples until upkeep puts them into buckets: this often, so that they stay small.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -47,6 +56,7 @@ pub struct BuildInfo {
 pub struct Admin {
     address: SocketAddr,
     cluster: ClusterHandle,
+    operations: OperationsHandle,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     upkeep: JoinHandle<()>,
@@ -55,6 +65,16 @@ pub struct Admin {
 /// Where the routes find the node, once it has started.
 #[derive(Default)]
 struct ClusterHandle(cluster::ClusterCell);
+
+/// Where the other routes find it.
+#[derive(Default)]
+struct OperationsHandle(api::OperationsCell);
+
+impl std::fmt::Debug for OperationsHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OperationsHandle")
+    }
+}
 
 impl std::fmt::Debug for ClusterHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -77,6 +97,7 @@ impl Admin {
         health: Arc<Health>,
         metrics: PrometheusHandle,
         build: BuildInfo,
+        access: Access,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(bind).await?;
         let address = listener.local_addr()?;
@@ -89,8 +110,15 @@ impl Admin {
             started: Instant::now(),
         };
         let cluster = ClusterHandle::default();
-        let router = router(shared).merge(cluster::routes(Arc::clone(&cluster.0)));
-        let service = router.into_make_service_with_connect_info::<cluster::Peer>();
+        let operations = OperationsHandle::default();
+        let api = cluster::routes(Arc::clone(&cluster.0))
+            .merge(api::routes(Arc::clone(&operations.0)))
+            .route("/api/{*path}", any(api::unknown))
+            .layer(middleware::from_fn_with_state(Arc::new(access), access::guard));
+        let router = router(shared)
+            .merge(api)
+            .merge(dashboard::routes(Arc::clone(&operations.0)));
+        let service = router.into_make_service_with_connect_info::<access::Peer>();
         let server = axum::serve(connection::Guarded::new(listener), service)
             .with_graceful_shutdown(async move { drop(stopping.wait_for(|stop| *stop).await) });
         let server = tokio::spawn(async move {
@@ -101,6 +129,7 @@ impl Admin {
         Ok(Self {
             address,
             cluster,
+            operations,
             stop,
             server,
             upkeep,
@@ -115,6 +144,11 @@ impl Admin {
     /// From now on `/api/v1/cluster` is answered by the node. Only the first call counts.
     pub fn set_cluster(&self, cluster: Arc<dyn ClusterAdmin>) {
         drop(self.cluster.0.set(cluster));
+    }
+
+    /// From now on the rest of `/api/v1` is answered by the node. Only the first call counts.
+    pub fn set_operations(&self, operations: Arc<dyn Operations>) {
+        drop(self.operations.0.set(operations));
     }
 
     /// Lets requests under way finish for a moment and stops.

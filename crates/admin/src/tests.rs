@@ -17,6 +17,10 @@ struct Node {
 
 impl Node {
     async fn starting() -> Self {
+        Self::with_access(Access::default()).await
+    }
+
+    async fn with_access(access: Access) -> Self {
         let health = Arc::new(Health::new());
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
@@ -28,7 +32,7 @@ impl Node {
             rustc: "1.95.0",
         };
         let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let admin = Admin::start(bind, Arc::clone(&health), recorder.handle(), build)
+        let admin = Admin::start(bind, Arc::clone(&health), recorder.handle(), build, access)
             .await
             .unwrap();
         Self {
@@ -58,7 +62,7 @@ impl Node {
     /// Method and path, and further lines of the head.
     async fn ask(&self, line: &str, head: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin.address()).await.unwrap();
-        let request = format!("{line} HTTP/1.1\r\nHost: flotilla\r\nConnection: close\r\n{head}\r\n");
+        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -152,7 +156,10 @@ async fn metrics_are_those_of_the_recorder_the_build_and_the_process() {
 
 #[tokio::test]
 async fn an_unknown_path_is_not_found() {
-    assert_eq!(Node::starting().await.status("/").await, 404);
+    let node = Node::starting().await;
+    for path in ["/nothing", "/api", "/api/v1/nothing", "/dashboard/nothing.js"] {
+        assert_eq!(node.status(path).await, 404, "{path}");
+    }
 }
 
 #[tokio::test]
@@ -254,4 +261,86 @@ async fn a_web_page_may_not_change_anything() {
     let (status, text) = node.ask("POST /api/v1/cluster/forget/b%20c", page).await;
     assert_eq!(status, 403, "{text}");
     assert!(text.contains("web pages"), "{text}");
+}
+
+#[tokio::test]
+async fn the_dashboard_is_there_before_the_node_has_started() {
+    let node = Node::starting().await;
+    let (status, answer) = node.get("/").await;
+    assert_eq!(status, 200);
+    let policy = "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self'";
+    assert!(answer.contains(policy), "{answer}");
+    let (status, script) = node.get("/dashboard/app.js").await;
+    assert_eq!(status, 200);
+    assert!(script.contains("content-type: text/javascript"), "{script}");
+    assert!(script.contains("x-content-type-options: nosniff"), "{script}");
+}
+
+#[tokio::test]
+async fn nothing_is_told_without_a_token_where_there_are_tokens() {
+    let access = Access {
+        read: vec!["r".repeat(TOKEN_BYTES_MIN)],
+        write: vec!["w".repeat(TOKEN_BYTES_MIN)],
+    };
+    let node = Node::with_access(access).await;
+    node.admin.set_cluster(Arc::new(TwoNodes));
+    let as_reader = format!("Authorization: Bearer {}\r\n", "r".repeat(TOKEN_BYTES_MIN));
+    let as_writer = format!("Authorization: Bearer {}\r\n", "w".repeat(TOKEN_BYTES_MIN));
+    for (line, head, expected) in [
+        ("GET /api/v1/cluster", "", 401),
+        ("GET /api/v1/openapi.json", "", 401),
+        ("GET /api/v1/nothing", "", 401),
+        ("GET /metrics", "", 200),
+        ("GET /livez", "", 200),
+        ("GET /api/v1/cluster", &as_reader, 200),
+        ("POST /api/v1/cluster/forget/b%20c", &as_reader, 403),
+        ("POST /api/v1/cluster/forget/b%20c", &as_writer, 204),
+    ] {
+        let (status, answer) = node.ask(line, head).await;
+        assert_eq!(status, expected, "{line}: {answer}");
+    }
+    let (_, answer) = node.get("/api/v1/cluster").await;
+    assert!(answer.contains("www-authenticate: Bearer"), "{answer}");
+}
+
+/// The document is written by hand, and so are the routes: each knows what the other knows.
+#[tokio::test]
+async fn every_route_is_in_the_document_and_every_path_of_it_is_a_route() {
+    let document: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+    let described: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+    let sources = [include_str!("api.rs"), include_str!("cluster.rs")].concat();
+    let routes: Vec<&str> = sources
+        .split('"')
+        .filter(|text| text.starts_with("/api/v1/") && !text.contains('*'))
+        .collect();
+    for path in &described {
+        assert!(
+            routes.contains(&path.as_str()),
+            "{path} is described and is no route"
+        );
+    }
+    for path in routes.iter().filter(|path| !path.contains(' ')) {
+        assert!(
+            described.iter().any(|known| known == path),
+            "{path} is not described"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_reference_within_the_document_leads_somewhere() {
+    fn visit(value: &serde_json::Value, document: &serde_json::Value) {
+        if let Some(reference) = value["$ref"].as_str() {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+        let inner = value.as_object().map(|map| map.values().collect::<Vec<_>>());
+        let inner = inner.or_else(|| value.as_array().map(|list| list.iter().collect()));
+        inner
+            .into_iter()
+            .flatten()
+            .for_each(|value| visit(value, document));
+    }
+    let document: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+    visit(&document, &document);
 }

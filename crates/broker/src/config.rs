@@ -7,6 +7,7 @@ mod auth;
 mod choices;
 mod cluster;
 mod listener;
+mod token;
 mod units;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,6 +24,7 @@ pub use choices::{
 pub use cluster::{Cluster, ClusterTls, PEER_PORT};
 pub use listener::Listener;
 pub use section::{Key, Problem, Section, SectionReference};
+pub use token::Token;
 pub use units::{ByteSize, TimeSpan, UnitError};
 
 /// Everything a node is told at start.
@@ -197,11 +199,20 @@ section! {
 }
 
 section! {
-    /// Health (`/livez`, `/readyz`, `/startupz`) and metrics (`/metrics`) over HTTP. They tell no client data, and ask for
-    /// no password: bind beyond loopback only where that is wanted.
+    /// HTTP for operators: health (`/livez`, `/readyz`, `/startupz`) and metrics (`/metrics`), which tell no client data and
+    /// answer everybody who reaches the address; the API (`/api/v1`) and the dashboard (`/`), which ask for a token. Without
+    /// any token they answer this machine alone, and let it do everything.
     pub struct Admin {
         /// Address and port. Port 0: any free one, printed at start.
         bind: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9100));
+        /// Tokens that permit to look, each of at least 32 characters, as `openssl rand -hex 32` makes them.
+        read_tokens: Vec<Token> = Vec::new();
+        /// Tokens that permit to look and to change.
+        write_tokens: Vec<Token> = Vec::new();
+        /// File with more tokens that permit to look, one a line.
+        read_token_file: Option<PathBuf> = None;
+        /// File with more tokens that permit to look and to change, one a line.
+        write_token_file: Option<PathBuf> = None;
     }
 }
 
@@ -212,6 +223,39 @@ section! {
         format: LogFormat = LogFormat::Text;
         /// `error`, `warn`, `info`, `debug` or `trace`, also per part: `info,broker=debug`.
         level: String = String::from("info");
+    }
+}
+
+impl Admin {
+    /// The tokens that permit to look, and those that permit to change, with those of the files. Blocks.
+    ///
+    /// # Errors
+    /// A file cannot be read, or has a token that is too short.
+    pub fn tokens(&self) -> Result<(Vec<Token>, Vec<Token>), String> {
+        let all = |tokens: &[Token], file: &Option<PathBuf>| {
+            let mut all = tokens.to_vec();
+            if let Some(file) = file {
+                all.append(&mut Token::read(file)?);
+            }
+            Ok::<_, String>(all)
+        };
+        Ok((
+            all(&self.read_tokens, &self.read_token_file)?,
+            all(&self.write_tokens, &self.write_token_file)?,
+        ))
+    }
+
+    fn check(&self, problems: &mut Vec<Problem>) {
+        for (key, tokens) in [
+            ("read_tokens", &self.read_tokens),
+            ("write_tokens", &self.write_tokens),
+        ] {
+            for (index, token) in tokens.iter().enumerate() {
+                if let Some(problem) = token.problem() {
+                    problems.push(Problem::new(format!("admin.{key}[{index}]"), problem));
+                }
+            }
+        }
     }
 }
 
@@ -304,6 +348,7 @@ impl Config {
                 "has to be whole seconds".to_owned(),
             ));
         }
+        self.admin.check(problems);
         self.cluster.check(problems);
     }
 }

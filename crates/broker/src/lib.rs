@@ -13,6 +13,7 @@ mod mailbox;
 mod message;
 mod metrics;
 mod observer;
+pub mod operator;
 mod outbox;
 mod pass;
 mod peer_net;
@@ -223,6 +224,11 @@ impl Broker {
     /// The groups of this node: for operators, who see the cluster and change who belongs to it.
     pub fn cluster(&self) -> Cluster {
         self.shared.cluster.clone()
+    }
+
+    /// Looks into the node and acts on it, for operators.
+    pub fn operator(&self) -> operator::Operator {
+        operator::Operator::new(Arc::clone(&self.shared))
     }
 
     /// How many shards the sessions and retained messages are spread over.

@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::incoming;
 use crate::mailbox::Close;
 use crate::metrics::Metrics;
+use crate::operator;
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::shared::Shared;
@@ -117,5 +118,15 @@ impl Observer for NodeObserver {
         );
         self.metrics.fences.increment(1);
         self.registry.close_all(Close::Fenced);
+    }
+
+    fn numbers(&self) -> proto::NodeNumbers {
+        let shared = self.shared.get().and_then(Weak::upgrade);
+        shared.map_or_else(Default::default, |shared| operator::numbers(&shared))
+    }
+
+    fn connection(&self, client: &str) -> proto::ConnectionFacts {
+        let shared = self.shared.get().and_then(Weak::upgrade);
+        shared.map_or_else(Default::default, |shared| operator::connection(&shared, client))
     }
 }

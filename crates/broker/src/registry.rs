@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use bytestring::ByteString;
 use foldhash::HashMap;
+use mqtt_codec::ProtocolVersion;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -18,6 +20,24 @@ pub(crate) struct Connected {
     pub(crate) mailbox: Arc<Mailbox>,
     /// Closed when the connection has ended and its last commands are proposed.
     pub(crate) ended: watch::Receiver<()>,
+    /// For operators.
+    pub(crate) facts: Arc<Facts>,
+}
+
+/// What operators want to know of a connection.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) peer: SocketAddr,
+    pub(crate) listener: Arc<str>,
+    pub(crate) version: ProtocolVersion,
+    /// Seconds; 0: none.
+    pub(crate) keep_alive: u16,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) since_ms: u64,
+    /// The session is kept in a shard.
+    pub(crate) durable: bool,
+    /// Deliveries that the client has not acknowledged, as of its last turn.
+    pub(crate) in_flight: AtomicU32,
 }
 
 /// All of them.
@@ -150,6 +170,15 @@ mod tests {
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
             mailbox: Mailbox::new(epoch, "c".into(), 100, 100, &QueueMemory::unlimited()),
             ended: watch::channel(()).1,
+            facts: Arc::new(Facts {
+                peer: ([127, 0, 0, 1], 1).into(),
+                listener: "mqtt".into(),
+                version: ProtocolVersion::V5,
+                keep_alive: 60,
+                since_ms: 0,
+                durable: false,
+                in_flight: AtomicU32::new(0),
+            }),
         }
     }
 

@@ -218,6 +218,13 @@ impl Router {
         entry.groups.iter().find(|group| &*group.name == name).cloned()
     }
 
+    /// Shows every filter of this node with its subscribers; while it does, nobody subscribes.
+    pub(crate) fn for_each_filter(&self, mut visit: impl FnMut(&str, &[Subscriber])) {
+        for (filter, entry) in self.table.read().iter() {
+            visit(&filter, &entry.subscribers);
+        }
+    }
+
     /// Filters with a connected subscriber or a group.
     pub(crate) fn filters(&self) -> usize {
         self.table.read().len()

@@ -246,6 +246,21 @@ impl ShareGroup {
         others.any(|member| !connected || member.is_connected(this_node))
     }
 
+    /// All of them: the client, the node it is connected to, and whether a shard keeps its session.
+    pub(crate) fn list(&self, this_node: u64) -> Vec<(ByteString, Option<u64>, bool)> {
+        let members = self.members.lock();
+        let member = |member: &Member| {
+            let node = match member.here.is_some() {
+                true => Some(this_node),
+                false => member.elsewhere(this_node),
+            };
+            let shard = member.here.as_ref().and_then(|here| here.shard);
+            let kept = shard.or(member.known.and_then(|known| known.shard)).is_some();
+            (member.client.clone(), node, kept)
+        };
+        members.list.iter().map(member).collect()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.members.lock().list.is_empty()
     }

@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use cluster::{Clock, Cluster};
 use mqtt_codec::QoS;
 use mqtt_session::ServerLimits;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
@@ -43,8 +44,15 @@ pub(crate) struct Shared {
     pub(crate) sources: Sources,
     /// Cancelled when the node stops.
     pub(crate) stopping: CancellationToken,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) started_ms: u64,
+    /// For operators who look on as messages pass.
+    pub(crate) watches: Arc<Semaphore>,
     next_connection: AtomicU64,
 }
+
+/// Operators who look on at the same time.
+const WATCHES_MAX: usize = 16;
 
 impl Shared {
     #[expect(clippy::too_many_arguments, reason = "each is a part, and it is called once")]
@@ -58,6 +66,7 @@ impl Shared {
         metrics: Arc<Metrics>,
         authenticator: Arc<dyn Authenticator>,
     ) -> Self {
+        let started_ms = clock.now_ms();
         Self {
             limits: Arc::new(server_limits(&config)),
             sources: Sources::new(config.storage.shards),
@@ -74,6 +83,8 @@ impl Shared {
             sys: SysTopics::default(),
             incoming: Incoming::default(),
             stopping: CancellationToken::new(),
+            started_ms,
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             next_connection: AtomicU64::new(1),
         }
     }

@@ -357,7 +357,26 @@ impl Cluster {
     /// A shard that may have some has no leader with a quorum.
     pub async fn retained(&self, filter: &str, limit: usize) -> Result<Vec<Publication>, ProposeError> {
         let shards = self.shards_of_filter(filter);
-        self.0.read_all_retained(shards, filter, limit).await
+        let mut found = self.0.read_all_retained(shards, filter, "", limit).await?;
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// As `retained`, in the order of topics, and those behind a topic only: a page of a long list.
+    ///
+    /// # Errors
+    /// As `retained`.
+    pub async fn retained_page(
+        &self,
+        filter: &str,
+        behind: &str,
+        limit: usize,
+    ) -> Result<Vec<Publication>, ProposeError> {
+        let shards = self.shards_of_filter(filter);
+        let mut found = self.0.read_all_retained(shards, filter, behind, limit).await?;
+        found.sort_by(|a, b| a.topic.cmp(&b.topic));
+        found.truncate(limit);
+        Ok(found)
     }
 
     /// As `retained`, at once and from this node's replicas: for a node that is alone.

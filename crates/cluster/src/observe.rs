@@ -1,6 +1,6 @@
 //! What the replicated state and other nodes tell the broker on this node.
 
-use cluster_proto::{ForwardMessage, ShareMember};
+use cluster_proto::{ConnectionFacts, ForwardMessage, NodeNumbers, ShareMember};
 use tokio::sync::watch;
 
 use crate::ShardId;
@@ -23,6 +23,15 @@ pub trait Observer: Send + Sync + 'static {
     fn kick(&self, client: &str, epoch: u64) -> Option<watch::Receiver<()>>;
     /// The node lost its lease: every connection is to be closed.
     fn fenced(&self);
+    /// What the node has counted, for operators who ask any node.
+    fn numbers(&self) -> NodeNumbers {
+        NodeNumbers::default()
+    }
+    /// What is known of a client that is connected to this node.
+    fn connection(&self, client: &str) -> ConnectionFacts {
+        let _ = client;
+        ConnectionFacts::default()
+    }
 }
 
 /// A connection that wants to know when its session's queue has more.

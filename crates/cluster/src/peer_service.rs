@@ -229,6 +229,11 @@ impl Inner {
                     reply.send(call_response::Body::Done(Empty {}));
                 });
             }
+            Body::AskNumbers(_) => reply.send(call_response::Body::Numbers(self.observer.numbers())),
+            Body::AskConnection(asked) => {
+                let facts = self.observer.connection(&asked.client);
+                reply.send(call_response::Body::Connection(facts));
+            }
             Body::Barrier(barrier) => {
                 tokio::spawn(async move { reply.send(self.answer_barrier(barrier).await) });
             }

@@ -115,17 +115,18 @@ impl Inner {
         None
     }
 
-    /// Retained messages of one shard, as they are acknowledged now.
+    /// Retained messages of one shard behind a topic, as they are acknowledged now.
     pub(crate) async fn read_retained(
         &self,
         shard: ShardId,
         filter: &str,
+        behind: &str,
         limit: usize,
     ) -> Result<Vec<Publication>, ProposeError> {
         let slot = self.slot(shard).ok_or(ProposeError::NoQuorum)?;
         let index = self.read_index(shard, READ_WITHIN).await?;
         let Some(replica) = slot.replica() else {
-            return self.read_retained_there(slot, filter, limit).await;
+            return self.read_retained_there(slot, filter, behind, limit).await;
         };
         if !replica.wait_applied(index, READ_WITHIN).await {
             return Err(ProposeError::NoQuorum);
@@ -133,10 +134,10 @@ impl Inner {
         let mut found: Vec<Publication> = Vec::new();
         let now_ms = self.clock.now_ms();
         while found.len() < limit {
-            let after = found.last().map(|last| last.topic.clone());
+            let after = found.last().map_or(behind, |last| &last.topic).to_owned();
             let more = replica.machine.retained_after(
                 filter,
-                after.as_deref(),
+                Some(&after),
                 now_ms,
                 SLICE.min(limit - found.len()),
                 &mut found,
@@ -153,6 +154,7 @@ impl Inner {
         &self,
         slot: &Slot,
         filter: &str,
+        behind: &str,
         limit: usize,
     ) -> Result<Vec<Publication>, ProposeError> {
         let peers = self.peers.as_ref().ok_or(ProposeError::NoQuorum)?;
@@ -163,7 +165,7 @@ impl Inner {
                 shard: u32::from(slot.id),
                 filter: filter.to_owned(),
                 limit: (limit - found.len()) as u64,
-                after_topic: found.last().map(|last| last.topic.clone()).unwrap_or_default(),
+                after_topic: found.last().map_or(behind, |last| &last.topic).to_owned(),
             });
             let leader = slot.leader().unwrap_or(0);
             match peers.call(leader, Channel::Data, body, READ_WITHIN).await {
@@ -241,19 +243,18 @@ impl Inner {
         responses.into_iter().next().ok_or(ProposeError::NoQuorum)
     }
 
-    /// All shards that a filter may have retained messages in.
+    /// All shards that a filter may have retained messages in, each from behind a topic on.
     pub(crate) async fn read_all_retained(
         &self,
         shards: Vec<ShardId>,
         filter: &str,
+        behind: &str,
         limit: usize,
     ) -> Result<Vec<Publication>, ProposeError> {
         let reading = shards
             .into_iter()
-            .map(|shard| self.read_retained(shard, filter, limit));
-        let mut found: Vec<Publication> = try_join_all(reading).await?.into_iter().flatten().collect();
-        found.truncate(limit);
-        Ok(found)
+            .map(|shard| self.read_retained(shard, filter, behind, limit));
+        Ok(try_join_all(reading).await?.into_iter().flatten().collect())
     }
 
     /// As the leader of a shard: a session's queue for the node that owns the session.

@@ -26,8 +26,44 @@ pub(crate) enum Command {
     Passwd(PasswdArguments),
     /// Ask a running node, or tell it what to do.
     Ctl(CtlArguments),
+    /// Ask the node on this machine whether it is ready. Exit code 0: it is; 3: it is not. For probes and health checks.
+    Health(HealthArguments),
     /// Load an MQTT broker and measure it.
     Bench(flotilla_bench::Args),
+    /// Print a script that completes commands and flags: `source <(flotilla completions bash)`.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// A shell that can be told what to complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Shell {
+    /// GNU Bash.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// Fish.
+    Fish,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealthArguments {
+    /// Address of the node's admin listener. One that is bound to every address is asked on this machine.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "FLOTILLA_ADMIN",
+        default_value = "127.0.0.1:9100"
+    )]
+    pub(crate) admin: String,
+    /// Ask whether the process is alive, not whether it is ready.
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// Ask whether it has ever been ready.
+    #[arg(long, conflicts_with = "live")]
+    pub(crate) started: bool,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +105,18 @@ pub(crate) struct CtlArguments {
     /// How answers look.
     #[arg(long, value_name = "FORM", value_enum, default_value_t = Output::Table, global = true)]
     pub(crate) output: Output,
+    /// Token of the node's configuration (better: FLOTILLA_TOKEN, or a file).
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "FLOTILLA_TOKEN",
+        hide_env_values = true,
+        global = true
+    )]
+    pub(crate) token: Option<String>,
+    /// File with the token in its first line.
+    #[arg(long, value_name = "FILE", env = "FLOTILLA_TOKEN_FILE", global = true)]
+    pub(crate) token_file: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) about: CtlAbout,
 }
@@ -84,9 +132,163 @@ pub(crate) enum Output {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CtlAbout {
+    /// Everything at a glance. Exit code 3: an alarm is critical.
+    Overview,
     /// The nodes of the cluster.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// The process that answers.
+    Node,
+    /// Let the node end as on SIGTERM: not ready, clients asked to leave, leaders handed over. It stays a member.
+    Drain,
+    /// Sessions, connected or away.
+    #[command(subcommand)]
+    Clients(ClientsCommand),
+    /// Who subscribes to what.
+    Subscriptions {
+        /// A part of the topic filter.
+        #[arg(long, value_name = "TEXT")]
+        filter: Option<String>,
+        /// A part of the client id.
+        #[arg(long, value_name = "TEXT")]
+        client: Option<String>,
+        #[command(flatten)]
+        paging: Paging,
+    },
+    /// Which filters are routed to which nodes and shards.
+    Routes {
+        /// A part of the topic filter.
+        #[arg(long, value_name = "TEXT")]
+        filter: Option<String>,
+        #[command(flatten)]
+        paging: Paging,
+    },
+    /// Where a message published here would go.
+    Explain {
+        /// Its topic.
+        topic: String,
+        /// Its quality of service.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
+        qos: u8,
+    },
+    /// Retained messages.
+    #[command(subcommand)]
+    Retained(RetainedCommand),
+    /// Publish a message, and wait until every destination has it. Exit code 3: not all have.
+    Publish {
+        /// Where.
+        topic: String,
+        /// What; without it, what comes by standard input.
+        message: Option<String>,
+        /// Its quality of service.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
+        qos: u8,
+        /// Keep it for those who subscribe later.
+        #[arg(long)]
+        retain: bool,
+        /// Seconds until it is not delivered any more.
+        #[arg(long, value_name = "SECONDS")]
+        expires_in: Option<u32>,
+    },
+    /// Show messages as they pass, until interrupted.
+    Watch {
+        /// A topic filter.
+        filter: String,
+    },
+    /// Show what the log tells, or change it until the next start.
+    Log {
+        /// As `debug` or `info,broker=debug`.
+        level: Option<String>,
+    },
+    /// The configuration that the node runs with; secrets are masked.
+    Config {
+        /// Only what was set.
+        #[arg(long)]
+        set: bool,
+    },
+    /// The certificates of the node. Exit code 3: one has expired or cannot be read.
+    Certificates,
+    /// The description of the API behind all this (OpenAPI, JSON).
+    Api,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Paging {
+    /// So many at the most. 0: all.
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientsCommand {
+    /// List them, in the order of client ids.
+    List {
+        /// A part of the client id.
+        #[arg(long, value_name = "TEXT")]
+        filter: Option<String>,
+        /// A whole user name.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// Only those with a connection.
+        #[arg(long)]
+        connected: bool,
+        /// Only those without.
+        #[arg(long, conflicts_with = "connected")]
+        away: bool,
+        /// Only those connected to this node, by name or identifier.
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+        #[command(flatten)]
+        paging: Paging,
+    },
+    /// Show one in full: owner, subscriptions, what waits and what is in flight.
+    Show {
+        /// Its client id.
+        client: String,
+    },
+    /// Close its connection, on whatever node it is.
+    Disconnect {
+        /// Its client id.
+        client: String,
+        /// Delete its session, too: subscriptions and waiting messages.
+        #[arg(long)]
+        end_session: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RetainedCommand {
+    /// List them, in the order of topics.
+    List {
+        /// A topic filter.
+        #[arg(long, value_name = "FILTER", default_value = "#")]
+        filter: String,
+        #[command(flatten)]
+        paging: Paging,
+    },
+    /// Print the payload of one.
+    Show {
+        /// Its topic.
+        topic: String,
+    },
+    /// Delete one.
+    Delete {
+        /// Its topic.
+        topic: String,
+    },
+    /// Write them down, a line of JSON each.
+    Backup {
+        /// A topic filter.
+        #[arg(long, value_name = "FILTER", default_value = "#")]
+        filter: String,
+        /// Without it: to standard output.
+        file: Option<PathBuf>,
+    },
+    /// Set what a backup has. Subscribers are not told; what is there under other topics stays.
+    Restore {
+        /// Without it: from standard input.
+        file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

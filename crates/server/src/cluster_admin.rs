@@ -128,6 +128,6 @@ impl ClusterAdmin for NodeAdmin {
 }
 
 /// A node's identifier, as operators see it.
-fn shown_id(node: u64) -> String {
+pub(crate) fn shown_id(node: u64) -> String {
     format!("{node:016x}")
 }

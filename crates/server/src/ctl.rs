@@ -1,157 +1,231 @@
-//! `flotilla ctl`: questions and orders to a running node, over HTTP to its admin listener.
+//! `flotilla ctl`: questions and orders to a running node, over HTTP to its admin listener. What is shown is in `show`, how
+//! tables look in `table`.
 
-mod http;
+mod backup;
+mod cluster;
+pub(crate) mod http;
+mod list;
+mod publish;
+mod show;
+mod table;
 
-use std::fmt::Write as _;
+use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use admin::{ClusterStatus, MemberState};
-use anyhow::{Context, bail};
+use anyhow::Context;
+use serde_json::Value;
 
-use crate::arguments::{ClusterCommand, CtlAbout, CtlArguments, Output};
+use crate::arguments::{ClientsCommand, ClusterCommand, CtlAbout, CtlArguments, Output, RetainedCommand};
+use http::{Request, escaped};
 
 /// The node has answered, and not everything is well.
-const EXIT_NOT_WELL: u8 = 3;
+pub(crate) const EXIT_NOT_WELL: u8 = 3;
+const EXIT_NOT_FOUND: u8 = 4;
+const EXIT_NOT_PERMITTED: u8 = 5;
+
+/// The node has answered that it does not do it.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    status: u16,
+    reason: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the node refused ({}): {}", self.status, self.reason)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Refused {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self.status {
+            401 | 403 => ExitCode::from(EXIT_NOT_PERMITTED),
+            404 => ExitCode::from(EXIT_NOT_FOUND),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
 
 pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
-    let CtlAbout::Cluster(command) = &arguments.about;
+    let ctl = Ctl::new(arguments)?;
+    match &arguments.about {
+        CtlAbout::Overview => show::overview(&ctl),
+        CtlAbout::Cluster(ClusterCommand::Status) => cluster::status(&ctl),
+        CtlAbout::Cluster(ClusterCommand::Leave) => ctl.change("POST", "/api/v1/cluster/leave"),
+        CtlAbout::Cluster(ClusterCommand::Forget { node }) => {
+            ctl.change("POST", &format!("/api/v1/cluster/forget/{}", escaped(node)))
+        }
+        CtlAbout::Node => show::node(&ctl),
+        CtlAbout::Drain => ctl.change("POST", "/api/v1/node/drain"),
+        CtlAbout::Clients(command) => clients(&ctl, command),
+        CtlAbout::Subscriptions {
+            filter,
+            client,
+            paging,
+        } => list::subscriptions(&ctl, filter.as_deref(), client.as_deref(), paging.limit),
+        CtlAbout::Routes { filter, paging } => list::routes(&ctl, filter.as_deref(), paging.limit),
+        CtlAbout::Explain { topic, qos } => show::explain(&ctl, topic, *qos),
+        CtlAbout::Retained(command) => retained(&ctl, command),
+        CtlAbout::Publish {
+            topic,
+            message,
+            qos,
+            retain,
+            expires_in,
+        } => publish::run(&ctl, topic, message.as_deref(), (*qos, *retain, *expires_in)),
+        CtlAbout::Watch { filter } => publish::watch(&ctl, filter),
+        CtlAbout::Log { level } => show::log(&ctl, level.as_deref()),
+        CtlAbout::Config { set } => show::config(&ctl, *set),
+        CtlAbout::Certificates => show::certificates(&ctl),
+        CtlAbout::Api => ctl.print(&ctl.get("/api/v1/openapi.json")?),
+    }
+}
+
+fn clients(ctl: &Ctl<'_>, command: &ClientsCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ClusterCommand::Status => status(arguments),
-        ClusterCommand::Leave => change(arguments, "/api/v1/cluster/leave"),
-        ClusterCommand::Forget { node } => change(
-            arguments,
-            &format!("/api/v1/cluster/forget/{}", http::escaped(node)),
+        ClientsCommand::List {
+            filter,
+            user,
+            connected,
+            away,
+            node,
+            paging,
+        } => {
+            let state = match (connected, away) {
+                (true, _) => Some("true"),
+                (false, true) => Some("false"),
+                (false, false) => None,
+            };
+            let query = [
+                ("filter", filter.as_deref()),
+                ("user", user.as_deref()),
+                ("connected", state),
+                ("node", node.as_deref()),
+            ];
+            list::clients(ctl, &query, paging.limit)
+        }
+        ClientsCommand::Show { client } => show::client(ctl, client),
+        ClientsCommand::Disconnect { client, end_session } => {
+            let session = if *end_session { "end" } else { "keep" };
+            let path = format!("/api/v1/clients/{}/disconnect?session={session}", escaped(client));
+            ctl.change("POST", &path)
+        }
+    }
+}
+
+fn retained(ctl: &Ctl<'_>, command: &RetainedCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        RetainedCommand::List { filter, paging } => list::retained(ctl, filter, paging.limit),
+        RetainedCommand::Show { topic } => show::retained(ctl, topic),
+        RetainedCommand::Delete { topic } => ctl.change(
+            "DELETE",
+            &format!("/api/v1/retained/message?topic={}", escaped(topic)),
         ),
+        RetainedCommand::Backup { filter, file } => backup::write(ctl, filter, file.as_deref()),
+        RetainedCommand::Restore { file } => backup::restore(ctl, file.as_deref()),
     }
 }
 
-fn status(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
-    let answer = ask(arguments, "GET", "/api/v1/cluster")?;
-    let status: ClusterStatus = serde_json::from_str(&answer).context("the answer of the node")?;
-    let text = match arguments.output {
-        Output::Json => serde_json::to_string_pretty(&status)? + "\n",
-        Output::Table => table(&status),
-    };
-    io::stdout().write_all(text.as_bytes())?;
-    let down = status
-        .members
-        .iter()
-        .any(|member| member.state == MemberState::Down);
-    match status.ready && !down {
-        true => Ok(ExitCode::SUCCESS),
-        false => Ok(ExitCode::from(EXIT_NOT_WELL)),
+/// The node that is asked, and how its answers are to look.
+pub(crate) struct Ctl<'a> {
+    arguments: &'a CtlArguments,
+    token: Option<String>,
+}
+
+impl<'a> Ctl<'a> {
+    fn new(arguments: &'a CtlArguments) -> anyhow::Result<Self> {
+        let file = arguments
+            .token_file
+            .as_deref()
+            .filter(|file| !file.as_os_str().is_empty());
+        let token = match (&arguments.token, file) {
+            (Some(token), _) if !token.is_empty() => Some(token.clone()),
+            (_, Some(file)) => {
+                let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+                let mut lines = text.lines().map(str::trim);
+                let token = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
+                Some(
+                    token
+                        .with_context(|| format!("{}: there is no token in it", file.display()))?
+                        .to_owned(),
+                )
+            }
+            _ => None,
+        };
+        Ok(Self { arguments, token })
+    }
+
+    fn is_json(&self) -> bool {
+        self.arguments.output == Output::Json
+    }
+
+    fn request<'r>(&'r self, method: &'r str, path: &'r str) -> Request<'r> {
+        Request {
+            address: &self.arguments.admin,
+            method,
+            path,
+            token: self.token.as_deref(),
+            body: None,
+        }
+    }
+
+    /// The answer, whatever its status.
+    fn answer(&self, request: &Request<'_>) -> anyhow::Result<http::Answer> {
+        http::ask(request).with_context(|| format!("asking the node at {} (--admin)", self.arguments.admin))
+    }
+
+    /// The body of a good answer; another one becomes an error with the node's words.
+    fn ask(&self, method: &str, path: &str) -> anyhow::Result<String> {
+        good(self.answer(&self.request(method, path))?)
+    }
+
+    /// A good answer in JSON.
+    fn get(&self, path: &str) -> anyhow::Result<Value> {
+        serde_json::from_str(&self.ask("GET", path)?).context("the answer of the node")
+    }
+
+    /// An order without an answer.
+    fn change(&self, method: &str, path: &str) -> anyhow::Result<ExitCode> {
+        self.ask(method, path)?;
+        self.done()
+    }
+
+    fn done(&self) -> anyhow::Result<ExitCode> {
+        self.say(if self.is_json() {
+            "{\"done\": true}\n"
+        } else {
+            "done\n"
+        })
+    }
+
+    fn print(&self, value: &Value) -> anyhow::Result<ExitCode> {
+        self.say(&(serde_json::to_string_pretty(value)? + "\n"))
+    }
+
+    fn say(&self, text: &str) -> anyhow::Result<ExitCode> {
+        io::stdout().write_all(text.as_bytes())?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-fn change(arguments: &CtlArguments, path: &str) -> anyhow::Result<ExitCode> {
-    ask(arguments, "POST", path)?;
-    let text = match arguments.output {
-        Output::Json => "{\"done\": true}\n",
-        Output::Table => "done\n",
-    };
-    io::stdout().write_all(text.as_bytes())?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The body of a good answer; another one becomes an error with the node's words.
-fn ask(arguments: &CtlArguments, method: &str, path: &str) -> anyhow::Result<String> {
-    let answer = http::ask(&arguments.admin, method, path)
-        .with_context(|| format!("asking the node at {} (--admin)", arguments.admin))?;
+fn good(answer: http::Answer) -> anyhow::Result<String> {
     match answer.status {
         200..300 => Ok(answer.body),
-        status => bail!("the node refused ({status}): {}", answer.body.trim()),
+        status => Err(Refused {
+            status,
+            reason: answer.body.trim().to_owned(),
+        }
+        .into()),
     }
 }
 
-fn table(status: &ClusterStatus) -> String {
-    let head = ["NAME", "STATE", "ROLE", "HELD", "LED", "ADDRESS", "ZONE", "ID"].map(str::to_owned);
-    let mut rows = vec![head];
-    for member in &status.members {
-        let role = match (member.leader, member.voter) {
-            (true, _) => "leader",
-            (false, true) => "voter",
-            (false, false) => "follower",
-        };
-        rows.push([
-            member.name.clone(),
-            member.state.as_str().to_owned(),
-            role.to_owned(),
-            member.shards_held.to_string(),
-            member.shards_led.to_string(),
-            or_dash(&member.address),
-            or_dash(&member.zone),
-            member.node_id.clone(),
-        ]);
-    }
-    let mut text = String::new();
-    let ready = if status.ready { "ready" } else { "not ready" };
-    // Writing to a String has no way to fail.
-    let _ = writeln!(
-        text,
-        "cluster {}, {} shards; {} is {ready}\n",
-        or_dash(&status.cluster_id),
-        status.shards,
-        status.node
-    );
-    for row in &rows {
-        let cells: Vec<String> = row
-            .iter()
-            .enumerate()
-            .map(|(column, cell)| {
-                let width = rows
-                    .iter()
-                    .map(|row| row[column].chars().count())
-                    .max()
-                    .unwrap_or(0);
-                format!("{cell:width$}")
-            })
-            .collect();
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
-    text
-}
-
-fn or_dash(text: &str) -> String {
-    if text.is_empty() { "-" } else { text }.to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use admin::MemberStatus;
-
-    use super::*;
-
-    #[test]
-    fn the_table_has_a_line_for_each_member() {
-        let member = |name: &str, state, leader| MemberStatus {
-            name: name.to_owned(),
-            node_id: "00000000000000aa".to_owned(),
-            address: String::new(),
-            zone: "east".to_owned(),
-            state,
-            voter: leader,
-            leader,
-            shards_held: 16,
-            shards_led: 5,
-        };
-        let shown = table(&ClusterStatus {
-            cluster_id: "c".to_owned(),
-            node: "first".to_owned(),
-            ready: true,
-            shards: 16,
-            members: vec![
-                member("first", MemberState::Up, true),
-                member("second-one", MemberState::Leaving, false),
-            ],
-        });
-        let expected = "\
-cluster c, 16 shards; first is ready
-
-NAME        STATE    ROLE      HELD  LED  ADDRESS  ZONE  ID
-first       up       leader    16    5    -        east  00000000000000aa
-second-one  leaving  follower  16    5    -        east  00000000000000aa
-";
-        assert_eq!(shown, expected);
+/// Success, or that not everything is well.
+fn well(is_well: bool) -> ExitCode {
+    match is_well {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_NOT_WELL),
     }
 }

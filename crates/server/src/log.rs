@@ -1,26 +1,66 @@
 //! Log lines to standard error, for people or machines.
 
 use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use broker::config::{Log, LogFormat};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+/// Changes what the log tells while the process runs.
+pub(crate) struct LogControl {
+    level: Mutex<String>,
+    replace: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
+}
+
+impl LogControl {
+    /// As it was set last.
+    pub(crate) fn level(&self) -> String {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on, until the next start. What means nothing is refused and changes nothing.
+    pub(crate) fn set(&self, level: &str) -> Result<(), String> {
+        if let Some(problem) = level_problem(level) {
+            return Err(problem);
+        }
+        (self.replace)(filter(level).map_err(|error| error.to_string())?)?;
+        level.clone_into(&mut self.level.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(())
+    }
+}
 
 /// Starts logging for the whole process.
-pub(crate) fn init(config: &Log) -> anyhow::Result<()> {
-    // It reports every step of every group at `info`, and every try to reach a node that is down at `warn`: this node says that
-    // itself, once. Whoever wants more names it, and what is named later counts.
-    let level = format!("openraft=error,{}", config.level);
-    let filter = EnvFilter::builder().parse(level).context("log.level")?;
+pub(crate) fn init(config: &Log) -> anyhow::Result<LogControl> {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
-        .with_env_filter(filter);
-    let started = match config.format {
-        LogFormat::Text => subscriber.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
+        .with_env_filter(filter(&config.level).context("log.level")?);
+    macro_rules! start {
+        ($subscriber:expr) => {{
+            let subscriber = $subscriber.with_filter_reloading();
+            let handle = subscriber.reload_handle();
+            let started = subscriber.try_init();
+            started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))?;
+            Box::new(move |filter: EnvFilter| handle.reload(filter).map_err(|error| error.to_string()))
+        }};
+    }
+    // The two forms have handles of different types.
+    let replace: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync> = match config.format {
+        LogFormat::Text => start!(subscriber.with_ansi(io::stderr().is_terminal())),
+        LogFormat::Json => start!(subscriber.json().flatten_event(true)),
     };
-    started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))
+    Ok(LogControl {
+        level: Mutex::new(config.level.clone()),
+        replace,
+    })
+}
+
+fn filter(level: &str) -> Result<EnvFilter, ParseError> {
+    // It reports every step of every group at `info`, and every try to reach a node that is down at `warn`: this node says that
+    // itself, once. Whoever wants more names it, and what is named later counts.
+    EnvFilter::builder().parse(format!("openraft=error,{level}"))
 }
 
 /// Why a `log.level` means nothing. A word without `=` has to be a level: `inof` is a slip and not the name of a part.

@@ -3,22 +3,29 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
-use admin::{Admin, BuildInfo, Health};
+use admin::views::ListenerView;
+use admin::{Access, Admin, BuildInfo, Health};
 use anyhow::Context;
 use broker::Broker;
-use broker::config::Config;
+use broker::config::{Config, Token};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::arguments::ConfigFlags;
 use crate::cluster_admin::NodeAdmin;
+use crate::log::LogControl;
+use crate::operations::NodeOperations;
 use crate::{build, config, files_limit, log, metrics};
 
 pub(crate) fn run(flags: &ConfigFlags) -> anyhow::Result<()> {
-    let config = config::load(flags)?.config;
-    log::init(&config.log)?;
+    let loaded = config::load(flags)?;
+    let settings = loaded.settings();
+    let config = loaded.config;
+    let log = log::init(&config.log)?;
     info!(
         version = build::VERSION,
         commit = build::COMMIT,
@@ -27,7 +34,7 @@ pub(crate) fn run(flags: &ConfigFlags) -> anyhow::Result<()> {
     files_limit::raise(config.limits.connections_max);
     warn_of_risks(&config);
     let runtime = runtime(config.node.worker_threads)?;
-    let outcome = runtime.block_on(serve(config));
+    let outcome = runtime.block_on(serve(config, settings, log));
     // Tasks that are still there belong to connections: nothing they hold has to be kept.
     runtime.shutdown_background();
     outcome
@@ -45,7 +52,8 @@ fn runtime(worker_threads: u16) -> anyhow::Result<Runtime> {
         .context("starting the runtime")
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, settings: Vec<admin::views::Setting>, log: LogControl) -> anyhow::Result<()> {
+    let started = Instant::now();
     let mut stop_signals = StopSignals::listen()?;
     let mut reload_signal = signal(SignalKind::hangup())?;
     let stop_timeout = config.node.stop_timeout.get();
@@ -62,9 +70,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         commit: build::COMMIT,
         rustc: build::RUSTC,
     };
-    let admin = Admin::start(config.admin.bind, Arc::clone(&health), metrics::install()?, build)
-        .await
-        .with_context(|| format!("listening on admin.bind {}", config.admin.bind))?;
+    let access = access(&config)?;
+    let admin = Admin::start(
+        config.admin.bind,
+        Arc::clone(&health),
+        metrics::install()?,
+        build,
+        access,
+    )
+    .await
+    .with_context(|| format!("listening on admin.bind {}", config.admin.bind))?;
     announce("admin", "http", admin.address());
 
     let node_config = config.clone();
@@ -75,13 +90,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             return Ok(());
         }
     };
+    let mut listeners = Vec::new();
     for (name, address) in broker.addresses() {
         let protocol = protocols.iter().find(|(known, _)| known == name);
-        announce(
-            name,
-            protocol.map_or("tcp", |(_, protocol)| protocol.as_str()),
-            *address,
-        );
+        let protocol = protocol.map_or("tcp", |(_, protocol)| protocol.as_str());
+        announce(name, protocol, *address);
+        listeners.push(ListenerView {
+            name: name.clone(),
+            protocol: protocol.to_owned(),
+            address: address.to_string(),
+        });
     }
     // Shared with the probes until the stop takes it away.
     let broker = Arc::new(RwLock::new(Some(broker)));
@@ -90,12 +108,25 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let broker = watched.read().unwrap_or_else(PoisonError::into_inner);
         broker.as_ref().is_some_and(Broker::is_ready)
     });
-    admin.set_cluster(Arc::new(NodeAdmin::new(&node_config, Arc::clone(&broker))));
+    let cluster = Arc::new(NodeAdmin::new(&node_config, Arc::clone(&broker)));
+    admin.set_cluster(Arc::clone(&cluster) as Arc<dyn admin::ClusterAdmin>);
+    let (drain, mut drained) = watch::channel(false);
+    admin.set_operations(Arc::new(NodeOperations {
+        broker: Arc::clone(&broker),
+        cluster,
+        config: node_config,
+        settings,
+        listeners,
+        log,
+        drain,
+        started,
+    }));
     info!("listening for clients; /readyz says when they are served");
 
     let name = loop {
         tokio::select! {
             name = stop_signals.next() => break name,
+            _ = drained.wait_for(|drained| *drained) => break "drain",
             _ = reload_signal.recv() => reload_access(&broker).await,
         }
     };
@@ -148,6 +179,19 @@ fn warn_of_risks(config: &Config) {
     if !config.admin.bind.ip().is_loopback() {
         warn!(address = %config.admin.bind, "metrics can be read by everyone who reaches this address");
     }
+}
+
+fn access(config: &Config) -> anyhow::Result<Access> {
+    let (read, write) = config.admin.tokens().map_err(anyhow::Error::msg)?;
+    let secrets = |tokens: Vec<Token>| tokens.iter().map(|token| token.secret().to_owned()).collect();
+    let access = Access {
+        read: secrets(read),
+        write: secrets(write),
+    };
+    if access.has_tokens() {
+        info!(?access, "the API and the dashboard ask for a token");
+    }
+    Ok(access)
 }
 
 /// SIGTERM and SIGINT.

@@ -16,4 +16,5 @@ pub use client::{Client, LIMIT, Transport, encoded, subscription_options};
 pub use cluster::{Cluster, ClusterOptions};
 pub use link::{Cut, Link};
 pub use options::{ConnectOptions, Message};
+pub use process::flotilla;
 pub use wait::wait_for;

@@ -109,6 +109,13 @@ pub(crate) fn program() -> Result<PathBuf> {
     })
 }
 
+/// The program under test, for commands that ask a node at this address.
+pub fn flotilla(admin: SocketAddr) -> Result<Command> {
+    let mut command = Command::new(program()?);
+    command.env("FLOTILLA_ADMIN", admin.to_string());
+    Ok(command)
+}
+
 /// The body of an HTTP GET; an error unless the status is 200.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> Result<String> {
     let limit = Duration::from_secs(5);

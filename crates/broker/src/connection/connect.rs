@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use access::Certificate;
@@ -24,7 +25,7 @@ use crate::mailbox::{Close, LiveMessage, Mailbox};
 use crate::message::{qos_of, to_stored};
 use crate::pass::{Denied, Pass};
 use crate::places::{Place, PlaceOf};
-use crate::registry::Connected as Registered;
+use crate::registry::{Connected as Registered, Facts};
 use crate::shared::Shared;
 
 use super::attachment::Attachment;
@@ -71,6 +72,7 @@ pub(crate) struct Accepted<S> {
     /// Kept to be judged again.
     pub(super) will_topic: Option<TopicName>,
     pub(super) origin: Origin,
+    pub(super) facts: Arc<Facts>,
     pub(super) method: Option<ByteString>,
     pub(super) read: Read,
 }
@@ -329,11 +331,21 @@ impl<'a, S: Stream> Arrival<'a, S> {
             &shared.memory,
         );
         let (ended, has_ended) = watch::channel(());
+        let facts = Arc::new(Facts {
+            peer: self.origin.peer,
+            listener: Arc::clone(&self.origin.listener),
+            version: handshake.version,
+            keep_alive: handshake.keep_alive,
+            since_ms: shared.clock.now_ms(),
+            durable,
+            in_flight: AtomicU32::new(0),
+        });
         let registered = Registered {
             epoch: connected.epoch,
             address: self.origin.peer,
             mailbox: Arc::clone(&mailbox),
             ended: has_ended,
+            facts: Arc::clone(&facts),
         };
         let newest = shared.registry.enter(claim, registered);
         let expiry = handshake.session_expiry_interval;
@@ -396,6 +408,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             pass,
             will_topic: connect.will.as_ref().map(|will| will.publication.topic().clone()),
             origin: self.origin.clone(),
+            facts,
             method,
             read: self.read,
         }))

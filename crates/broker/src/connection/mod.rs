@@ -33,6 +33,7 @@ use crate::mailbox::{Close, Event};
 use crate::pass::Pass;
 use crate::publisher::Publisher;
 use crate::queue_memory::HeldMemory;
+use crate::registry::Facts;
 use crate::shared::Shared;
 
 use attachment::Attachment;
@@ -115,6 +116,7 @@ struct Connection<S> {
     input: Bytes,
     out: WriteQueue,
     attachment: Attachment,
+    facts: Arc<Facts>,
     publisher: Publisher<PacketId>,
     events: Vec<Event>,
     actions: Vec<Action>,
@@ -183,6 +185,7 @@ impl<S: Stream> Connection<S> {
             pass,
             will_topic,
             origin,
+            facts,
             method,
             read,
         } = accepted;
@@ -204,6 +207,7 @@ impl<S: Stream> Connection<S> {
             input,
             out,
             attachment,
+            facts,
             publisher,
             events: Vec::new(),
             actions: Vec::new(),
@@ -238,6 +242,10 @@ impl<S: Stream> Connection<S> {
         let now = self.shared.clock.now_ms();
         let result = self.turns(cx, now);
         self.count();
+        let in_flight = u32::try_from(self.session.in_flight()).unwrap_or(u32::MAX);
+        self.facts
+            .in_flight
+            .store(in_flight, std::sync::atomic::Ordering::Relaxed);
         result
     }
 

@@ -225,6 +225,11 @@ impl MetaState {
         self.routes.wanted_by(Place::Node(node))
     }
 
+    /// Every filter with its destinations.
+    pub fn routes(&self) -> impl Iterator<Item = (String, &Destinations)> {
+        self.routes.iter()
+    }
+
     /// Changes whenever a route does.
     pub fn routes_generation(&self) -> u64 {
         self.routes.generation()

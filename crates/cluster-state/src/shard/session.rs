@@ -1,6 +1,7 @@
 //! One client's session, and the table of all sessions of a shard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use cluster_proto::{InboundRecord, Owner, QueueRecord, SessionRecord, Subscription, Will};
@@ -226,6 +227,18 @@ impl Sessions {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, SessionId, &Session)> {
         self.names
             .iter()
+            .filter_map(|(client, id)| Some((client, *id, self.get(*id)?)))
+    }
+
+    pub(crate) fn entry(&self, id: SessionId) -> Option<(&Arc<str>, &Session)> {
+        let (client, session) = self.slots.get(id.0 as usize)?.as_ref()?;
+        Some((client, session))
+    }
+
+    /// Those behind a client id.
+    pub(crate) fn behind(&self, client: &str) -> impl Iterator<Item = (&Arc<str>, SessionId, &Session)> {
+        self.names
+            .range::<str, _>((Bound::Excluded(client), Bound::Unbounded))
             .filter_map(|(client, id)| Some((client, *id, self.get(*id)?)))
     }
 

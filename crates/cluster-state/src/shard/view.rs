@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use cluster_proto::{Owner, Publication, ShareMember};
+use cluster_proto::{Owner, Publication, ShareMember, Subscription};
 
+use super::session::Session;
 use super::{MessageId, ShardState, subscribe};
 
 /// One delivery that is not finished.
@@ -45,6 +46,26 @@ pub struct SessionView {
     pub subscriptions: u64,
     /// When it expires, while disconnected.
     pub expires_at_ms: Option<u64>,
+    /// Seconds that it outlives its connection. 0: it ends with it.
+    pub expiry_s: u32,
+    /// Deliveries below this may have been sent before.
+    pub sent_before: u64,
+}
+
+impl SessionView {
+    fn of(session: &Session) -> Self {
+        Self {
+            owner: session.owner,
+            connected: session.connected,
+            user: session.user.clone(),
+            queued_messages: session.queue.len(),
+            queued_bytes: session.queue.bytes(),
+            subscriptions: session.subscriptions.len() as u64,
+            expires_at_ms: session.expires_at_ms,
+            expiry_s: session.expiry_s,
+            sent_before: session.queue.sent_before(),
+        }
+    }
 }
 
 /// Sums over a shard.
@@ -112,15 +133,40 @@ impl ShardState {
     /// A session.
     pub fn session(&self, client: &str) -> Option<SessionView> {
         let session = self.sessions.get(self.sessions.find(client)?)?;
-        Some(SessionView {
-            owner: session.owner,
-            connected: session.connected,
-            user: session.user.clone(),
-            queued_messages: session.queue.len(),
-            queued_bytes: session.queue.bytes(),
-            subscriptions: session.subscriptions.len() as u64,
-            expires_at_ms: session.expires_at_ms,
-        })
+        Some(SessionView::of(session))
+    }
+
+    /// Visits the sessions behind a client id, in the order of client ids, until `visit` breaks.
+    pub fn sessions_after(
+        &self,
+        client: &str,
+        visit: &mut dyn FnMut(&Arc<str>, SessionView) -> ControlFlow<()>,
+    ) {
+        for (client, _, session) in self.sessions.behind(client) {
+            if visit(client, SessionView::of(session)).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// A session's subscriptions, in the order of filters. Nothing for an unknown client.
+    pub fn subscriptions(&self, client: &str) -> Vec<Subscription> {
+        let session = self.sessions.find(client).and_then(|id| self.sessions.get(id));
+        let subscriptions = session.into_iter().flat_map(|session| &session.subscriptions);
+        subscriptions
+            .map(|(filter, options)| options.with_filter(filter))
+            .collect()
+    }
+
+    /// Visits the sessions that keep a message of this topic by a plain subscription, some of them more than once.
+    pub fn keepers(&self, topic: &str, visit: &mut dyn FnMut(&Arc<str>)) {
+        self.filters.for_each_match(topic, |subscribers| {
+            for (id, _) in subscribers.iter().filter(|(_, options)| options.qos > 0) {
+                if let Some((client, _)) = self.sessions.entry(id) {
+                    visit(client);
+                }
+            }
+        });
     }
 
     /// The client ids of all sessions, in their order.

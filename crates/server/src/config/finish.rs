@@ -34,6 +34,9 @@ pub(super) fn finish(mut draft: Draft) -> Result<Loaded, Mistakes> {
     check_files(&config, &mut problems);
     check_cluster_files(&config, &mut problems);
     problems.extend(broker::gate::file_problems(&config));
+    if let Err(message) = config.admin.tokens() {
+        problems.push(Problem::new("admin.read_token_file", message));
+    }
     for problem in problems {
         add_problem(problem, &mut draft);
     }

@@ -115,7 +115,7 @@ pub(super) const MASK: &str = "\"***\"";
 
 /// Whether the value of a key is not to be shown. The file that holds a secret may be.
 pub(super) fn is_secret(key: &str) -> bool {
-    ["password", "secret", "token"]
+    ["password", "secret", "token", "tokens"]
         .iter()
         .any(|word| key.ends_with(word))
 }
@@ -126,8 +126,18 @@ mod tests {
 
     #[test]
     fn secrets_are_told_by_their_name() {
-        assert!(is_secret("password") && is_secret("admin_token") && is_secret("join_secret"));
-        assert!(!is_secret("key") && !is_secret("password_file") && !is_secret("cert"));
+        assert!(
+            is_secret("password")
+                && is_secret("admin_token")
+                && is_secret("join_secret")
+                && is_secret("read_tokens")
+        );
+        assert!(
+            !is_secret("key")
+                && !is_secret("password_file")
+                && !is_secret("read_token_file")
+                && !is_secret("cert")
+        );
     }
 
     #[test]

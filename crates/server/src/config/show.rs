@@ -71,6 +71,60 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    /// The effective configuration for the API: every key with its value and origin, secrets masked.
+    pub(crate) fn settings(&self) -> Vec<admin::views::Setting> {
+        let mut settings = Vec::new();
+        let Ok(effective) = Table::try_from(&self.config) else {
+            return settings;
+        };
+        let nothing_said = BTreeMap::new();
+        for section in keys::sections() {
+            match section_in(&effective, section.name) {
+                Some(Value::Array(listeners)) => {
+                    for (index, listener) in listeners.iter().enumerate() {
+                        let draft = self.draft.listeners.get(index);
+                        let said = draft.map_or(&nothing_said, |draft| &draft.keys);
+                        if let Value::Table(values) = listener {
+                            let name = format!("{LISTENERS}[{index}]");
+                            add_settings(&mut settings, &name, section, values, |key| said.get(key));
+                        }
+                    }
+                }
+                Some(Value::Table(values)) => {
+                    add_settings(&mut settings, section.name, section, values, |key| {
+                        self.draft.settings.get(&(section.name, key))
+                    });
+                }
+                _ => {}
+            }
+        }
+        settings
+    }
+}
+
+fn add_settings<'a>(
+    settings: &mut Vec<admin::views::Setting>,
+    name: &str,
+    section: &SectionReference,
+    values: &Table,
+    setting: impl Fn(&'static str) -> Option<&'a Setting>,
+) {
+    for key in &section.keys {
+        let origin = setting(key.name).map_or(&Origin::Default, |setting| &setting.origin);
+        let value = values.get(key.name).map(|value| match keys::is_secret(key.name) {
+            true => keys::MASK.to_owned(),
+            false => value.to_string(),
+        });
+        settings.push(admin::views::Setting {
+            section: name.to_owned(),
+            key: key.name.to_owned(),
+            value,
+            origin: origin.to_string(),
+        });
+    }
+}
+
 fn show_keys<'a>(
     f: &mut fmt::Formatter<'_>,
     section: &SectionReference,

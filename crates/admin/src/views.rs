@@ -1,0 +1,534 @@
+//! What the API says and takes, as JSON. The names are those of the OpenAPI document; a key once given keeps its meaning.
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::cluster::ClusterStatus;
+use crate::encoding::Encoding;
+
+/// Which node answered, and how much of the cluster's state it has itself.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Covers {
+    /// Its name.
+    pub node: String,
+    /// Shards that it has a copy of: the answer is about these.
+    pub shards: u32,
+    /// Shards that there are.
+    pub of: u32,
+}
+
+/// A part of a list.
+#[derive(Debug, Clone, Serialize)]
+pub struct Page<T> {
+    /// Whose words these are.
+    pub covers: Covers,
+    /// In order.
+    pub items: Vec<T>,
+    /// To be sent as `after` for the next part; none: this was the last.
+    pub next: Option<String>,
+    /// What the list leaves out, in words.
+    pub notes: Vec<String>,
+}
+
+/// Everything at a glance.
+#[derive(Debug, Clone, Serialize)]
+pub struct Overview {
+    /// The node that answers.
+    pub node: NodeView,
+    /// Its cluster.
+    pub cluster: ClusterStatus,
+    /// What `totals` are about.
+    pub covers: Covers,
+    /// Sums.
+    pub totals: Totals,
+    /// What every node has counted.
+    pub nodes: Vec<NodeNumbers>,
+    /// Who leads which shard.
+    pub shards: Vec<ShardView>,
+    /// What asks for attention, the worst first.
+    pub alarms: Vec<Alarm>,
+}
+
+/// One node's process.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeView {
+    /// Its name, for people.
+    pub name: String,
+    /// Its identifier, in 16 hexadecimal digits.
+    pub node_id: String,
+    /// Of the program.
+    pub version: String,
+    /// It was built from.
+    pub commit: String,
+    /// Seconds since it began to start.
+    pub uptime_s: u64,
+    /// `starting`, `ready`, `not ready` or `draining`.
+    pub state: String,
+    /// Where clients connect.
+    pub listeners: Vec<ListenerView>,
+}
+
+/// A listener.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListenerView {
+    /// Its name in the configuration.
+    pub name: String,
+    /// `tcp`, `tls`, `ws` or `wss`.
+    pub protocol: String,
+    /// Where it listens.
+    pub address: String,
+}
+
+/// Sums over shards.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Totals {
+    /// Sessions, connected or not.
+    pub sessions: u64,
+    /// Those with a connection.
+    pub connected: u64,
+    /// Subscriptions that shards keep.
+    pub subscriptions: u64,
+    /// Messages that wait in sessions.
+    pub queued_messages: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+    /// Retained messages.
+    pub retained_messages: u64,
+    /// Their bytes.
+    pub retained_bytes: u64,
+}
+
+/// What a node has counted since it started.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct NodeNumbers {
+    /// Its name.
+    pub name: String,
+    /// Its identifier.
+    pub node_id: String,
+    /// False: it did not answer, and all numbers are 0.
+    pub answered: bool,
+    /// Clients connected to it.
+    pub connections: u64,
+    /// PUBLISH packets from clients.
+    pub messages_received: u64,
+    /// PUBLISH packets to clients.
+    pub messages_sent: u64,
+    /// Bytes from clients.
+    pub bytes_received: u64,
+    /// Bytes to clients.
+    pub bytes_sent: u64,
+    /// Messages that somebody was to get and did not.
+    pub messages_dropped: u64,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Its memory.
+    pub resident_bytes: u64,
+}
+
+/// A shard.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShardView {
+    /// Its number.
+    pub shard: u32,
+    /// The identifier of the node that leads it.
+    pub leader: Option<String>,
+    /// Those of the nodes that it is placed on.
+    pub replicas: Vec<String>,
+    /// Whether all of them take part.
+    pub complete: bool,
+}
+
+/// How much an alarm matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Clients notice, or soon will.
+    Critical,
+    /// One more fault would be one too many.
+    Warning,
+}
+
+/// Something that asks for attention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Alarm {
+    /// How much it matters.
+    pub severity: Severity,
+    /// Its name, for programs.
+    pub name: &'static str,
+    /// What is the matter.
+    pub title: String,
+    /// What it means and what to do.
+    pub text: String,
+}
+
+/// A session in a list.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClientView {
+    /// Whose it is.
+    pub client_id: String,
+    /// Whether a connection owns it.
+    pub connected: bool,
+    /// The name of the node it is connected to.
+    pub node: Option<String>,
+    /// That node's identifier.
+    pub node_id: Option<String>,
+    /// The number of its last accepted CONNECT; as text, since it has 64 bits.
+    pub epoch: String,
+    /// The shard that has it.
+    pub shard: u32,
+    /// The user name it came with; empty: none.
+    pub user: String,
+    /// Subscriptions that its shard keeps.
+    pub subscriptions: u64,
+    /// Messages that wait for it.
+    pub queued_messages: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+    /// Seconds until it ends, while away. None: it is connected, or never ends.
+    pub expires_in_s: Option<u64>,
+    /// Where it connects from, if that is known to the node that answers.
+    pub address: Option<String>,
+}
+
+/// A session in full.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClientDetail {
+    /// Whose words these are.
+    pub covers: Covers,
+    /// As in the list.
+    pub session: ClientView,
+    /// As the node tells that it is connected to. None: it is away, or that node did not answer.
+    pub connection: Option<ConnectionView>,
+    /// Its subscriptions.
+    pub subscriptions: Vec<SubscriptionView>,
+    /// The first messages that wait for it or for its acknowledgement.
+    pub queue: Vec<QueuedView>,
+    /// What is left out, in words.
+    pub notes: Vec<String>,
+}
+
+/// A connection.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConnectionView {
+    /// Where the client is.
+    pub address: String,
+    /// The listener it came through.
+    pub listener: String,
+    /// As `MQTT 5.0`.
+    pub protocol: String,
+    /// 0: none.
+    pub keep_alive_s: u32,
+    /// Seconds.
+    pub connected_for_s: u64,
+    /// Its session outlives the connection.
+    pub persistent: bool,
+    /// Deliveries that it has not acknowledged.
+    pub in_flight: u32,
+}
+
+/// A subscription.
+#[derive(Debug, Clone, Serialize)]
+pub struct SubscriptionView {
+    /// Whose it is.
+    pub client_id: String,
+    /// As the client sent it, `$share/…` included.
+    pub filter: String,
+    /// The highest it gets.
+    pub qos: u8,
+    /// It does not get its own messages.
+    pub no_local: bool,
+    /// It sees RETAIN as the publisher set it.
+    pub retain_as_published: bool,
+    /// 0: none.
+    pub subscription_id: u32,
+    /// A shard keeps it; otherwise it ends with the connection.
+    pub kept: bool,
+    /// Of one that ends with the connection: where that is.
+    pub node: Option<String>,
+}
+
+/// A message that waits.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueuedView {
+    /// Its number among the session's deliveries; its packet id follows from it.
+    pub sequence: u64,
+    /// 1 or 2.
+    pub qos: u8,
+    /// It was retained.
+    pub retain: bool,
+    /// The client has it, and its PUBREL is to come.
+    pub received: bool,
+    /// It may have been sent before.
+    pub sent_before: bool,
+    /// Seconds until it is not sent any more. None: never.
+    pub expires_in_s: Option<u64>,
+}
+
+/// A filter and where its messages go.
+#[derive(Debug, Clone, Serialize)]
+pub struct RouteView {
+    /// The topic filter, or a whole `$share/…`.
+    pub filter: String,
+    /// Nodes with connected subscribers.
+    pub nodes: Vec<RouteNode>,
+    /// Shards with sessions that keep them.
+    pub shards: Vec<u32>,
+    /// Connections of the answering node that subscribe to it.
+    pub connections_here: u64,
+    /// Of a shared subscription: its members in the cluster.
+    pub members: u64,
+}
+
+/// A node that a filter is routed to.
+#[derive(Debug, Clone, Serialize)]
+pub struct RouteNode {
+    /// Its name.
+    pub name: String,
+    /// Its identifier.
+    pub node_id: String,
+    /// What is above QoS 0 reaches its sessions through their shards.
+    pub qos_0_only: bool,
+}
+
+/// Where a message would go.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Explanation {
+    /// As asked.
+    pub topic: String,
+    /// As asked.
+    pub qos: u8,
+    /// Why there cannot be such a message; then the rest is empty.
+    pub problem: Option<String>,
+    /// From where: the name of the node that answers.
+    pub node: String,
+    /// Whether anybody wants it.
+    pub matched: bool,
+    /// Connections of this node.
+    pub here: Here,
+    /// Other nodes.
+    pub nodes: Vec<ExplainedNode>,
+    /// Shards.
+    pub shards: Vec<ExplainedShard>,
+    /// Shared subscriptions.
+    pub groups: Vec<ExplainedGroup>,
+    /// The shard of the topic's retained message.
+    pub retained_shard: u32,
+}
+
+/// Connections of the answering node that get a message at once.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Here {
+    /// All of them.
+    pub count: u64,
+    /// The first.
+    pub items: Vec<Receiver>,
+}
+
+/// A connection that gets a message.
+#[derive(Debug, Clone, Serialize)]
+pub struct Receiver {
+    /// Its client id.
+    pub client_id: String,
+    /// The QoS it gets it with.
+    pub qos: u8,
+    /// Its session is kept in a shard.
+    pub persistent: bool,
+}
+
+/// Another node, and whether it gets a message.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedNode {
+    /// Its name.
+    pub name: String,
+    /// Its identifier.
+    pub node_id: String,
+    /// Only QoS 0 goes there directly.
+    pub qos_0_only: bool,
+    /// So this message does not.
+    pub skipped: bool,
+}
+
+/// A shard, and whether it gets a message.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedShard {
+    /// Its number.
+    pub shard: u32,
+    /// The identifier of the node that leads it.
+    pub leader: Option<String>,
+    /// Sessions that keep it. None: the answering node has no copy of the shard.
+    pub sessions: Option<u64>,
+    /// The first of them.
+    pub items: Vec<String>,
+    /// QoS 0 is not kept.
+    pub skipped: bool,
+}
+
+/// A shared subscription of which one member gets a message.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedGroup {
+    /// The whole `$share/name/filter`.
+    pub filter: String,
+    /// How a member is chosen.
+    pub strategy: String,
+    /// The first of them.
+    pub members: Vec<ExplainedMember>,
+}
+
+/// A member of a shared subscription.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedMember {
+    /// Its client id.
+    pub client_id: String,
+    /// The name of the node it is connected to.
+    pub node: Option<String>,
+    /// A shard keeps its session.
+    pub kept: bool,
+}
+
+/// A retained message.
+#[derive(Debug, Clone, Serialize)]
+pub struct RetainedView {
+    /// Its topic.
+    pub topic: String,
+    /// As published.
+    pub qos: u8,
+    /// Of the whole payload.
+    pub bytes: u64,
+    /// The payload, in lists its beginning.
+    pub payload: String,
+    /// How it is written.
+    pub encoding: Encoding,
+    /// Whether it is only the beginning.
+    pub truncated: bool,
+    /// Its MQTT 5 properties, in base64, as a backup takes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub properties: Option<String>,
+    /// Seconds until it is gone. None: never.
+    pub expires_in_s: Option<u64>,
+    /// The client id of its publisher.
+    pub publisher: String,
+    /// The shard that has it.
+    pub shard: u32,
+}
+
+/// A message to be published or retained.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// Where.
+    pub topic: String,
+    /// What.
+    #[serde(default)]
+    pub payload: String,
+    /// How it is written.
+    #[serde(default)]
+    pub encoding: Encoding,
+    /// 0, 1 or 2.
+    #[serde(default)]
+    pub qos: u8,
+    /// Whether it is kept for those who subscribe later.
+    #[serde(default)]
+    pub retain: bool,
+    /// Seconds until it is not delivered any more.
+    pub expires_in_s: Option<u32>,
+    /// MQTT 5: a description of the payload.
+    pub content_type: Option<String>,
+    /// MQTT 5: where an answer goes.
+    pub response_topic: Option<String>,
+    /// MQTT 5: what an answer carries.
+    pub correlation_data: Option<String>,
+    /// MQTT 5: names and values, in order.
+    #[serde(default)]
+    pub user_properties: Vec<(String, String)>,
+    /// MQTT 5, instead of the ones before: in base64, as a backup has them.
+    pub properties: Option<String>,
+}
+
+/// One message, or many under `messages`; in their order.
+#[derive(Debug, Clone)]
+pub struct Messages(pub Vec<Message>);
+
+impl<'de> Deserialize<'de> for Messages {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Many {
+            messages: Vec<Message>,
+        }
+        // Told apart here, so that a mistake is named and not only that neither form fits.
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let read = match value.get("messages") {
+            Some(_) => serde_json::from_value(value).map(|Many { messages }| messages),
+            None => serde_json::from_value(value).map(|message| vec![message]),
+        };
+        read.map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    /// Its topic.
+    pub topic: String,
+    /// Every destination has it: as a PUBACK says.
+    pub done: bool,
+    /// Whether anybody was there to get it.
+    pub matched: bool,
+    /// Why it is not done.
+    pub reason: Option<String>,
+    /// It broke a rule: trying again does not help.
+    pub refused: bool,
+}
+
+/// A key of the configuration.
+#[derive(Debug, Clone, Serialize)]
+pub struct Setting {
+    /// As `limits`, `cluster.tls` or `listeners[0]`.
+    pub section: String,
+    /// Its name.
+    pub key: String,
+    /// As in TOML. None: not set. Secrets are masked.
+    pub value: Option<String>,
+    /// Where it was said.
+    pub origin: String,
+}
+
+/// A certificate in use.
+#[derive(Debug, Clone, Serialize)]
+pub struct CertificateView {
+    /// A listener, or the cluster.
+    pub used_by: String,
+    /// Its file.
+    pub file: String,
+    /// Whose it is.
+    pub subject: String,
+    /// Seconds since 1970.
+    pub not_after_s: i64,
+    /// Seconds; negative: it has expired.
+    pub expires_in_s: i64,
+    /// Why it cannot be read.
+    pub problem: Option<String>,
+}
+
+/// What the log tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogLevel {
+    /// As `log.level` of the configuration.
+    pub level: String,
+}
+
+/// A message that passed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Watched {
+    /// Its topic.
+    pub topic: String,
+    /// As published.
+    pub qos: u8,
+    /// As published.
+    pub retain: bool,
+    /// Its payload.
+    pub payload: String,
+    /// How it is written.
+    pub encoding: Encoding,
+}

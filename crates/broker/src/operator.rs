@@ -1,0 +1,224 @@
+//! What operators may look at and do on a running node. How they ask, and who may, is not known here.
+
+mod publish;
+mod topics;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use cluster::proto::{ConnectionFacts, EndSession, NodeNumbers, ShardCommand, Subscription, shard_command};
+use cluster::{Cluster, Kept, ProposeError};
+use mqtt_codec::ProtocolVersion;
+
+use crate::mailbox::{Close, Grant};
+use crate::shared::Shared;
+
+pub use publish::{NewMessage, Outcome};
+pub use topics::{Explained, Group, Keeper, Member, Receiver};
+pub use watch::{Watch, WatchError, Watched};
+
+/// A hand on the node. Cheap to clone.
+#[derive(Clone)]
+pub struct Operator {
+    shared: Arc<Shared>,
+}
+
+/// What came of a wish to disconnect a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disconnected {
+    /// It was connected, and is told to go.
+    Told,
+    /// Its session was ended, wherever it is.
+    Ended,
+    /// It is not connected.
+    NotConnected,
+    /// This node knows of no such session.
+    Unknown,
+}
+
+impl Operator {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The groups of this node.
+    pub fn cluster(&self) -> &Cluster {
+        &self.shared.cluster
+    }
+
+    /// Milliseconds since the Unix epoch, by the node's clock.
+    pub fn now_ms(&self) -> u64 {
+        self.shared.clock.now_ms()
+    }
+
+    /// What this node has counted.
+    pub fn numbers(&self) -> NodeNumbers {
+        numbers(&self.shared)
+    }
+
+    /// What this node knows of a client that is connected to it, without its subscriptions.
+    pub fn facts(&self, client: &str) -> Option<ConnectionFacts> {
+        facts(&self.shared, client)
+    }
+
+    /// Closes a client's connection on whatever node it is; with `end_session` its session is deleted, too.
+    ///
+    /// # Errors
+    /// The session's shard has no leader with a quorum; whether the session was ended is not known.
+    pub async fn disconnect(&self, client: &str, end_session: bool) -> Result<Disconnected, ProposeError> {
+        let cluster = &self.shared.cluster;
+        let session = cluster.session(client, 0).map(|session| session.view);
+        if end_session {
+            if session.is_none() && cluster.holds_client(client) {
+                return Ok(Disconnected::Unknown);
+            }
+            let command = shard_command::Command::EndSession(EndSession {
+                client: client.to_owned(),
+            });
+            let command = ShardCommand {
+                command: Some(command),
+            };
+            cluster.request(cluster.shard_of_client(client), command).await?;
+        }
+        // The connection may be newer than what this node's replica has applied.
+        let here = self
+            .shared
+            .registry
+            .fence(client, u64::MAX, Close::Administrative);
+        match session {
+            _ if here.is_some() => {}
+            Some(view) if view.connected => cluster.kick(&view.owner, client).await,
+            _ if end_session => {}
+            Some(_) => return Ok(Disconnected::NotConnected),
+            None => return Ok(Disconnected::Unknown),
+        }
+        Ok(match end_session {
+            true => Disconnected::Ended,
+            false => Disconnected::Told,
+        })
+    }
+
+    /// Subscriptions of this node's connections whose sessions no shard keeps, behind a client and its filter; in that order,
+    /// `limit` at the most. Shared ones are members, and listed with the routes.
+    pub fn subscriptions_here(
+        &self,
+        behind: (&str, &str),
+        limit: usize,
+        wanted: impl Fn(&str, &str) -> bool,
+    ) -> Vec<Kept> {
+        let mut found: BTreeMap<(String, String), Subscription> = BTreeMap::new();
+        self.shared.router.for_each_filter(|filter, subscribers| {
+            for subscriber in subscribers.iter().filter(|subscriber| !subscriber.durable) {
+                let client: &str = &subscriber.mailbox.client;
+                if client.is_empty() || (client, filter) <= behind || !wanted(client, filter) {
+                    continue;
+                }
+                let key = (client.to_owned(), filter.to_owned());
+                if found.len() >= limit && found.last_key_value().is_some_and(|(last, _)| *last < key) {
+                    continue;
+                }
+                found.insert(key, subscription(filter, &subscriber.grant));
+                if found.len() > limit {
+                    found.pop_last();
+                }
+            }
+        });
+        let kept = |((client, _), subscription)| Kept { client, subscription };
+        found.into_iter().map(kept).collect()
+    }
+
+    /// Filters behind one that this node's connections subscribe to, and how many of them; `limit` at the most.
+    pub fn filters_here(
+        &self,
+        behind: &str,
+        limit: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> BTreeMap<String, usize> {
+        let mut found = BTreeMap::new();
+        self.shared.router.for_each_filter(|filter, subscribers| {
+            if filter > behind && !subscribers.is_empty() && wanted(filter) {
+                found.insert(filter.to_owned(), subscribers.len());
+                if found.len() > limit {
+                    found.pop_last();
+                }
+            }
+        });
+        found
+    }
+}
+
+pub(crate) fn numbers(shared: &Shared) -> NodeNumbers {
+    let totals = &shared.sys.totals;
+    NodeNumbers {
+        connections: shared.registry.len() as u64,
+        messages_received: totals.publishes_received.load(Ordering::Relaxed),
+        messages_sent: totals.publishes_sent.load(Ordering::Relaxed),
+        bytes_received: totals.bytes_received.load(Ordering::Relaxed),
+        bytes_sent: totals.bytes_sent.load(Ordering::Relaxed),
+        messages_dropped: shared.metrics.dropped_total(),
+        uptime_s: shared.clock.now_ms().saturating_sub(shared.started_ms) / 1000,
+        resident_bytes: resident_bytes().unwrap_or(0),
+    }
+}
+
+/// As other nodes ask: with the subscriptions that no shard knows.
+pub(crate) fn connection(shared: &Arc<Shared>, client: &str) -> ConnectionFacts {
+    let Some(mut facts) = facts(shared, client) else {
+        return ConnectionFacts::default();
+    };
+    if !facts.persistent {
+        shared.router.for_each_filter(|filter, subscribers| {
+            let own = subscribers
+                .iter()
+                .find(|subscriber| *subscriber.mailbox.client == *client);
+            facts
+                .subscriptions
+                .extend(own.map(|subscriber| subscription(filter, &subscriber.grant)));
+        });
+    }
+    facts
+}
+
+fn facts(shared: &Shared, client: &str) -> Option<ConnectionFacts> {
+    let facts = shared.registry.get(client)?.facts;
+    let protocol = match facts.version {
+        ProtocolVersion::V3_1 => "MQTT 3.1",
+        ProtocolVersion::V3_1_1 => "MQTT 3.1.1",
+        ProtocolVersion::V5 => "MQTT 5.0",
+    };
+    Some(ConnectionFacts {
+        connected: true,
+        address: facts.peer.to_string(),
+        listener: facts.listener.to_string(),
+        protocol: protocol.to_owned(),
+        keep_alive_s: u32::from(facts.keep_alive),
+        connected_for_s: shared.clock.now_ms().saturating_sub(facts.since_ms) / 1000,
+        persistent: facts.durable,
+        in_flight: facts.in_flight.load(Ordering::Relaxed),
+        subscriptions: Vec::new(),
+    })
+}
+
+fn subscription(filter: &str, grant: &Grant) -> Subscription {
+    Subscription {
+        filter: filter.to_owned(),
+        qos: u32::from(grant.qos as u8),
+        no_local: grant.no_local,
+        retain_as_published: grant.retain_as_published,
+        retain_handling: 0,
+        subscription_id: grant.subscription_ids.first().copied().unwrap_or(0),
+    }
+}
+
+/// As the system tells it, in kB.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+//! What the running node answers to operators, and does for them: the words of the API on one side, the broker on the other.
+
+mod alarms;
+mod certificates;
+mod clients;
+mod messages;
+mod overview;
+mod topics;
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use admin::views::{
+    CertificateView, ClientDetail, ClientView, Covers, Explanation, ListenerView, Message, NodeView, Outcome,
+    Overview, Page, RetainedView, RouteView, Setting, SubscriptionView, Watched,
+};
+use admin::{AdminError, Answer, ClientQuery, Operations, RetainedQuery, TopicQuery};
+use broker::config::Config;
+use broker::operator::Operator;
+use tokio::sync::{mpsc, watch};
+
+use crate::build;
+use crate::cluster_admin::{NodeAdmin, SharedBroker, shown_id};
+use crate::log::LogControl;
+
+/// A node, as operators use it.
+pub(crate) struct NodeOperations {
+    pub(crate) broker: SharedBroker,
+    pub(crate) cluster: Arc<NodeAdmin>,
+    pub(crate) config: Config,
+    pub(crate) settings: Vec<Setting>,
+    pub(crate) listeners: Vec<ListenerView>,
+    pub(crate) log: LogControl,
+    /// Set to true: the node begins to stop.
+    pub(crate) drain: watch::Sender<bool>,
+    pub(crate) started: Instant,
+}
+
+/// The members' names, as one answer needs them.
+struct Names(HashMap<u64, String>);
+
+impl Names {
+    fn of(operator: &Operator) -> Self {
+        let members = operator.cluster().status().members;
+        Self(
+            members
+                .into_iter()
+                .map(|member| (member.node, member.name))
+                .collect(),
+        )
+    }
+
+    fn get(&self, node: u64) -> String {
+        self.0.get(&node).cloned().unwrap_or_else(|| shown_id(node))
+    }
+
+    /// The member of this name or identifier.
+    fn find(&self, wanted: &str) -> Option<u64> {
+        let mut found = self
+            .0
+            .iter()
+            .filter(|(node, name)| *name == wanted || shown_id(**node) == wanted);
+        found.next().map(|(node, _)| *node)
+    }
+}
+
+impl NodeOperations {
+    fn operator(&self) -> Result<Operator, AdminError> {
+        let broker = self.broker.read().unwrap_or_else(PoisonError::into_inner);
+        match broker.as_ref() {
+            Some(broker) => Ok(broker.operator()),
+            None => Err(AdminError::Unavailable("the node is stopping".to_owned())),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.config.node.shown_name()
+    }
+
+    fn covers(&self, operator: &Operator) -> Covers {
+        Covers {
+            node: self.name(),
+            shards: operator.cluster().shards_held() as u32,
+            of: u32::from(operator.cluster().shards()),
+        }
+    }
+}
+
+impl Operations for NodeOperations {
+    fn node(&self) -> NodeView {
+        let broker = self.broker.read().unwrap_or_else(PoisonError::into_inner);
+        let (state, node) = match broker.as_ref() {
+            None => ("draining", 0),
+            Some(broker) if broker.is_ready() => ("ready", broker.node_id()),
+            Some(broker) => ("not ready", broker.node_id()),
+        };
+        NodeView {
+            name: self.name(),
+            node_id: shown_id(node),
+            version: build::VERSION.to_owned(),
+            commit: build::COMMIT.to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+            state: state.to_owned(),
+            listeners: self.listeners.clone(),
+        }
+    }
+
+    fn overview(&self) -> Answer<'_, Overview> {
+        Box::pin(self.look_over())
+    }
+
+    fn clients(&self, query: ClientQuery) -> Answer<'_, Page<ClientView>> {
+        Box::pin(self.list_clients(query))
+    }
+
+    fn client(&self, client: String) -> Answer<'_, ClientDetail> {
+        Box::pin(self.show_client(client))
+    }
+
+    fn disconnect(&self, client: String, end_session: bool) -> Answer<'_, ()> {
+        Box::pin(self.disconnect_client(client, end_session))
+    }
+
+    fn subscriptions(&self, query: TopicQuery) -> Answer<'_, Page<SubscriptionView>> {
+        Box::pin(self.list_subscriptions(query))
+    }
+
+    fn routes(&self, query: TopicQuery) -> Answer<'_, Page<RouteView>> {
+        Box::pin(async move { self.list_routes(&query) })
+    }
+
+    fn explain(&self, topic: String, qos: u8) -> Answer<'_, Explanation> {
+        Box::pin(async move { self.explain_topic(topic, qos) })
+    }
+
+    fn retained(&self, query: RetainedQuery) -> Answer<'_, Page<RetainedView>> {
+        Box::pin(self.list_retained(query))
+    }
+
+    fn retained_message(&self, topic: String) -> Answer<'_, RetainedView> {
+        Box::pin(self.show_retained(topic))
+    }
+
+    fn publish(&self, messages: Vec<Message>) -> Answer<'_, Vec<Outcome>> {
+        Box::pin(self.publish_all(messages))
+    }
+
+    fn retain(&self, messages: Vec<Message>) -> Answer<'_, Vec<Outcome>> {
+        Box::pin(self.retain_all(messages))
+    }
+
+    fn watch(&self, filter: String) -> Answer<'_, mpsc::Receiver<Watched>> {
+        Box::pin(self.look_on(filter))
+    }
+
+    fn drain(&self) -> Result<(), AdminError> {
+        self.drain.send_replace(true);
+        Ok(())
+    }
+
+    fn log_level(&self) -> String {
+        self.log.level()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), AdminError> {
+        self.log.set(level).map_err(AdminError::Invalid)
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        self.settings.clone()
+    }
+
+    fn certificates(&self) -> Answer<'_, Vec<CertificateView>> {
+        let config = self.config.clone();
+        Box::pin(async move {
+            let now_s = (self.operator()?.now_ms() / 1000) as i64;
+            let reading = tokio::task::spawn_blocking(move || certificates::read_all(&config, now_s));
+            reading
+                .await
+                .map_err(|error| AdminError::Unavailable(error.to_string()))
+        })
+    }
+}
