@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -98,10 +99,29 @@ impl Browser {
         Ok(page)
     }
 
+    /// The browser closes no connection and speaks no HTTP 1.0: the length says where the answer ends.
     async fn new_target(&self) -> Result<Value> {
-        let api = crate::Api::at(self.address);
-        let asked = tokio::task::spawn_blocking(move || api.ask("PUT", "/json/new?about:blank", None));
-        asked.await??.good()
+        let mut stream = TcpStream::connect(self.address).await?;
+        let request = format!(
+            "PUT /json/new?about:blank HTTP/1.1\r\nHost: {}\r\n\r\n",
+            self.address
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        loop {
+            anyhow::ensure!(stream.read_buf(&mut answer).await? > 0, "the browser hung up");
+            let text = String::from_utf8_lossy(&answer);
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                continue;
+            };
+            let lengths = head.lines().filter_map(|line| line.split_once(':'));
+            let length = lengths
+                .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+                .find_map(|(_, length)| length.trim().parse::<usize>().ok());
+            if body.len() >= length.context("an answer with a length")? {
+                return serde_json::from_str(body).with_context(|| text.to_string());
+            }
+        }
     }
 }
 

@@ -17,7 +17,7 @@ async fn browser() -> Result<Option<Browser>> {
 
 /// Whether a text is on the page.
 fn shows(text: &str) -> String {
-    format!("document.body.innerText.includes({text:?})")
+    format!("document.body?.innerText.includes({text:?}) ?? false")
 }
 
 async fn fits(page: &mut Page, name: &str) -> Result<()> {

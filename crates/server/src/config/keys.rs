@@ -113,6 +113,15 @@ pub(super) fn unsuitable(key: &Key, value: &str) -> String {
 /// What is shown instead of a secret.
 pub(super) const MASK: &str = "\"***\"";
 
+/// A value as people may see it. Of a list of secrets only how many they are.
+pub(super) fn shown(key: &str, value: &Value) -> String {
+    match value {
+        _ if !is_secret(key) => value.to_string(),
+        Value::Array(secrets) => format!("[{}]", vec![MASK; secrets.len()].join(", ")),
+        _ => MASK.to_owned(),
+    }
+}
+
 /// Whether the value of a key is not to be shown. The file that holds a secret may be.
 pub(super) fn is_secret(key: &str) -> bool {
     ["password", "secret", "token", "tokens"]
@@ -138,6 +147,15 @@ mod tests {
                 && !is_secret("read_token_file")
                 && !is_secret("cert")
         );
+    }
+
+    #[test]
+    fn secrets_are_shown_as_signs_and_lists_of_them_by_their_length() {
+        let list = Value::Array(vec!["abc".into(), "def".into()]);
+        assert_eq!(shown("read_tokens", &list), r#"["***", "***"]"#);
+        assert_eq!(shown("read_tokens", &Value::Array(Vec::new())), "[]");
+        assert_eq!(shown("password", &"abc".into()), MASK);
+        assert_eq!(shown("name", &"abc".into()), r#""abc""#);
     }
 
     #[test]

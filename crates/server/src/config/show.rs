@@ -112,10 +112,7 @@ fn add_settings<'a>(
 ) {
     for key in &section.keys {
         let origin = setting(key.name).map_or(&Origin::Default, |setting| &setting.origin);
-        let value = values.get(key.name).map(|value| match keys::is_secret(key.name) {
-            true => keys::MASK.to_owned(),
-            false => value.to_string(),
-        });
+        let value = values.get(key.name).map(|value| keys::shown(key.name, value));
         settings.push(admin::views::Setting {
             section: name.to_owned(),
             key: key.name.to_owned(),
@@ -134,8 +131,7 @@ fn show_keys<'a>(
     for key in &section.keys {
         let origin = setting(key.name).map_or(&Origin::Default, |setting| &setting.origin);
         let line = match values.get(key.name) {
-            Some(_) if keys::is_secret(key.name) => format!("{} = {}", key.name, keys::MASK),
-            Some(value) => format!("{} = {value}", key.name),
+            Some(value) => format!("{} = {}", key.name, keys::shown(key.name, value)),
             None => format!("# {} is not set", key.name),
         };
         writeln!(f, "{line:COMMENT_COLUMN$} # {origin}")?;
