@@ -42,6 +42,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cluster::{Clock, Cluster, Observer, SystemClock};
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
@@ -99,45 +100,66 @@ pub struct Broker {
     tasks: JoinSet<()>,
 }
 
+/// Starts the groups of a node, given their configuration, the clock, and who is told what they do.
+pub type Open<'a> = Box<
+    dyn FnOnce(
+            cluster::Config,
+            Arc<dyn Clock>,
+            Arc<dyn Observer>,
+        ) -> BoxFuture<'static, Result<Cluster, cluster::StartError>>
+        + Send
+        + 'a,
+>;
+
 impl Broker {
     /// Opens the data directory, binds every listener and serves. Clients are let in as `[auth]` and the listeners permit.
     ///
     /// # Errors
     /// A listener, the data directory or a file of users, keys or rules cannot be opened; nothing is left running.
-    pub async fn start(config: Config) -> Result<Self, BrokerError> {
+    pub fn start(config: Config) -> BoxFuture<'static, Result<Self, BrokerError>> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let gate = Gate::open(&config, Arc::clone(&clock)).map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
             BrokerError::Access(problems.join("; "))
-        })?;
-        Self::start_on(config, Arc::new(gate), clock, Cluster::start).await
+        });
+        match gate {
+            Ok(gate) => Self::start_on(config, Arc::new(gate), clock, Box::new(Cluster::start)),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
     }
 
     /// As `start`, with somebody who judges logins.
     ///
     /// # Errors
     /// As `start`.
-    pub async fn start_with(
+    pub fn start_with(
         config: Config,
         authenticator: Arc<dyn Authenticator>,
-    ) -> Result<Self, BrokerError> {
+    ) -> BoxFuture<'static, Result<Self, BrokerError>> {
         let clock = Arc::new(SystemClock::default());
-        Self::start_on(config, authenticator, clock, Cluster::start).await
+        Self::start_on(config, authenticator, clock, Box::new(Cluster::start))
     }
 
     /// As `start_with`, on groups that `open` starts: over another network, or by another clock.
     ///
     /// # Errors
     /// As `start`.
-    pub async fn start_on<F>(
+    pub fn start_on<'a>(
         config: Config,
         authenticator: Arc<dyn Authenticator>,
         clock: Arc<dyn Clock>,
-        open: impl FnOnce(cluster::Config, Arc<dyn Clock>, Arc<dyn Observer>) -> F,
-    ) -> Result<Self, BrokerError>
-    where
-        F: Future<Output = Result<Cluster, cluster::StartError>>,
-    {
+        open: Open<'a>,
+    ) -> BoxFuture<'a, Result<Self, BrokerError>> {
+        // Boxed here, all that a broker does is compiled in this crate, and not again in each that starts one.
+        Box::pin(Self::open_and_start(config, authenticator, clock, open))
+    }
+
+    async fn open_and_start(
+        config: Config,
+        authenticator: Arc<dyn Authenticator>,
+        clock: Arc<dyn Clock>,
+        open: Open<'_>,
+    ) -> Result<Self, BrokerError> {
         // Sockets first: a port that is taken is noticed before the log is opened.
         let mut bound = Vec::with_capacity(config.listeners.len());
         for listener in &config.listeners {
@@ -176,6 +198,10 @@ impl Broker {
                 .is_some_and(|listener| listener.permits_anonymous(&self.shared.config.auth)),
             certificate: None,
         };
+        self.serve_boxed(Box::new(stream), origin);
+    }
+
+    fn serve_boxed(&self, stream: Box<dyn connection::Stream + Sync>, origin: connection::Origin) {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             let within = shared.config.limits.connect_timeout.get();
@@ -237,7 +263,11 @@ impl Broker {
     }
 
     /// Tells every client that the server stops, lets them go for a few seconds, and closes the data directory.
-    pub async fn shutdown(mut self) {
+    pub fn shutdown(self) -> BoxFuture<'static, ()> {
+        Box::pin(self.shut_down())
+    }
+
+    async fn shut_down(mut self) {
         self.shared.stopping.cancel();
         self.shared.registry.close_all(Close::ShuttingDown);
         let deadline = tokio::time::Instant::now() + STOP_WAIT;
@@ -256,16 +286,13 @@ impl Broker {
 }
 
 /// Opens the replicated state, and ties what it tells to what connections hold together.
-async fn open_shared<F>(
+async fn open_shared(
     config: Config,
     authenticator: Arc<dyn Authenticator>,
     clock: Arc<dyn Clock>,
     outboxes: &Arc<OutboxSignal>,
-    open: impl FnOnce(cluster::Config, Arc<dyn Clock>, Arc<dyn Observer>) -> F,
-) -> Result<Arc<Shared>, BrokerError>
-where
-    F: Future<Output = Result<Cluster, cluster::StartError>>,
-{
+    open: Open<'_>,
+) -> Result<Arc<Shared>, BrokerError> {
     let (router, registry, metrics) = (
         Arc::new(Router::new()),
         Arc::new(Registry::default()),

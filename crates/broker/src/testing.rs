@@ -25,7 +25,13 @@ pub(crate) async fn node() -> (TempDir, Arc<Shared>) {
     config.storage.shards = 2;
     let outboxes = Arc::new(OutboxSignal::new(config.storage.shards));
     let clock = Arc::new(SystemClock::default());
-    let opened = crate::open_shared(config, Arc::new(Anonymous), clock, &outboxes, Cluster::start);
+    let opened = crate::open_shared(
+        config,
+        Arc::new(Anonymous),
+        clock,
+        &outboxes,
+        Box::new(Cluster::start),
+    );
     let shared = opened.await.unwrap();
     (files, shared)
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster_proto::{QueuesGrew, call_request, meta_command::Command, shard_command};
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use storage::{DataDir, Identity, LogOptions, RaftLog, SharedKv, StorageError};
 use tokio::task::JoinHandle;
@@ -54,7 +54,16 @@ impl Cluster {
     ///
     /// # Errors
     /// The files cannot be opened or do not fit the configuration, or the peers' address is taken.
-    pub async fn start(
+    pub fn start(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observer>,
+    ) -> BoxFuture<'static, Result<Cluster, StartError>> {
+        // Boxed here, all that a node does is compiled in this crate, and not again in each that starts one.
+        Box::pin(Self::open_and_start(config, clock, observer))
+    }
+
+    async fn open_and_start(
         config: Config,
         clock: Arc<dyn Clock>,
         observer: Arc<dyn Observer>,
@@ -188,8 +197,14 @@ impl Cluster {
     }
 
     /// Hands leaderships over, drains the proposals, writes a last checkpoint and closes the files.
-    pub async fn shutdown(&self) {
-        let inner = &self.0;
+    pub fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.shut_down())
+    }
+}
+
+impl Inner {
+    async fn shut_down(self: &Arc<Self>) {
+        let inner = self;
         if inner.stopping.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -54,7 +54,17 @@ pub trait PeerService: Send + Sync + 'static {
 ///
 /// # Errors
 /// The server ended by itself.
-pub async fn serve(
+pub fn serve(
+    incoming: Box<dyn Incoming>,
+    service: Arc<dyn PeerService>,
+    received: Arc<Received>,
+    stop: CancellationToken,
+) -> BoxFuture<'static, io::Result<()>> {
+    // Boxed here, the server is compiled in this crate, and not again in each that serves.
+    Box::pin(serve_until(incoming, service, received, stop))
+}
+
+async fn serve_until(
     incoming: Box<dyn Incoming>,
     service: Arc<dyn PeerService>,
     received: Arc<Received>,

@@ -13,12 +13,12 @@ const MOMENT: Duration = Duration::from_millis(200);
 /// An `acl_file` as mosquitto has it.
 const ACL: &str = "\
 user anna
-topic readwrite home/anna/#
+topic readwrite house/anna/#
 topic read news/#
 topic deny news/secret
 
 user carl
-topic read home/#
+topic read house/#
 topic write news/#
 
 pattern write devices/%c/status
@@ -33,19 +33,22 @@ fn with_acl() -> Result<World> {
 async fn a_publish_that_is_not_allowed_is_refused_and_reaches_nobody() -> Result<()> {
     let world = with_acl()?;
     let mut reader = world.client(CARL, ConnectOptions::v5("reader")).await?;
-    ensure!(reader.subscribe("home/#", 1).await? == ReasonCode::GrantedQoS1);
+    ensure!(reader.subscribe("house/#", 1).await? == ReasonCode::GrantedQoS1);
     let mut anna = world.client(ANNA, ConnectOptions::v5("c-1")).await?;
     for qos in [1, 2] {
-        let refused = anna.publish(Message::new("home/bob/door", "no").qos(qos)).await?;
+        let refused = anna
+            .publish(Message::new("house/bob/door", "no").qos(qos))
+            .await?;
         ensure!(refused == ReasonCode::NotAuthorized, "{refused:?}");
     }
-    anna.publish(Message::new("home/bob/door", "no")).await?;
+    anna.publish(Message::new("house/bob/door", "no")).await?;
     let refused = anna
-        .publish(Message::new("home/bob/door", "no").qos(1).retain())
+        .publish(Message::new("house/bob/door", "no").qos(1).retain())
         .await?;
     ensure!(refused == ReasonCode::NotAuthorized, "{refused:?}");
-    anna.publish(Message::new("home/anna/door", "yes").qos(1)).await?;
-    ensure!(reader.receive().await?.publication.topic().as_str() == "home/anna/door");
+    anna.publish(Message::new("house/anna/door", "yes").qos(1))
+        .await?;
+    ensure!(reader.receive().await?.publication.topic().as_str() == "house/anna/door");
     reader.expect_no_publish(MOMENT).await?;
     ensure!(world.counter("flotilla_access_denied_total{action=\"publish\"}")? == 4);
     // By its client id, as the pattern says.
@@ -65,14 +68,14 @@ async fn each_filter_of_a_subscribe_has_to_lie_inside_what_may_be_read() -> Resu
     let world = with_acl()?;
     let mut anna = world.client(ANNA, ConnectOptions::v5("c-1")).await?;
     let filters = [
-        ("home/anna/+/door", ReasonCode::GrantedQoS1),
-        ("home/+/door", ReasonCode::NotAuthorized),
+        ("house/anna/+/door", ReasonCode::GrantedQoS1),
+        ("house/+/door", ReasonCode::NotAuthorized),
         ("#", ReasonCode::NotAuthorized),
         ("news/today", ReasonCode::GrantedQoS1),
         ("news/#", ReasonCode::NotAuthorized),
         ("news/secret", ReasonCode::NotAuthorized),
-        ("$share/group/home/anna/#", ReasonCode::GrantedQoS1),
-        ("$share/group/home/#", ReasonCode::NotAuthorized),
+        ("$share/group/house/anna/#", ReasonCode::GrantedQoS1),
+        ("$share/group/house/#", ReasonCode::NotAuthorized),
         ("$SYS/#", ReasonCode::NotAuthorized),
     ];
     let asked: Vec<_> = filters
@@ -92,7 +95,7 @@ async fn before_mqtt_5_a_denied_filter_is_answered_with_0x80_and_a_denied_publis
     let suback = reader
         .subscribe_many(
             &[
-                ("home/#", subscription_options(1)),
+                ("house/#", subscription_options(1)),
                 ("news/#", subscription_options(1)),
             ],
             None,
@@ -102,7 +105,8 @@ async fn before_mqtt_5_a_denied_filter_is_answered_with_0x80_and_a_denied_publis
     ensure!(suback.reason_codes[1] as u8 == 0x80, "{suback:?}");
     let mut anna = world.client(ANNA, ConnectOptions::v311("c-1")).await?;
     for qos in [0, 1, 2] {
-        anna.publish(Message::new("home/bob/door", "no").qos(qos)).await?;
+        anna.publish(Message::new("house/bob/door", "no").qos(qos))
+            .await?;
     }
     anna.ping().await?;
     reader.expect_no_publish(MOMENT).await?;
@@ -138,7 +142,7 @@ async fn a_will_that_may_not_be_published_is_refused_at_connect() -> Result<()> 
         let refused = world.refusal(options).await?;
         ensure!(refused == expected, "{refused:?}");
     }
-    let allowed = ConnectOptions::v5("c-1").will(Message::new("home/anna/state", "gone"));
+    let allowed = ConnectOptions::v5("c-1").will(Message::new("house/anna/state", "gone"));
     world.client(ANNA, allowed).await?;
     Ok(())
 }
@@ -146,8 +150,8 @@ async fn a_will_that_may_not_be_published_is_refused_at_connect() -> Result<()> 
 #[tokio::test]
 async fn the_first_rule_decides_and_a_strange_user_name_gets_nothing_by_it() -> Result<()> {
     let rules = "\
-deny all home/${user}/safe
-allow all home/${user}/#
+deny all house/${user}/safe
+allow all house/${user}/#
 allow subscribe $SYS/# user=carl
 ";
     let files = tempfile::tempdir()?;
@@ -164,8 +168,8 @@ allow subscribe $SYS/# user=carl
     let config = "[auth]\npassword_file = 'FILES/users'\n[access]\nrules = 'FILES/rules'\n";
     let world = start(files, config, Default::default())?;
     let mut anna = world.client(ANNA, ConnectOptions::v5("c-1")).await?;
-    ensure!(anna.subscribe("home/anna/door", 0).await? == ReasonCode::Success);
-    for filter in ["home/anna/#", "home/anna/safe", "home/carl/door", "$SYS/#"] {
+    ensure!(anna.subscribe("house/anna/door", 0).await? == ReasonCode::Success);
+    for filter in ["house/anna/#", "house/anna/safe", "house/carl/door", "$SYS/#"] {
         ensure!(
             anna.subscribe(filter, 0).await? == ReasonCode::NotAuthorized,
             "{filter}"
@@ -173,7 +177,13 @@ allow subscribe $SYS/# user=carl
     }
     for name in ["+", "a/b"] {
         let mut strange = world.client((name, "secret"), ConnectOptions::v5("c-2")).await?;
-        for filter in ["home/+/door", "home/a/b/door", "home/anna/door", "home/#", "#"] {
+        for filter in [
+            "house/+/door",
+            "house/a/b/door",
+            "house/anna/door",
+            "house/#",
+            "#",
+        ] {
             let refused = strange.subscribe(filter, 0).await?;
             ensure!(refused == ReasonCode::NotAuthorized, "{name} has {filter}");
         }

@@ -137,7 +137,7 @@ impl Machine {
             };
             Cluster::start(self.cluster_config(config), clock, observer)
         };
-        Broker::start_on(config, authenticator, clock, open).await
+        Broker::start_on(config, authenticator, clock, Box::new(open)).await
     }
 
     fn cluster_config(&self, config: cluster::Config) -> cluster::Config {

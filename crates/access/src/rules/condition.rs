@@ -57,6 +57,8 @@ impl Condition {
             Self::User(_) | Self::AnyUser | Self::Anonymous | Self::Client(_) => {
                 Some(self.holds(principal, groups))
             }
+            // Whoever has a token has a name.
+            Self::Group(_) | Self::Claim { .. } if principal.user.is_none() => Some(false),
             // A token may have named more.
             Self::Group(_) => Some(true).filter(|_| self.holds(principal, groups)),
             _ => None,

@@ -212,6 +212,14 @@ impl<S: Stream> Connection<S> {
                 }
             }
         }
+        let mut entered = entering
+            .entries
+            .iter()
+            .filter_map(|entry| entry.subscription.as_ref());
+        if entered.any(|subscription| !self.pass.may_subscribe(subscription.filter.filter())) {
+            // The rules have changed while it was stored and announced.
+            self.attachment.mailbox.recheck();
+        }
         let codes = entering.entries.iter().map(|entry| entry.code).collect();
         self.session.subscribed(entering.packet_id, codes, &mut self.out);
         let mut appends = Vec::new();
