@@ -29,6 +29,9 @@ const BATCH: usize = 256;
 /// A shard whose messages could not be stored waits this long.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
 
+/// A node that stops waits so long for batches under way.
+const FINISH_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Empties the outboxes of the shards this node leads for as long as the node runs. One that has to wait holds up no other.
 pub(crate) async fn run(shared: Arc<Shared>, signal: Arc<OutboxSignal>) {
     let mut draining = FuturesUnordered::new();
@@ -45,8 +48,10 @@ pub(crate) async fn run(shared: Arc<Shared>, signal: Arc<OutboxSignal>) {
             () = signal.notify.notified() => {}
         }
     }
-    // What is under way comes to its end: each wait in it has one.
-    while draining.next().await.is_some() {}
+    // The batches under way may come to their end. What is left, or cut off here, is sent by whoever leads the shard next;
+    // those who have it already know it by its number.
+    let rest = async { while draining.next().await.is_some() {} };
+    let _ = tokio::time::timeout(FINISH_WITHIN, rest).await;
 }
 
 async fn empty(shared: &Arc<Shared>, signal: &OutboxSignal, shard: ShardId) -> ShardId {
@@ -89,6 +94,9 @@ async fn drain(shared: &Arc<Shared>, shard: ShardId) -> Result<(), ProposeError>
         };
         shared.cluster.request(shard, done).await?;
         shared.sources.done(shard, up_to);
+        if shared.stopping.is_cancelled() {
+            return Ok(());
+        }
     }
 }
 

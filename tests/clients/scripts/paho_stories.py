@@ -1,5 +1,5 @@
-"""Paho (Python) against a running broker: paho_stories.py VERSION TRANSPORT PORT[,PORT..] CA. Successive connections use the ports
-in turn. Each story prints its name when it passed."""
+"""Paho (Python) against a running broker: paho_stories.py VERSION TRANSPORT PLACE[,PLACE..] CA. A place is a port of this machine,
+or HOST:PORT; successive connections use them in turn. Each story prints its name when it passed."""
 
 import itertools
 import queue
@@ -14,7 +14,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 LIMIT = 15
 VERSION, TRANSPORT, CA = sys.argv[1], sys.argv[2], sys.argv[4]
-PORTS = itertools.cycle(int(port) for port in sys.argv[3].split(","))
+PLACES = itertools.cycle(sys.argv[3].split(","))
 FIVE = VERSION == "5"
 PREFIX = f"paho/{VERSION}/{TRANSPORT}"
 
@@ -49,7 +49,9 @@ class Peer:
             options["clean_start"] = self.clean
             options["properties"] = Properties(PacketTypes.CONNECT)
             options["properties"].SessionExpiryInterval = self.expiry
-        self.client.connect("localhost" if CA else "127.0.0.1", next(PORTS), keepalive=30, **options)
+        host, _, port = next(PLACES).rpartition(":")
+        host = host or ("localhost" if CA else "127.0.0.1")
+        self.client.connect(host, int(port), keepalive=30, **options)
         self.client.loop_start()
         flags, reason = self.connected.get(timeout=LIMIT)
         assert not reason.is_failure, f"CONNACK {reason}"

@@ -98,13 +98,13 @@ pub fn mosquitto(name: &str) -> Result<Command> {
 pub fn paho_over_nodes(version: &str) -> Result<()> {
     let cluster = Cluster::start(ClusterOptions::default())?;
     let nodes = cluster.all();
-    let ports: Vec<_> = nodes
+    let places: Vec<_> = nodes
         .iter()
-        .map(|node| cluster.mqtt_addr(*node).port().to_string())
+        .map(|node| cluster.mqtt_addr(*node).to_string())
         .collect();
     let mut command = Command::new(tool("venv/bin/python")?);
     command.arg("-u").arg(script("paho_stories.py"));
-    command.args([version, Reach::Tcp.word(), &ports.join(","), ""]);
+    command.args([version, Reach::Tcp.word(), &places.join(","), ""]);
     let logs = || nodes.iter().map(|node| cluster.log(*node)).collect::<Vec<_>>();
     told(&mut command, || logs().join("\n"))
 }
