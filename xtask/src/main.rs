@@ -21,7 +21,6 @@ cargo xtask COMMAND
   verify                 read-only: format, clippy with warnings denied, tests of single crates, docs
   fix                    rewrites what format and clippy can mend by themselves
   test                   installs what the tests need, then runs them all: standard, real clients, kill -9, fuzz
-  weather                what does not pass every time yet: clusters under load, the standard over three nodes
   tools                  only the installing part of `test`
   crash [--rounds N]     kills a broker under load N times (default 100) and checks every promise
   simulate [--seeds N] [--first N] [--only NAME]
@@ -54,7 +53,6 @@ fn dispatch(args: &[String]) -> anyhow::Result<()> {
         "verify" => verify::run(),
         "fix" => fix::run(),
         "test" => test::run(),
-        "weather" => test::weather(),
         "tools" => tools::install().and_then(|()| judges::install()),
         "crash" => crash::run(rest),
         "simulate" => simulate::run(rest),

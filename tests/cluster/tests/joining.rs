@@ -11,7 +11,6 @@ use tokio::task::block_in_place;
 const MOVED: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "lost messages once, before a cause was mended. `cargo xtask weather` runs it"]
 async fn a_fourth_node_joins_under_load_and_takes_its_share() -> Result<()> {
     let mut cluster = Cluster::prepare(ClusterOptions {
         nodes: 4,

@@ -5,7 +5,6 @@ use cluster_tests::*;
 use tokio::task::block_in_place;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "lost messages once, before a cause was mended. `cargo xtask weather` runs it"]
 async fn every_node_in_turn_is_killed_and_nothing_acknowledged_is_lost() -> Result<()> {
     let mut cluster = three()?;
     let load = Load::start(&cluster, &[0, 1, 2]).await?;

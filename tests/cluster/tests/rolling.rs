@@ -5,7 +5,6 @@ use cluster_tests::*;
 use tokio::task::block_in_place;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "lost messages once, before a cause was mended. `cargo xtask weather` runs it"]
 async fn each_node_is_stopped_and_started_under_load_and_every_promise_is_kept() -> Result<()> {
     let mut cluster = three()?;
     let load = Load::start(&cluster, &[0, 1, 2]).await?;
