@@ -10,7 +10,7 @@ use crate::{fuzz, judges, tools, verify};
 
 const FUZZ_SECONDS: u64 = 60;
 /// Seeds of each simulation; `cargo xtask simulate` runs more.
-const SIMULATION_SEEDS: &str = "3";
+const SIMULATION_SEEDS: &str = "2";
 /// Conformance tests that are not run over several nodes: each has a broker of its own, so nothing would be different.
 const NOT_OVER_NODES: [&str; 1] = ["restart::"];
 

@@ -74,6 +74,8 @@ pub struct Broken {
     pub no_epochs: bool,
     /// Entries and messages have no numbers by which those that come again are told from new ones.
     pub no_numbers: bool,
+    /// What was proposed last goes into the log first.
+    pub newest_first: bool,
 }
 
 /// How a node reaches its peers and lives with them.

@@ -111,6 +111,8 @@ pub(crate) struct Proposer {
     bytes_max: usize,
     give_up_after: Duration,
     commits: Histogram,
+    /// A broken node, for tests that have to notice.
+    newest_first: bool,
 }
 
 impl Proposer {
@@ -127,7 +129,13 @@ impl Proposer {
             bytes_max,
             give_up_after,
             commits: histogram!("flotilla_replication_commit_duration_seconds"),
+            newest_first: false,
         }
+    }
+
+    pub(crate) fn newest_first(mut self, newest_first: bool) -> Self {
+        self.newest_first = newest_first;
+        self
     }
 
     /// Queues commands; `done` is called at once if they are refused.
@@ -294,6 +302,9 @@ impl Proposer {
 
     fn make_entry(&self, queue: &mut Queue, now: Instant) -> (Number, Bytes) {
         let (mut count, mut bytes, mut commands, mut waiting) = (0, 0, Vec::new(), Vec::new());
+        if self.newest_first {
+            queue.waiting.make_contiguous().reverse();
+        }
         while let Some(proposal) = queue.waiting.front() {
             let full = count + proposal.commands.len() > COMMANDS_MAX || bytes + proposal.bytes > BYTES_MAX;
             if count > 0 && full {

@@ -135,7 +135,8 @@ impl Cluster {
         let slots: Vec<Arc<Slot>> = (0..config.shards)
             .map(|id| {
                 let bytes_max = config.proposal_queue_bytes as usize;
-                let proposer = Proposer::new(node_id, life, bytes_max, config.propose_timeout);
+                let proposer = Proposer::new(node_id, life, bytes_max, config.propose_timeout)
+                    .newest_first(config.broken.newest_first);
                 let (slot, received) = Slot::new(id, proposer);
                 let slot = Arc::new(slot);
                 foreign.push((slot.clone(), received));
