@@ -76,6 +76,8 @@ pub struct Broken {
     pub no_numbers: bool,
     /// What was proposed last goes into the log first.
     pub newest_first: bool,
+    /// A leader that restarts leads on in its old term.
+    pub leads_on: bool,
 }
 
 /// How a node reaches its peers and lives with them.

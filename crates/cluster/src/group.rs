@@ -12,6 +12,7 @@ use storage::{GroupId, GroupLog};
 use tokio::time::timeout;
 
 use crate::StartError;
+use crate::config::Broken;
 use crate::raft::{LogStore, Machine, Network, StateMachine, TypeConfig};
 
 /// The longest a start or a checkpoint is waited for.
@@ -53,9 +54,12 @@ impl<M: Machine> Group<M> {
         log: GroupLog,
         machine: Arc<M>,
         network: Network,
+        broken: Broken,
     ) -> Result<Self, StartError> {
         let failed = |reason: String| StartError::Group { group: id, reason };
-        let config = config(id).validate().map_err(|error| failed(error.to_string()))?;
+        let config = config(id, broken)
+            .validate()
+            .map_err(|error| failed(error.to_string()))?;
         let state_machine = StateMachine(machine.clone());
         let raft = Raft::new(node, Arc::new(config), network, LogStore::new(log), state_machine).await;
         let raft = raft.map_err(|error| failed(error.to_string()))?;
@@ -306,7 +310,9 @@ async fn finished<T, E: ToString>(change: impl Future<Output = Result<T, E>>) ->
     }
 }
 
-fn config(id: GroupId) -> openraft::Config {
+/// A leader sends entries to its followers while it writes them itself, so it may come back with less of its own term than
+/// they have committed. It must not write on in that term: it has to be elected again, in a new one.
+fn config(id: GroupId, broken: Broken) -> openraft::Config {
     openraft::Config {
         cluster_name: format!("group-{id}"),
         heartbeat_interval: HEARTBEAT_MS,
@@ -314,6 +320,7 @@ fn config(id: GroupId) -> openraft::Config {
         election_timeout_max: ELECTION_MAX_MS,
         install_snapshot_timeout: 300_000,
         enable_pre_vote: Some(true),
+        enable_leader_restore: Some(broken.leads_on),
         // Checkpoints are asked for, and so are purges, which follow one checkpoint later.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

@@ -129,7 +129,7 @@ impl Cluster {
         let machine = Arc::new(machine.map_err(storage_failed)?);
         let log = files.log.group(META_GROUP).map_err(storage_failed)?;
         let network = Network::new(META_GROUP, peers.clone());
-        let meta = Group::start(META_GROUP, node_id, log, machine, network).await?;
+        let meta = Group::start(META_GROUP, node_id, log, machine, network, config.broken).await?;
         let was_founded = !meta.is_pristine().await?;
         let mut foreign = Vec::new();
         let slots: Vec<Arc<Slot>> = (0..config.shards)
@@ -367,7 +367,8 @@ impl Inner {
         let machine = machine.map_err(|error| StartError::Storage(error.to_string()))?;
         let machine = Arc::new(machine.map_err(storage_failed)?);
         let network = Network::new(id, self.peers.clone());
-        let group = Arc::new(Group::start(id, self.node_id, log, machine, network).await?);
+        let group =
+            Arc::new(Group::start(id, self.node_id, log, machine, network, self.config.broken).await?);
         slot.set_replica(Some(group.clone()));
         let here =
             |client: &str| cluster_state::placement::shard_of(client, self.slots.len() as u16) == slot.id;

@@ -65,7 +65,7 @@ async fn one(world: &Arc<World>, random: &mut SmallRng) -> Result<()> {
     nodes.shuffle(random);
     let (one, other) = (nodes[0], nodes[1]);
     let while_it_lasts = Duration::from_millis(random.random_range(200..8000));
-    match random.random_range(0..11) {
+    match random.random_range(0..12) {
         0..=2 => {
             world.fault(Fault::Crash(one));
             sleep(while_it_lasts / 2).await;
@@ -113,6 +113,17 @@ async fn one(world: &Arc<World>, random: &mut SmallRng) -> Result<()> {
             sleep(while_it_lasts).await;
             world.fault(Fault::SlowDisk(one, None));
             Ok(())
+        }
+        10 => {
+            // The others have more than a node wrote itself, and it is back before they miss it.
+            let sync = Duration::from_millis(random.random_range(50..500));
+            world.fault(Fault::SlowDisk(one, Some(sync)));
+            sleep(while_it_lasts / 4).await;
+            world.fault(Fault::Crash(one));
+            sleep(Duration::from_millis(random.random_range(10..300))).await;
+            world.fault(Fault::Restart(one));
+            world.fault(Fault::SlowDisk(one, None));
+            back(world, one).await
         }
         _ => {
             world.settled(RECOVERY).await?;

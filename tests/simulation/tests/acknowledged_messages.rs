@@ -1,8 +1,11 @@
 //! A message that was acknowledged to its publisher arrives, whatever minority crashes, is cut off or loses its disk.
 
+use std::time::Duration;
+
 use broker::config::AckLevel;
 use mqtt_codec::ProtocolVersion::{V3_1_1, V5};
 use simulation::{Fault, Load, Options, Stream, for_seeds, is_caught, run, trouble};
+use tokio::time::sleep;
 
 use crate::common::{START, sound};
 
@@ -30,9 +33,9 @@ fn blackout(options: &Options) -> anyhow::Result<()> {
     run(options, async |world| {
         world.settled(START).await?;
         let load = Load::start(&world, &STREAMS).await?;
-        tokio::time::sleep(std::time::Duration::from_millis(1500 + world.options.seed * 37)).await;
+        sleep(Duration::from_millis(1500 + world.options.seed * 37)).await;
         world.nodes().for_each(|node| world.fault(Fault::Crash(node)));
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(1)).await;
         world.nodes().for_each(|node| world.fault(Fault::Restart(node)));
         world.settled(START).await?;
         load.judge().await
@@ -65,5 +68,39 @@ fn disks_that_forget_what_they_synced_are_caught() {
             ..sound(seed, 0)
         };
         blackout(&options)
+    });
+}
+
+/// The power of one node after the other goes for a moment, while its disk is behind those of the others.
+fn flickers(options: &Options) -> anyhow::Result<()> {
+    run(options, async |world| {
+        world.settled(START).await?;
+        let load = Load::start(&world, &STREAMS).await?;
+        for node in world.nodes() {
+            world.fault(Fault::SlowDisk(node, Some(Duration::from_millis(200))));
+            sleep(Duration::from_millis(700 + world.options.seed * 37)).await;
+            world.fault(Fault::Crash(node));
+            sleep(Duration::from_millis(50)).await;
+            world.fault(Fault::Restart(node));
+            world.fault(Fault::SlowDisk(node, None));
+            world.settled(START).await?;
+        }
+        load.judge().await
+    })
+}
+
+#[test]
+fn a_leader_that_is_back_before_it_was_missed_overwrites_nothing() {
+    for seed in 1..=2 {
+        flickers(&sound(seed, 0)).unwrap();
+    }
+}
+
+#[test]
+fn a_leader_that_leads_on_in_its_old_term_is_caught() {
+    is_caught("leads on", |seed| {
+        let mut options = sound(seed, 0);
+        options.broken.leads_on = true;
+        flickers(&options)
     });
 }
