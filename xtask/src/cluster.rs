@@ -4,8 +4,6 @@
 mod files;
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::step::{self, cargo};
-use crate::{flags, tools};
+use crate::{flags, http, tools};
 
 use files::{Ports, haproxy_config, node_config, node_name};
 
@@ -129,7 +127,7 @@ impl Running {
     fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY_LIMIT;
         for node in 1..=self.nodes {
-            while !is_ready(Ports::of(node).admin) {
+            while !http::is_ready(Ports::of(node).admin) {
                 if let Some(name) = self.ended()? {
                     bail!("{name} has ended; its log: {}", self.log(&name).display());
                 }
@@ -182,18 +180,6 @@ impl Drop for Running {
         }
         guard.wait().ok();
     }
-}
-
-fn is_ready(port: u16) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 "))
 }
 
 fn explain(running: &Running, proxy: bool) {

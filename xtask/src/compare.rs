@@ -130,21 +130,44 @@ fn flotilla(given: Option<&str>) -> Result<PathBuf> {
 /// One broker, fresh, under one load.
 fn measure(options: &Options, case: &Case, kind: Kind) -> Result<Value> {
     let mut broker = Running::start(kind, &options.flotilla, case.tls)?;
-    let output = Command::new(&options.flotilla)
-        .args(["bench", "--json", "--quiet", "--address"])
-        .arg(broker.address())
-        .arg("--pid")
-        .arg(broker.pid().to_string())
-        .arg("--seconds")
-        .arg(options.seconds.to_string())
-        .args(case.arguments(kind))
+    let report = bench(
+        &options.flotilla,
+        options.seconds,
+        case.arguments(kind),
+        broker.address(),
+        &broker.pid().to_string(),
+    );
+    let is_alive = broker.is_alive();
+    broker.stop();
+    let report = report?;
+    ensure!(is_alive, "{} ended under the load", kind.name());
+    Ok(report)
+}
+
+/// The load generator on brokers that run; addresses and processes as it takes them, separated by commas.
+fn bench<'a>(
+    flotilla: &Path,
+    seconds: u64,
+    load: impl IntoIterator<Item = &'a str>,
+    addresses: &str,
+    pids: &str,
+) -> Result<Value> {
+    let output = Command::new(flotilla)
+        .args([
+            "bench",
+            "--json",
+            "--quiet",
+            "--address",
+            addresses,
+            "--pid",
+            pids,
+        ])
+        .args(["--seconds", &seconds.to_string()])
+        .args(load)
         .stdin(Stdio::null())
         .output()
         .context("flotilla bench was not started")?;
-    let is_alive = broker.is_alive();
-    broker.stop();
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}", stderr.trim());
-    ensure!(is_alive, "{} ended under the load", kind.name());
     serde_json::from_slice(&output.stdout).context("flotilla bench printed something else than JSON")
 }

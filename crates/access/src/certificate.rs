@@ -5,6 +5,10 @@ use std::fmt::Write;
 
 use aws_lc_rs::digest;
 
+use crate::der::{
+    BOOLEAN, COMMON_NAME, EXPLICIT_0, EXPLICIT_3, Elements, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, SET,
+};
+
 /// The names in a certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Certificate {
@@ -39,26 +43,20 @@ impl Certificate {
     /// Reads a certificate in DER (RFC 5280 section 4.1). `None`: it is not one.
     pub fn parse(der: &[u8]) -> Option<Self> {
         let mut found = Self::default();
-        let (certificate, _) = Value::read(der)?.expect(SEQUENCE)?;
-        let (mut fields, _) = Value::read(certificate)?.expect(SEQUENCE)?;
-        let version = Value::read(fields)?;
-        if version.0.tag == EXPLICIT_0 {
-            fields = version.1;
+        let certificate = Elements::new(der).expect(SEQUENCE)?;
+        let mut fields = Elements::new(Elements::new(certificate).expect(SEQUENCE)?);
+        let (first, _) = fields.next()?;
+        // The version may be missing. Then serial number, signature, issuer, validity.
+        let before_subject = if first == EXPLICIT_0 { 4 } else { 3 };
+        for _ in 0..before_subject {
+            fields.next()?;
         }
-        // Serial number, signature, issuer, validity.
-        for _ in 0..4 {
-            fields = Value::read(fields)?.1;
-        }
-        let (subject, rest) = Value::read(fields)?.expect(SEQUENCE)?;
-        found.common_name = common_name(subject)?;
-        fields = rest;
+        found.common_name = common_name(fields.expect(SEQUENCE)?)?;
         while !fields.is_empty() {
-            let (field, rest) = Value::read(fields)?;
-            if field.tag == EXPLICIT_3 {
-                let (extensions, _) = Value::read(field.content)?.expect(SEQUENCE)?;
-                found.read_extensions(extensions)?;
+            let (tag, content) = fields.next()?;
+            if tag == EXPLICIT_3 {
+                found.read_extensions(Elements::new(content).expect(SEQUENCE)?)?;
             }
-            fields = rest;
         }
         let mut fingerprint = String::new();
         for byte in digest::digest(&digest::SHA256, der).as_ref() {
@@ -91,118 +89,70 @@ impl Certificate {
             .map(String::as_str)
     }
 
-    fn read_extensions(&mut self, mut extensions: &[u8]) -> Option<()> {
+    fn read_extensions(&mut self, extensions: &[u8]) -> Option<()> {
+        let mut extensions = Elements::new(extensions);
         while !extensions.is_empty() {
-            let (extension, rest) = Value::read(extensions)?.expect(SEQUENCE)?;
-            extensions = rest;
-            let (kind, mut rest) = Value::read(extension)?.expect(OBJECT_IDENTIFIER)?;
-            if kind != SUBJECT_ALTERNATIVE_NAME {
+            let mut extension = Elements::new(extensions.expect(SEQUENCE)?);
+            if extension.expect(OBJECT_IDENTIFIER)? != SUBJECT_ALTERNATIVE_NAME {
                 continue;
             }
-            let next = Value::read(rest)?;
-            if next.0.tag == BOOLEAN {
-                rest = next.1;
+            let (mut tag, mut wrapped) = extension.next()?;
+            if tag == BOOLEAN {
+                (tag, wrapped) = extension.next()?;
             }
-            let (wrapped, _) = Value::read(rest)?.expect(OCTET_STRING)?;
-            let (mut names, _) = Value::read(wrapped)?.expect(SEQUENCE)?;
+            if tag != OCTET_STRING {
+                return None;
+            }
+            let mut names = Elements::new(Elements::new(wrapped).expect(SEQUENCE)?);
             while !names.is_empty() {
-                let (name, rest) = Value::read(names)?;
-                names = rest;
-                let list = match name.tag {
+                let (tag, name) = names.next()?;
+                let list = match tag {
                     0x81 => &mut self.emails,
                     0x82 => &mut self.dns_names,
                     0x86 => &mut self.uris,
                     _ => continue,
                 };
-                list.push(std::str::from_utf8(name.content).ok()?.to_owned());
+                list.push(std::str::from_utf8(name).ok()?.to_owned());
             }
         }
         Some(())
     }
 }
 
-const BOOLEAN: u8 = 0x01;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-const EXPLICIT_0: u8 = 0xA0;
-const EXPLICIT_3: u8 = 0xA3;
-/// 2.5.4.3
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 /// 2.5.29.17
 const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1D, 0x11];
 
 /// The common name of a subject, if it has exactly one. The outer `None`: malformed.
-fn common_name(mut subject: &[u8]) -> Option<Option<String>> {
-    let mut names = Vec::new();
-    while !subject.is_empty() {
-        let (mut attributes, rest) = Value::read(subject)?.expect(SET)?;
-        subject = rest;
+fn common_name(subject: &[u8]) -> Option<Option<String>> {
+    let (mut names, mut parts) = (Vec::new(), Elements::new(subject));
+    while !parts.is_empty() {
+        let mut attributes = Elements::new(parts.expect(SET)?);
         while !attributes.is_empty() {
-            let (attribute, rest) = Value::read(attributes)?.expect(SEQUENCE)?;
-            attributes = rest;
-            let (kind, value) = Value::read(attribute)?.expect(OBJECT_IDENTIFIER)?;
-            if kind == COMMON_NAME {
-                names.push(Value::read(value)?.0.text()?);
+            let mut attribute = Elements::new(attributes.expect(SEQUENCE)?);
+            if attribute.expect(OBJECT_IDENTIFIER)? == COMMON_NAME {
+                let (tag, content) = attribute.next()?;
+                names.push(text(tag, content)?);
             }
         }
     }
     Some(if names.len() == 1 { names.pop() } else { None })
 }
 
-/// One value of DER: a tag below 31 and its content.
-struct Value<'a> {
-    tag: u8,
-    content: &'a [u8],
-}
-
-impl<'a> Value<'a> {
-    /// The first value, and what comes behind it.
-    fn read(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        let (&tag, rest) = bytes.split_first()?;
-        let (&first, rest) = rest.split_first()?;
-        let (len, rest) = match first {
-            0..=0x7F => (usize::from(first), rest),
-            0x81..=0x83 => {
-                let (len, rest) = rest.split_at_checked(usize::from(first & 0x7F))?;
-                let len = len.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-                (len, rest)
-            }
-            _ => return None,
-        };
-        let (content, rest) = rest.split_at_checked(len)?;
-        (tag & 0x1F != 0x1F).then_some((Self { tag, content }, rest))
-    }
-
-    /// As text: UTF-8, printable, IA5, and the old two-byte and one-byte forms.
-    fn text(&self) -> Option<String> {
-        match self.tag {
-            0x0C | 0x13 | 0x16 => std::str::from_utf8(self.content).ok().map(str::to_owned),
-            0x1E => {
-                let units = self.content.chunks(2).map(|pair| match pair {
-                    [high, low] => Some(u16::from_be_bytes([*high, *low])),
-                    _ => None,
-                });
-                String::from_utf16(&units.collect::<Option<Vec<_>>>()?).ok()
-            }
-            0x14 => self
-                .content
-                .is_ascii()
-                .then(|| String::from_utf8_lossy(self.content).into_owned()),
-            _ => None,
+/// As text: UTF-8, printable, IA5, and the old two-byte and one-byte forms.
+fn text(tag: u8, content: &[u8]) -> Option<String> {
+    match tag {
+        0x0C | 0x13 | 0x16 => std::str::from_utf8(content).ok().map(str::to_owned),
+        0x1E => {
+            let units = content.chunks(2).map(|pair| match pair {
+                [high, low] => Some(u16::from_be_bytes([*high, *low])),
+                _ => None,
+            });
+            String::from_utf16(&units.collect::<Option<Vec<_>>>()?).ok()
         }
-    }
-}
-
-trait Expect<'a> {
-    /// The content, if the tag is this one.
-    fn expect(self, tag: u8) -> Option<(&'a [u8], &'a [u8])>;
-}
-
-impl<'a> Expect<'a> for (Value<'a>, &'a [u8]) {
-    fn expect(self, tag: u8) -> Option<(&'a [u8], &'a [u8])> {
-        (self.0.tag == tag).then_some((self.0.content, self.1))
+        0x14 => content
+            .is_ascii()
+            .then(|| String::from_utf8_lossy(content).into_owned()),
+        _ => None,
     }
 }
 

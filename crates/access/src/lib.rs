@@ -6,6 +6,7 @@ mod base64;
 mod certificate;
 mod cidr;
 mod client_id;
+pub mod der;
 pub mod jwt;
 pub mod password;
 mod principal;

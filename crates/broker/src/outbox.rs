@@ -15,10 +15,10 @@ use mqtt_topic::TopicName;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::handover;
 use crate::message::from_stored;
 use crate::observer::OutboxSignal;
 use crate::pass::Denied;
+use crate::proposal::Settled;
 use crate::publisher::{Outgoing, Publisher};
 use crate::shared::Shared;
 use crate::sources::Source;
@@ -216,17 +216,13 @@ fn dispatch(
         let (done, answer) = oneshot::channel();
         let (shared_later, mut fate) = (Arc::clone(shared), proposal.fate);
         let report = Box::new(move |result: Result<Vec<ShardResponse>, ProposeError>| {
-            let left = match &result {
-                Ok(responses) => fate.judge(responses).left,
-                Err(_) => Vec::new(),
-            };
-            if left.is_empty() {
-                return drop(done.send(result.map(drop)));
-            }
-            // As many as a batch holds.
-            tokio::spawn(async move {
-                let failed = handover::all(&shared_later, left).await as u8 >= 0x80;
-                drop(done.send(if failed { Err(ProposeError::Busy) } else { Ok(()) }));
+            fate.settle(&shared_later, result, |settled| {
+                let result =
+                    settled.and_then(|Settled { handed_over, .. }| match handed_over as u8 >= 0x80 {
+                        true => Err(ProposeError::Busy),
+                        false => Ok(()),
+                    });
+                drop(done.send(result));
             });
         });
         shared

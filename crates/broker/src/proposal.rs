@@ -1,10 +1,15 @@
 //! Commands with messages for one shard, and what its answers mean for each message.
 
-use cluster::ShardId;
+use std::sync::Arc;
+
 use cluster::proto::{ShardCommand, ShardResponse, shard_response::Response};
+use cluster::{ProposeError, ShardId};
+use mqtt_codec::ReasonCode;
 use smallvec::SmallVec;
 
-use crate::handover::Handover;
+use crate::connection::is_rejected;
+use crate::handover::{self, Handover};
+use crate::shared::Shared;
 
 /// Commands for one shard, in order, each with the message it belongs to.
 #[derive(Debug)]
@@ -26,11 +31,20 @@ pub(crate) struct Fate<T> {
 
 /// What the shard has made of the messages.
 #[derive(Debug)]
-pub(crate) struct Verdict {
+struct Verdict {
+    /// A command was refused that has no reason to be.
+    failed: bool,
+    /// The members they were for are none: others have to get them.
+    left: Vec<Handover>,
+}
+
+/// What has become of the messages of a proposal.
+#[derive(Debug)]
+pub(crate) struct Settled {
     /// A command was refused that has no reason to be.
     pub(crate) failed: bool,
-    /// The members they were for are none: others have to get them.
-    pub(crate) left: Vec<Handover>,
+    /// The worst answer of those who got what members that have left did not.
+    pub(crate) handed_over: ReasonCode,
 }
 
 impl<T: Copy> Proposal<T> {
@@ -70,10 +84,28 @@ impl<T: Copy> Proposal<T> {
 }
 
 impl<T: Copy> Fate<T> {
+    /// The shard has answered, or not: what was for members of shared subscriptions that have left is given to others
+    /// first, as many messages as the proposal has.
+    pub(crate) fn settle(
+        &mut self,
+        shared: &Arc<Shared>,
+        result: Result<Vec<ShardResponse>, ProposeError>,
+        then: impl FnOnce(Result<Settled, ProposeError>) + Send + 'static,
+    ) {
+        let Verdict { failed, left } = match result {
+            Ok(responses) => self.judge(&responses),
+            Err(error) => return then(Err(error)),
+        };
+        let settled = move |handed_over| Ok(Settled { failed, handed_over });
+        if left.is_empty() {
+            return then(settled(ReasonCode::Success));
+        }
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move { then(settled(handover::all(&shared, left).await)) });
+    }
+
     /// Judges the answers, one for each command.
-    pub(crate) fn judge(&mut self, responses: &[ShardResponse]) -> Verdict {
-        let is_rejected =
-            |response: &ShardResponse| matches!(response.response, Some(Response::Rejected(_)) | None);
+    fn judge(&mut self, responses: &[ShardResponse]) -> Verdict {
         let kept = std::mem::take(&mut self.kept);
         let refused = responses.iter().filter(|response| is_rejected(response)).count();
         let left: Vec<Handover> = kept

@@ -76,7 +76,7 @@ impl Cluster {
 
     /// Whether this node may serve clients: it belongs to the cluster, has caught up, holds its lease and is not stopping.
     pub fn is_ready(&self) -> bool {
-        !self.0.is_stopping() && self.0.lease.is_ready() && self.0.lease.is_held()
+        self.0.is_ready()
     }
 
     /// Whether this node holds its lease. Without it nothing above QoS 0 may be acknowledged.
@@ -344,7 +344,7 @@ impl Cluster {
     /// Messages of the shard's outbox that are not done, oldest first, with their numbers. May read from disk. Nothing
     /// where this node does not lead the shard, and on one that is not ready: what it routes by may be old.
     pub fn outbox(&self, shard: ShardId, max: usize) -> Vec<Outboxed> {
-        if !self.0.lease.is_ready() || !self.0.lease.is_held() {
+        if !self.0.lease.serves() {
             return Vec::new();
         }
         let group = self.0.slot(shard).and_then(|slot| slot.led_here());
@@ -399,6 +399,9 @@ impl Cluster {
 
     /// The connection on another node that has a client's session, as far as this node's replica of its shard knows.
     pub fn owner_elsewhere(&self, client: &str) -> Option<Owner> {
+        if self.is_alone() {
+            return None;
+        }
         let replica = self.0.slot_with(client)?.replica()?;
         let owner = replica.machine.owner(client)?;
         (owner.node != self.0.node_id).then_some(owner)

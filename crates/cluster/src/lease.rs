@@ -53,6 +53,11 @@ impl Lease {
         self.ready.load(Ordering::Acquire)
     }
 
+    /// Whether the node may serve clients.
+    pub(crate) fn serves(&self) -> bool {
+        self.is_ready() && self.is_held()
+    }
+
     /// Says whether that is news.
     pub(crate) fn set_ready(&self, ready: bool) -> bool {
         self.ready.swap(ready, Ordering::SeqCst) != ready

@@ -92,6 +92,11 @@ impl Inner {
         self.retired.load(Ordering::Acquire)
     }
 
+    /// Whether clients are served.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.is_stopping() && self.lease.serves()
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }

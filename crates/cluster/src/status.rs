@@ -118,7 +118,7 @@ impl Inner {
         Status {
             cluster_id,
             node: self.node_id,
-            is_ready: !self.is_stopping() && self.lease.is_ready() && self.lease.is_held(),
+            is_ready: self.is_ready(),
             meta_leader: self.meta_leader(),
             meta_voters: self.meta.members().voters.into_iter().collect(),
             meta_applied: self.meta_applied(),

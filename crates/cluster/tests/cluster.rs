@@ -229,6 +229,16 @@ async fn queued_messages_survive_a_kill_without_a_checkpoint() {
     assert_eq!(notes.owners_lost.load(Ordering::Relaxed), 0);
 }
 
+/// Of the client "durable".
+async fn acknowledge_up_to(cluster: &Cluster, epoch: u64, last: u64) {
+    let acknowledge = Acknowledge {
+        client: "durable".into(),
+        epoch,
+        ranges: vec![SequenceRange { first: 0, last }],
+    };
+    request(cluster, "durable", Command::Acknowledge(acknowledge)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoints_and_purges_keep_queues_and_bodies_over_a_restart() {
     let dir = tempfile::tempdir().unwrap();
@@ -244,13 +254,7 @@ async fn checkpoints_and_purges_keep_queues_and_bodies_over_a_restart() {
         publish(&cluster, "durable", "a/b", round * 20..(round + 1) * 20, 100_000).await;
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
-    let ranges = vec![SequenceRange { first: 0, last: 9 }];
-    let acknowledge = Acknowledge {
-        client: "durable".into(),
-        epoch,
-        ranges,
-    };
-    request(&cluster, "durable", Command::Acknowledge(acknowledge)).await;
+    acknowledge_up_to(&cluster, epoch, 9).await;
     cluster.shutdown().await;
     drop(cluster);
 
@@ -341,13 +345,7 @@ async fn bodies_of_finished_messages_leave_the_disk_whatever_is_started_between(
     let epoch = connect(&cluster, "durable").await;
     let (queued, loads) = fetch_all(&cluster, "durable", epoch).await;
     assert_eq!((queued.len(), loads > 0), (300, true));
-    let ranges = vec![SequenceRange { first: 0, last: 249 }];
-    let acknowledge = Acknowledge {
-        client: "durable".into(),
-        epoch,
-        ranges,
-    };
-    request(&cluster, "durable", Command::Acknowledge(acknowledge)).await;
+    acknowledge_up_to(&cluster, epoch, 249).await;
     cluster.shutdown().await;
     drop(cluster);
 

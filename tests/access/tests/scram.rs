@@ -95,11 +95,9 @@ async fn challenge(client: &mut Client) -> Result<Auth> {
     }
 }
 
-async fn logged_in(world: &World, who: (&str, &str)) -> Result<Client> {
-    let scram = Scram::new(who);
-    let mut client = Client::open(world.broker.mqtt_addr()).await?;
-    client.send_connect(connect(scram.first(), "c-1")).await?;
-    let asked = challenge(&mut client).await?;
+/// Answers the server's challenge; what the server has to prove itself by.
+async fn answer_challenge(client: &mut Client, scram: &Scram) -> Result<String> {
+    let asked = challenge(client).await?;
     ensure!(
         asked.reason_code == ReasonCode::ContinueAuthentication,
         "{asked:?}"
@@ -108,6 +106,14 @@ async fn logged_in(world: &World, who: (&str, &str)) -> Result<Client> {
     client
         .send(&auth(ReasonCode::ContinueAuthentication, last))
         .await?;
+    Ok(expected)
+}
+
+async fn logged_in(world: &World, who: (&str, &str)) -> Result<Client> {
+    let scram = Scram::new(who);
+    let mut client = Client::open(world.broker.mqtt_addr()).await?;
+    client.send_connect(connect(scram.first(), "c-1")).await?;
+    let expected = answer_challenge(&mut client, &scram).await?;
     let connack = client.expect_connack().await?;
     ensure!(connack.reason_code == ReasonCode::Success, "{connack:?}");
     ensure!(connack.properties.authentication_method.as_deref() == Some(METHOD));
@@ -167,16 +173,7 @@ async fn again(client: &mut Client, who: (&str, &str)) -> Result<String> {
     client
         .send(&auth(ReasonCode::ReAuthenticate, scram.first()))
         .await?;
-    let asked = challenge(client).await?;
-    ensure!(
-        asked.reason_code == ReasonCode::ContinueAuthentication,
-        "{asked:?}"
-    );
-    let (last, expected) = scram.last(&asked.data.context("a challenge")?)?;
-    client
-        .send(&auth(ReasonCode::ContinueAuthentication, last))
-        .await?;
-    Ok(expected)
+    answer_challenge(client, &scram).await
 }
 
 #[tokio::test]

@@ -1,13 +1,12 @@
 //! HAProxy as people put it in front: its configurations in `deploy` are valid, and clients keep their addresses behind it.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clients::output_within;
-use harness::{Broker, BrokerOptions, Certificate, Client, ConnectOptions, Message, wait_for};
+use harness::{Broker, BrokerOptions, Certificate, free_address, known_behind};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -69,11 +68,6 @@ impl Drop for Proxy {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
 #[tokio::test]
 async fn clients_are_known_by_their_own_address_behind_haproxy() -> Result<()> {
     let listener = "[[listeners]]\nname = \"mqtt\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n";
@@ -107,20 +101,7 @@ async fn clients_are_known_by_their_own_address_behind_haproxy() -> Result<()> {
     let _proxy = Proxy(child);
 
     // HAProxy takes a moment to listen, and to find the node ready.
-    let connected = async || Client::connect(front, ConnectOptions::v5("behind")).await.is_ok();
-    wait_for(connected, LIMIT).await?;
-    let stream = tokio::net::TcpStream::connect(front).await?;
-    let own = stream.local_addr()?;
-    let mut client = Client::on(stream);
-    client.handshake(ConnectOptions::v5("known")).await?;
-    client.subscribe("t", 1).await?;
-    client.publish(Message::new("t", "x").qos(1)).await?;
-    client.receive().await?;
-    ensure!(
-        broker.log().contains(&format!("client_id=known address={own}")),
-        "{own}: {}",
-        broker.log()
-    );
+    known_behind(front, &broker).await?;
     ensure!(
         !broker.log().contains("the PROXY protocol header"),
         "health checks are worth no line: {}",

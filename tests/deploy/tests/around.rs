@@ -1,13 +1,13 @@
 //! What stands around the broker: image, compose, systemd and nginx, judged by their own programs; nginx with real clients.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use deploy::{flotilla, read, run, run_with, tool};
-use harness::{Broker, BrokerOptions, Certificate, Client, ConnectOptions, Message, wait_for};
+use harness::{Broker, BrokerOptions, Certificate, free_address, known_behind, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// The node's side of both ways of nginx.
@@ -178,11 +178,6 @@ fn nginx(
     Ok(Some(Nginx(child)))
 }
 
-/// A port that was free a moment ago.
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
-}
-
 #[tokio::test]
 async fn clients_are_known_by_their_own_address_behind_nginx() -> Result<()> {
     let broker = Broker::start(BrokerOptions {
@@ -197,18 +192,7 @@ async fn clients_are_known_by_their_own_address_behind_nginx() -> Result<()> {
     let Some(_nginx) = nginx("passthrough.conf", broker.mqtt_addr(), front, &pair, files.path())? else {
         return Ok(());
     };
-    let connected = async || Client::connect(front, ConnectOptions::v5("behind")).await.is_ok();
-    wait_for(connected, LIMIT).await?;
-    let stream = tokio::net::TcpStream::connect(front).await?;
-    let own = stream.local_addr()?;
-    let mut client = Client::on(stream);
-    client.handshake(ConnectOptions::v5("known")).await?;
-    client.subscribe("t", 1).await?;
-    client.publish(Message::new("t", "x").qos(1)).await?;
-    client.receive().await?;
-    let line = format!("client_id=known address={own}");
-    ensure!(broker.log().contains(&line), "{own}: {}", broker.log());
-    Ok(())
+    known_behind(front, &broker).await
 }
 
 #[tokio::test]

@@ -571,16 +571,11 @@ fn resumed(connected: &Connected) -> Resumed {
     }
 }
 
-fn shared_of(filters: &[String]) -> Vec<String> {
-    let shared = filters.iter().filter(|filter| filter.starts_with("$share/"));
-    shared.cloned().collect()
-}
-
 impl Attachment {
     /// Puts the subscriptions a session brings along into this node's router; the session loses those that its user may not
     /// have any more.
     fn resume(&mut self, subscriptions: &[proto::Subscription], sent_before: u64, pass: &Pass) {
-        let mut denied = Vec::new();
+        let (mut denied, mut hand_over) = (Vec::new(), Vec::new());
         for stored in subscriptions {
             let Ok(filter) = SubscriptionFilter::parse(stored.filter.as_str().into()) else {
                 continue;
@@ -588,6 +583,9 @@ impl Attachment {
             if !pass.may_subscribe(filter.filter()) {
                 pass.denied(&self.shared, Denied::Resume, &stored.filter);
                 denied.push(stored.filter.clone());
+                if filter.share().is_some() {
+                    hand_over.push(stored.filter.clone());
+                }
                 continue;
             }
             let retain_handling = match stored.retain_handling {
@@ -615,7 +613,7 @@ impl Attachment {
             client: self.client.to_string(),
             epoch: self.epoch,
             // What waits for a shared one is for members who may have it.
-            hand_over: shared_of(&denied),
+            hand_over,
             sent_before,
             filters: denied,
         });

@@ -7,13 +7,13 @@ use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command};
 use mqtt_codec::{PacketId, ProtocolVersion, Publication, QoS, ReasonCode};
 use smallvec::SmallVec;
 
+use crate::forward;
 use crate::mailbox::{Event, LiveMessage, Mailbox};
 use crate::message::{expires_at, to_stored};
 use crate::pass::Denied;
-use crate::proposal::Fate;
+use crate::proposal::{Fate, Settled};
 use crate::publisher::{Outgoing, Routed};
 use crate::shared::Shared;
-use crate::{forward, handover};
 
 use super::attachment::is_rejected;
 use super::{Connection, Stream};
@@ -152,7 +152,7 @@ impl<S: Stream> Connection<S> {
             let (mailbox, shared) = (Arc::clone(&self.attachment.mailbox), Arc::clone(&self.shared));
             let fate = proposal.fate;
             let done = move |result: Result<Vec<ShardResponse>, ProposeError>| {
-                answer(&shared, mailbox, fate, &result);
+                answer(&shared, mailbox, fate, result);
             };
             self.shared
                 .cluster
@@ -261,40 +261,29 @@ impl<S: Stream> Connection<S> {
     }
 }
 
-/// A shard has answered: members of shared subscriptions that have left get what was for them replaced first.
+/// A shard has answered, or not.
 fn answer(
     shared: &Arc<Shared>,
     mailbox: Arc<Mailbox>,
     mut fate: Fate<PacketId>,
-    result: &Result<Vec<ShardResponse>, ProposeError>,
+    result: Result<Vec<ShardResponse>, ProposeError>,
 ) {
-    let (mut left, mut without_room) = (Vec::new(), SmallVec::new());
-    let reason_code = match result {
-        Ok(responses) => {
-            without_room = fate.without_room(responses);
-            let verdict = fate.judge(responses);
-            left = verdict.left;
-            match verdict.failed {
-                true => ReasonCode::UnspecifiedError,
-                false => ReasonCode::Success,
-            }
-        }
-        Err(error) => forward::reason_code(error),
+    let without_room = match &result {
+        Ok(responses) => fate.without_room(responses),
+        Err(_) => SmallVec::new(),
     };
-    let committed = move |reason_code| Event::Committed {
-        packet_ids: fate.tickets,
-        reason_code,
-        without_room,
-    };
-    if left.is_empty() {
-        return mailbox.answer(committed(reason_code));
-    }
-    let shared = Arc::clone(shared);
-    // As many as one read of a publisher brings.
-    tokio::spawn(async move {
-        let handed_over = handover::all(&shared, left).await;
-        let failed = reason_code as u8 >= 0x80;
-        mailbox.answer(committed(if failed { reason_code } else { handed_over }));
+    let packet_ids = std::mem::take(&mut fate.tickets);
+    fate.settle(shared, result, move |settled| {
+        let reason_code = match settled {
+            Err(error) => forward::reason_code(&error),
+            Ok(Settled { failed: true, .. }) => ReasonCode::UnspecifiedError,
+            Ok(Settled { handed_over, .. }) => handed_over,
+        };
+        mailbox.answer(Event::Committed {
+            packet_ids,
+            reason_code,
+            without_room,
+        });
     });
 }
 

@@ -12,9 +12,9 @@ use mqtt_topic::TopicName;
 use tokio::sync::oneshot;
 
 use super::Operator;
-use crate::handover;
 use crate::mailbox::LiveMessage;
 use crate::message::{expires_at, to_stored};
+use crate::proposal::Settled;
 use crate::publisher::{Outgoing, Publisher};
 use crate::shared::Shared;
 
@@ -213,20 +213,14 @@ fn dispatch(shared: &Arc<Shared>, publisher: &mut Publisher<usize>) -> Vec<Answe
         let tickets = proposal.fate.tickets.to_vec();
         let (shared_later, mut fate) = (Arc::clone(shared), proposal.fate);
         let report = Box::new(move |result: Result<Vec<_>, cluster::ProposeError>| {
-            let verdict = match &result {
-                Ok(responses) => fate.judge(responses),
-                Err(error) => return drop(done.send(Some(error.to_string()))),
-            };
-            let failure = verdict.failed.then(|| "its shard refused it".to_owned());
-            if verdict.left.is_empty() {
-                return drop(done.send(failure));
-            }
-            // Members of shared subscriptions that have left: as many as the request has messages.
-            tokio::spawn(async move {
-                let handed_over = handover::all(&shared_later, verdict.left).await;
-                let lost =
-                    (handed_over as u8 >= 0x80).then(|| format!("no other member took it: {handed_over:?}"));
-                drop(done.send(failure.or(lost)));
+            fate.settle(&shared_later, result, |settled| {
+                let failure = match settled {
+                    Err(error) => Some(error.to_string()),
+                    Ok(Settled { failed: true, .. }) => Some("its shard refused it".to_owned()),
+                    Ok(Settled { handed_over, .. }) => (handed_over as u8 >= 0x80)
+                        .then(|| format!("no other member took it: {handed_over:?}")),
+                };
+                drop(done.send(failure));
             });
         });
         shared

@@ -3,21 +3,14 @@
 
 use std::path::Path;
 
+use access::der::{COMMON_NAME, EXPLICIT_0, Elements, INTEGER, OBJECT_IDENTIFIER, SEQUENCE, SET};
 use admin::views::CertificateView;
 use broker::config::Config;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-const INTEGER: u8 = 0x02;
-const OBJECT_IDENTIFIER: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-/// `[0]`, where a certificate says its version.
-const VERSION: u8 = 0xa0;
-/// 2.5.4.3.
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 
 /// What is of interest in a certificate.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,10 +68,10 @@ fn view(used_by: String, file: &Path, now_s: i64) -> CertificateView {
 }
 
 fn facts(der: &[u8]) -> Option<Facts> {
-    let mut certificate = Elements(Elements(der).expect(SEQUENCE)?);
-    let mut signed = Elements(certificate.expect(SEQUENCE)?);
+    let mut certificate = Elements::new(Elements::new(der).expect(SEQUENCE)?);
+    let mut signed = Elements::new(certificate.expect(SEQUENCE)?);
     let (mut tag, _) = signed.next()?;
-    if tag == VERSION {
+    if tag == EXPLICIT_0 {
         (tag, _) = signed.next()?;
     }
     if tag != INTEGER {
@@ -86,7 +79,7 @@ fn facts(der: &[u8]) -> Option<Facts> {
     }
     let _algorithm = signed.expect(SEQUENCE)?;
     let _issuer = signed.expect(SEQUENCE)?;
-    let mut validity = Elements(signed.expect(SEQUENCE)?);
+    let mut validity = Elements::new(signed.expect(SEQUENCE)?);
     let _not_before = validity.next()?;
     let (tag, not_after) = validity.next()?;
     Some(Facts {
@@ -97,11 +90,11 @@ fn facts(der: &[u8]) -> Option<Facts> {
 
 /// Empty, if it has none.
 fn common_name(name: &[u8]) -> String {
-    let mut parts = Elements(name);
+    let mut parts = Elements::new(name);
     while let Some(part) = parts.expect(SET) {
-        let mut part = Elements(part);
+        let mut part = Elements::new(part);
         while let Some(attribute) = part.expect(SEQUENCE) {
-            let mut attribute = Elements(attribute);
+            let mut attribute = Elements::new(attribute);
             if attribute.expect(OBJECT_IDENTIFIER) == Some(COMMON_NAME)
                 && let Some((_, text)) = attribute.next()
             {
@@ -139,41 +132,6 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let month = (month + 9) % 12;
     let day_of_year = (153 * month + 2) / 5 + day - 1;
     365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468
-}
-
-/// The elements of a piece of DER, one after the other.
-struct Elements<'a>(&'a [u8]);
-
-impl<'a> Elements<'a> {
-    /// The tag and the content of the next one.
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
-        let (&tag, rest) = self.0.split_first()?;
-        let (&first, rest) = rest.split_first()?;
-        let (length, rest) = match first {
-            0..=0x7f => (usize::from(first), rest),
-            // Longer than four bytes of length is no certificate.
-            0x81..=0x84 => {
-                let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                (
-                    bytes
-                        .iter()
-                        .fold(0, |length, byte| length << 8 | usize::from(*byte)),
-                    rest,
-                )
-            }
-            _ => return None,
-        };
-        let (content, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        Some((tag, content))
-    }
-
-    /// The content of the next one, if it has this tag.
-    fn expect(&mut self, tag: u8) -> Option<&'a [u8]> {
-        self.next()
-            .filter(|(found, _)| *found == tag)
-            .map(|(_, content)| content)
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Nodes that form a cluster on free loopback ports, from empty directories.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use std::{fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::step;
+use crate::{http, step};
 
 /// A cluster forms within this time, and its nodes end within it when told to.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -77,7 +76,7 @@ impl Nodes {
                  [cluster]\nlisten = \"127.0.0.1:{peer}\"\nseeds = [{seeds}]\n"
             ),
         )?;
-        let log = fs::File::create(self.log(number))?;
+        let log = fs::File::create(log(&self.directory, number))?;
         let child = Command::new(flotilla)
             .args(["start", "--config"])
             .arg(file)
@@ -90,18 +89,13 @@ impl Nodes {
         Ok(Node { child, mqtt, admin })
     }
 
-    fn log(&self, number: usize) -> PathBuf {
-        self.directory.join(format!("node{number}.log"))
-    }
-
     fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         for (number, node) in self.nodes.iter_mut().enumerate() {
-            while !get(node.admin, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 ")) {
+            while !http::is_ready(node.admin) {
                 let ended = !matches!(node.child.try_wait(), Ok(None));
                 if ended || Instant::now() > deadline {
-                    let log = self.directory.join(format!("node{}.log", number + 1));
-                    let log = fs::read_to_string(log).unwrap_or_default();
+                    let log = fs::read_to_string(log(&self.directory, number + 1)).unwrap_or_default();
                     bail!("node {} is not ready: {}", number + 1, log.trim());
                 }
                 thread::sleep(LOOK);
@@ -128,7 +122,7 @@ impl Nodes {
     pub(super) fn log_bytes(&self) -> Result<f64> {
         let mut sum = 0.0;
         for node in &self.nodes {
-            let page = get(node.admin, "/metrics")?;
+            let page = http::get(node.admin, "/metrics")?;
             let line = page.lines().find_map(|line| line.strip_prefix(LOG_BYTES));
             sum += line
                 .and_then(|value| value.trim().parse::<f64>().ok())
@@ -176,6 +170,10 @@ impl Drop for Nodes {
     }
 }
 
+fn log(directory: &Path, number: usize) -> PathBuf {
+    directory.join(format!("node{number}.log"))
+}
+
 /// Held until all three are known, so that they differ.
 fn three_ports() -> Result<[u16; 3]> {
     let held = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
@@ -187,16 +185,4 @@ fn three_ports() -> Result<[u16; 3]> {
         *port = held.local_addr()?.port();
     }
     Ok(ports)
-}
-
-fn get(port: u16, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
