@@ -10,15 +10,26 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::handover::{self, Handover};
+use crate::incoming::outgoing;
+use crate::mailbox::LiveMessage;
+use crate::message::to_stored;
 use crate::shared::Shared;
+use crate::sources::Source;
 
-/// Messages for one node, in order.
+/// Messages of a run, which differ in their payloads only, at the most.
+const RUN_MESSAGES_MAX: usize = 64;
+/// Bytes of their payloads.
+const RUN_BYTES_MAX: usize = 32 << 10;
+
+/// Messages of one publisher for one node, in order.
 #[derive(Debug)]
 pub(crate) struct NodeBatch<T> {
     pub(crate) node: u64,
     /// The way there has no room for QoS 0.
     pub(crate) congested: bool,
     pub(crate) messages: Vec<ForwardMessage>,
+    /// Of the payloads of the last one.
+    run_bytes: usize,
     /// Of the publishes that wait for the node.
     pub(crate) tickets: SmallVec<[T; 4]>,
     /// Messages for one member of a group: if the node dies before it has them, others get them.
@@ -38,9 +49,27 @@ impl<T: Send + 'static> NodeBatch<T> {
             node,
             congested,
             messages: Vec::new(),
+            run_bytes: 0,
             tickets: SmallVec::new(),
             kept: Vec::new(),
         }
+    }
+
+    /// For all subscribers there. What is like the message before, but for its payload, travels with it.
+    pub(crate) fn push(&mut self, message: &LiveMessage, publisher: &str, source: Option<Source>) {
+        let payload = message.publication.payload();
+        if let Some(last) = self.messages.last_mut()
+            && source.is_none()
+            && last.more_payloads.len() + 1 < RUN_MESSAGES_MAX
+            && self.run_bytes + payload.len() <= RUN_BYTES_MAX
+            && is_alike(last, message)
+        {
+            self.run_bytes += payload.len();
+            return last.more_payloads.push(payload);
+        }
+        self.run_bytes = payload.len();
+        self.messages
+            .push(outgoing(to_stored(message, publisher), source));
     }
 
     /// Sends the batch. `answer` is called once, unless nobody waits for it.
@@ -58,8 +87,9 @@ impl<T: Send + 'static> NodeBatch<T> {
         if messages.is_empty() {
             return;
         }
-        let count = messages.len() as u64;
-        let qos_0 = messages.iter().filter(|message| is_qos_0(message)).count() as u64;
+        let count = messages.iter().map(count_of).sum();
+        let qos_0 = messages.iter().filter(|message| is_qos_0(message));
+        let qos_0 = qos_0.map(count_of).sum();
         if tickets.is_empty() {
             let sent = shared.cluster.forward(node, lane, messages, Box::new(drop));
             shared.metrics.forwarded(count, sent.is_err().then_some(qos_0));
@@ -126,6 +156,25 @@ pub(crate) fn reason_code(error: &ProposeError) -> ReasonCode {
         ProposeError::Busy => ReasonCode::QuotaExceeded,
         _ => ReasonCode::UnspecifiedError,
     }
+}
+
+/// How many messages travel as one.
+pub(crate) fn count_of(message: &ForwardMessage) -> u64 {
+    1 + message.more_payloads.len() as u64
+}
+
+/// Whether a message of the same publisher differs from the last one in its payload at the most.
+fn is_alike(last: &ForwardMessage, message: &LiveMessage) -> bool {
+    let Some(stored) = &last.publication else {
+        return false;
+    };
+    last.only_client.is_empty()
+        && last.source_shard.is_none()
+        && stored.topic == message.publication.topic().as_str()
+        && stored.qos == message.qos as u32
+        && stored.retain == message.retain
+        && stored.expires_at_ms == message.expires_at.unwrap_or(0)
+        && stored.properties == message.publication.properties_wire()
 }
 
 fn is_qos_0(message: &ForwardMessage) -> bool {

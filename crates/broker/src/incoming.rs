@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use cluster::ShardId;
 use cluster::proto::{ForwardMessage, Publication};
 use foldhash::HashMap;
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Semaphore;
 
+use crate::forward::count_of;
 use crate::handover::{self, HOPS_MAX, Handover, delivery_for};
 use crate::mailbox::LiveMessage;
 use crate::message::from_stored;
@@ -50,7 +52,8 @@ struct Lane {
 
 /// Brings messages to their receivers, in order; each receiver is woken once.
 pub(crate) fn receive(shared: &Arc<Shared>, messages: Vec<ForwardMessage>) {
-    shared.metrics.forwarded_in.increment(messages.len() as u64);
+    let count = messages.iter().map(count_of).sum();
+    shared.metrics.forwarded_in.increment(count);
     let mut lane = shared.incoming.resting.lock().pop().unwrap_or_default();
     let mut publisher = String::new();
     for message in messages {
@@ -66,7 +69,7 @@ pub(crate) fn receive(shared: &Arc<Shared>, messages: Vec<ForwardMessage>) {
             publisher = stored.publisher;
         }
         if message.only_client.is_empty() {
-            lane.plain(shared, &publisher, live, source);
+            lane.plain(shared, &publisher, live, source, message.more_payloads);
         } else {
             let handover = Handover {
                 group: message.share_filter.into(),
@@ -87,14 +90,31 @@ pub(crate) fn receive(shared: &Arc<Shared>, messages: Vec<ForwardMessage>) {
 }
 
 impl Lane {
-    fn plain(&mut self, shared: &Arc<Shared>, publisher: &str, message: LiveMessage, source: Option<Source>) {
+    /// For all who want it, and then the same message with other payloads.
+    fn plain(
+        &mut self,
+        shared: &Arc<Shared>,
+        publisher: &str,
+        message: LiveMessage,
+        source: Option<Source>,
+        more_payloads: Vec<Bytes>,
+    ) {
         if source.is_some_and(|source| !shared.sources.is_new(source)) {
             return;
         }
         let route = self.route(shared, message.publication.topic());
-        if !route.subscribers.is_empty() {
-            self.run.push(&shared.metrics, publisher, route, message);
+        if route.subscribers.is_empty() {
+            return;
         }
+        let mut last = message;
+        for payload in more_payloads {
+            let publication = last.publication.with_payload(payload);
+            let next = LiveMessage { publication, ..last };
+            let message = std::mem::replace(&mut last, next);
+            self.run
+                .push(&shared.metrics, publisher, Arc::clone(&route), message);
+        }
+        self.run.push(&shared.metrics, publisher, route, last);
     }
 
     fn route(&mut self, shared: &Shared, topic: &TopicName) -> Arc<Route> {
@@ -156,6 +176,7 @@ mod tests {
     use mqtt_codec::QoS;
 
     use super::*;
+    use crate::forward::NodeBatch;
     use crate::mailbox::Grant;
     use crate::testing::{grant, message, node, received, subscribe};
 
@@ -188,6 +209,34 @@ mod tests {
         };
         assert_eq!(payloads(&all), ["1", "2", "3", "4"]);
         assert_eq!(payloads(&some), ["1", "2", "4"]);
+    }
+
+    #[tokio::test]
+    async fn messages_that_travelled_as_one_arrive_as_many_in_order() {
+        let (_files, shared) = node().await;
+        let all = subscribe(&shared, "all", "#", grant(QoS::AtLeastOnce), false);
+        let mut sent = NodeBatch::<()>::new(2, false);
+        for (topic, payload) in [
+            ("a", "1"),
+            ("a", "2"),
+            ("a", "3"),
+            ("b", "4"),
+            ("b", "5"),
+            ("a", "6"),
+        ] {
+            let stored = message("p", topic, payload, 1).publication.unwrap();
+            sent.push(&from_stored(&stored).unwrap(), "p", None);
+        }
+        let numbered = Source { shard: 1, number: 7 };
+        for source in [Some(numbered), None] {
+            let stored = message("p", "a", "7", 1).publication.unwrap();
+            sent.push(&from_stored(&stored).unwrap(), "p", source);
+        }
+        let together: Vec<u64> = sent.messages.iter().map(count_of).collect();
+        assert_eq!(together, [3, 2, 1, 1, 1], "what has a number travels alone");
+        receive(&shared, sent.messages);
+        let payloads: Vec<_> = received(&all).into_iter().map(|(payload, _)| payload).collect();
+        assert_eq!(payloads, ["1", "2", "3", "4", "5", "6", "7", "7"]);
     }
 
     #[tokio::test]

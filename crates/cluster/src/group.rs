@@ -22,7 +22,8 @@ const CHANGE_MAX: Duration = Duration::from_secs(20);
 /// Entries a replica may be behind the leader's last one to be worth leading, or voting.
 const NEARLY: u64 = 64;
 
-const HEARTBEAT_MS: u64 = 300;
+/// A little below two ticks: the second one sends it.
+const HEARTBEAT_MS: u64 = 280;
 /// Followers wait for the longest election timeout, which is also the leader's lease, and then for one of their own: a
 /// leader that dies is followed by another after 1.3 to 1.6 seconds. With those of the meta group the others' leases have
 /// to be renewed before they are over, or every node would fence itself when one dies.

@@ -79,6 +79,16 @@ impl Publication {
         &self.topic
     }
 
+    /// The same message with another payload.
+    pub fn with_payload(&self, payload: Bytes) -> Self {
+        Self {
+            topic: self.topic.clone(),
+            properties: self.properties.clone(),
+            payload,
+            message_expiry_interval: self.message_expiry_interval,
+        }
+    }
+
     /// The payload, shared.
     pub fn payload(&self) -> Bytes {
         self.payload.clone()

@@ -22,10 +22,12 @@ pub(crate) struct Piece {
 /// Cuts messages into pieces of the size of a frame. `Err`: one is larger than a message may be.
 pub(crate) fn cut(messages: &[ForwardMessage]) -> Result<Vec<Piece>, usize> {
     let mut pieces = Vec::with_capacity(1);
-    let mut gathered = BytesMut::new();
+    let lengths: Vec<usize> = messages.iter().map(Message::encoded_len).collect();
+    // A key and a length for each.
+    let room = lengths.iter().map(|length| length + 6).sum::<usize>();
+    let mut gathered = BytesMut::with_capacity(room);
     let mut count = 0;
-    for message in messages {
-        let length = message.encoded_len();
+    for (message, length) in messages.iter().zip(lengths) {
         if length > MESSAGE_BYTES_MAX {
             return Err(length);
         }

@@ -3,12 +3,15 @@
 use std::future::Future;
 use std::time::Duration;
 
-use openraft::async_runtime::AsyncRuntime;
+use openraft::async_runtime::{AsyncRuntime, Instant};
 use openraft::{OptionalSend, TokioRuntime};
 use openraft_rand::SeedableRng;
 use openraft_rand::rngs::SmallRng;
 
 use crate::chance;
+
+/// How often groups look whether a heartbeat or an election is due.
+const TICK: Duration = Duration::from_millis(150);
 
 /// tokio. Elections wait for random times; in a simulation these are drawn from its seed.
 #[derive(Debug)]
@@ -39,8 +42,10 @@ impl AsyncRuntime for Runtime {
         TokioRuntime::sleep(duration)
     }
 
+    /// The ticks of all groups wait here, each for times of its own. Together they wake the node once and not once for each.
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
+        let wait = deadline.saturating_duration_since(Self::Instant::now());
+        TokioRuntime::sleep(chance::together(wait, TICK))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
