@@ -2,6 +2,7 @@
 
 use core::net::IpAddr;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::Certificate;
 
@@ -19,7 +20,7 @@ pub struct Principal {
     /// Claims of its token, as text; a list has one value per item.
     pub claims: BTreeMap<String, Vec<String>>,
     /// The certificate it has shown.
-    pub certificate: Option<Certificate>,
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 impl Principal {

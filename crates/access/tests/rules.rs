@@ -128,10 +128,11 @@ allow publish for-all
     full.groups.push("dev".to_owned());
     full.claims
         .insert("site".to_owned(), vec!["6".to_owned(), "7".to_owned()]);
-    full.certificate = Some(Certificate {
+    let certificate = Certificate {
         fingerprint: Some("abcd".to_owned()),
         ..Certificate::told_by_proxy("device")
-    });
+    };
+    full.certificate = Some(certificate.into());
     let nobody = Principal::anonymous("c-2", address("fd00::1"));
     let bob = Principal::named("bob", "c-2", address("::ffff:10.0.0.2"));
     for (name, is_full, is_nobody, is_bob) in [

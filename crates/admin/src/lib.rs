@@ -199,6 +199,7 @@ async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
     let mut text = shared.metrics.render();
     process::write_build_info(&mut text, &shared.build);
     process::write_metrics(&mut text, shared.started.elapsed());
+    process::write_runtime(&mut text, &tokio::runtime::Handle::current().metrics());
     ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], text)
 }
 

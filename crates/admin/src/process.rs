@@ -4,6 +4,8 @@ use std::fmt::{Display, Write};
 use std::fs;
 use std::time::Duration;
 
+use tokio::runtime::RuntimeMetrics;
+
 use crate::BuildInfo;
 
 /// Appends `flotilla_build_info`.
@@ -93,6 +95,44 @@ pub(crate) fn write_metrics(text: &mut String, uptime: Duration) {
         "Most file descriptors it may open.",
         files_max(),
     );
+}
+
+/// Appends how busy the threads are that do everything. `busy` grows by one second per second and thread at the most.
+pub(crate) fn write_runtime(text: &mut String, runtime: &RuntimeMetrics) {
+    let workers = runtime.num_workers();
+    let busy: Duration = (0..workers)
+        .map(|worker| runtime.worker_total_busy_duration(worker))
+        .sum();
+    let samples = [
+        (
+            "flotilla_tokio_workers",
+            "gauge",
+            "Threads that run tasks.",
+            workers as f64,
+        ),
+        (
+            "flotilla_tokio_busy_seconds_total",
+            "counter",
+            "Time that these threads were busy, together.",
+            busy.as_secs_f64(),
+        ),
+        (
+            "flotilla_tokio_tasks",
+            "gauge",
+            "Tasks that have begun and not ended.",
+            runtime.num_alive_tasks() as f64,
+        ),
+        (
+            "flotilla_tokio_queued_tasks",
+            "gauge",
+            "Tasks that wait for any thread.",
+            runtime.global_queue_depth() as f64,
+        ),
+    ];
+    for (name, kind, help, value) in samples {
+        head(text, name, kind, help);
+        line(text, name, value);
+    }
 }
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {

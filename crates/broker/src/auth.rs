@@ -36,7 +36,7 @@ impl Login {
     pub fn principal(&self, user: Option<String>) -> Principal {
         Principal {
             user,
-            certificate: self.certificate.as_deref().cloned(),
+            certificate: self.certificate.clone(),
             ..Principal::anonymous(self.client_id.clone(), self.address.ip())
         }
     }

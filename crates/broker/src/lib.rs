@@ -191,9 +191,11 @@ impl Broker {
     {
         let mut known = self.shared.config.listeners.iter();
         let known = known.find(|known| known.name == listener);
+        let transport = known.map_or(config::Protocol::Tcp, |listener| listener.protocol);
         let origin = connection::Origin {
             peer,
             listener: listener.into(),
+            transport,
             permits_anonymous: known
                 .is_some_and(|listener| listener.permits_anonymous(&self.shared.config.auth)),
             certificate: None,

@@ -100,6 +100,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
         let origin = Origin {
             peer,
             listener: Arc::clone(&name),
+            transport: listener.protocol,
             permits_anonymous: listener.permits_anonymous(&shared.config.auth),
             certificate: None,
         };
@@ -157,19 +158,45 @@ impl Arrival {
             (Protocol::Tcp, _) => self.welcome(stream, deadline).await,
             (Protocol::Ws, _) => Box::pin(self.welcome_websocket(stream, deadline)).await,
             (Protocol::Tls, Some(acceptor)) => {
-                if let Some(stream) = Box::pin(secure(&acceptor, stream, deadline)).await {
+                if let Some(stream) = Box::pin(self.secure(&acceptor, stream, deadline)).await {
                     self.read_certificate(&stream);
                     Box::pin(self.welcome(stream, deadline)).await;
                 }
             }
             (Protocol::Wss, Some(acceptor)) => {
-                if let Some(stream) = Box::pin(secure(&acceptor, stream, deadline)).await {
+                if let Some(stream) = Box::pin(self.secure(&acceptor, stream, deadline)).await {
                     self.read_certificate(&stream);
                     Box::pin(self.welcome_websocket(stream, deadline)).await;
                 }
             }
             (Protocol::Tls | Protocol::Wss, None) => {
                 unreachable!("bind made an acceptor for every encrypted listener")
+            }
+        }
+    }
+
+    async fn secure(
+        &self,
+        acceptor: &TlsAcceptor,
+        stream: TcpStream,
+        deadline: Instant,
+    ) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+        let metrics = &self.shared.metrics;
+        let began = Instant::now();
+        match tokio::time::timeout_at(deadline, Box::pin(acceptor.accept(stream))).await {
+            Ok(Ok(stream)) => {
+                metrics.tls_done.increment(1);
+                metrics.tls_duration.record(began.elapsed());
+                Some(stream)
+            }
+            Ok(Err(error)) => {
+                metrics.tls_failed.increment(1);
+                debug!(address = %self.origin.peer, %error, "TLS handshake failed");
+                None
+            }
+            Err(_) => {
+                metrics.tls_late.increment(1);
+                None
             }
         }
     }
@@ -237,20 +264,5 @@ impl Arrival {
             // A task of its own: this one is large, and the connection may be idle for years.
             tokio::spawn(connection::serve(shared, accepted));
         }
-    }
-}
-
-async fn secure(
-    acceptor: &TlsAcceptor,
-    stream: TcpStream,
-    deadline: Instant,
-) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
-    match tokio::time::timeout_at(deadline, Box::pin(acceptor.accept(stream))).await {
-        Ok(Ok(stream)) => Some(stream),
-        Ok(Err(error)) => {
-            debug!(%error, "TLS handshake failed");
-            None
-        }
-        Err(_) => None,
     }
 }

@@ -8,6 +8,7 @@ use mqtt_codec::{PacketId, Publication, QoS, ReasonCode};
 use mqtt_session::Delivery;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::queue_memory::{HeldMemory, QueueMemory};
 
@@ -104,6 +105,8 @@ pub(crate) enum Event {
         reason_code: ReasonCode,
         /// Those among them for which every queue of the shard is full.
         without_room: SmallVec<[PacketId; 4]>,
+        /// When the publishes were read.
+        began: Instant,
     },
     /// Retained messages are stored: what was held back may be routed.
     Retained {

@@ -2,9 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
-use mqtt_codec::QoS;
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
+use mqtt_codec::{ProtocolVersion, QoS};
 
+use crate::config::Protocol;
 use crate::pass::Denied;
 use crate::proxy_protocol::Rejection;
 
@@ -22,6 +26,11 @@ pub(crate) const CLOSE_REASONS: [&str; 11] = [
     "credentials_expired",
     "io_error",
 ];
+
+/// In the order of `Protocol`.
+const TRANSPORTS: [&str; 4] = ["tcp", "tls", "ws", "wss"];
+/// In the order of `ProtocolVersion`.
+const VERSIONS: [&str; 3] = ["3.1", "3.1.1", "5.0"];
 
 /// A counter that `$SYS` reads, too.
 pub(crate) struct Counted {
@@ -48,10 +57,16 @@ impl Counted {
 
 /// Handles of the broker's counters and gauges.
 pub(crate) struct Metrics {
-    pub(crate) connections: Gauge,
-    pub(crate) opened: Counter,
+    /// By transport and protocol.
+    connections: [[Gauge; 3]; 4],
+    opened: [Counter; 4],
     closed: [Counter; CLOSE_REASONS.len()],
     pub(crate) rejected: Counter,
+    pub(crate) tls_done: Counter,
+    pub(crate) tls_failed: Counter,
+    pub(crate) tls_late: Counter,
+    pub(crate) tls_duration: Histogram,
+    pub(crate) ack_duration: Histogram,
     proxy_rejected: [Counter; Rejection::REASONS.len()],
     denied: [Counter; Denied::WORDS.len()],
     pub(crate) received: [Counter; 3],
@@ -89,13 +104,24 @@ impl Metrics {
         let dropped = |reason: &'static str| {
             Counted::new(counter!("flotilla_messages_dropped_total", "reason" => reason))
         };
+        let handshakes = |result: &'static str| counter!("flotilla_tls_handshakes_total", "result" => result);
         let by_qos = |name: &'static str| ["0", "1", "2"].map(|qos| counter!(name, "qos" => qos));
         Self {
-            connections: gauge!("flotilla_connections"),
-            opened: counter!("flotilla_connections_opened_total"),
+            connections: TRANSPORTS.map(|transport| {
+                VERSIONS.map(|protocol| {
+                    gauge!("flotilla_connections", "transport" => transport, "protocol" => protocol)
+                })
+            }),
+            opened: TRANSPORTS
+                .map(|transport| counter!("flotilla_connections_opened_total", "transport" => transport)),
             closed: CLOSE_REASONS
                 .map(|reason| counter!("flotilla_connections_closed_total", "reason" => reason)),
             rejected: counter!("flotilla_connects_rejected_total"),
+            tls_done: handshakes("done"),
+            tls_failed: handshakes("failed"),
+            tls_late: handshakes("late"),
+            tls_duration: histogram!("flotilla_tls_handshake_duration_seconds"),
+            ack_duration: histogram!("flotilla_publish_ack_duration_seconds"),
             proxy_rejected: Rejection::REASONS
                 .map(|reason| counter!("flotilla_proxy_headers_rejected_total", "reason" => reason)),
             denied: Denied::WORDS.map(|action| counter!("flotilla_access_denied_total", "action" => action)),
@@ -142,6 +168,16 @@ impl Metrics {
         reasons.into_iter().map(Counted::total).sum()
     }
 
+    /// The connections that are open by one transport with one protocol.
+    pub(crate) fn connections(&self, transport: Protocol, version: ProtocolVersion) -> &Gauge {
+        &self.connections[transport as usize][version as usize]
+    }
+
+    /// A CONNECT was accepted.
+    pub(crate) fn opened(&self, transport: Protocol) {
+        self.opened[transport as usize].increment(1);
+    }
+
     /// A connection has ended; the reason is one of `CLOSE_REASONS`.
     pub(crate) fn closed(&self, reason: &str) {
         let place = CLOSE_REASONS.iter().position(|known| *known == reason);
@@ -186,10 +222,25 @@ impl Metrics {
 }
 
 fn describe() {
-    describe_gauge!("flotilla_connections", "Client connections that are open");
+    describe_gauge!(
+        "flotilla_connections",
+        "Client connections that are open, by transport and version of MQTT"
+    );
     describe_counter!(
         "flotilla_connections_opened_total",
-        "Connections whose CONNECT was accepted"
+        "Connections whose CONNECT was accepted, by transport"
+    );
+    describe_counter!(
+        "flotilla_tls_handshakes_total",
+        "TLS handshakes with clients, by result"
+    );
+    describe_histogram!(
+        "flotilla_tls_handshake_duration_seconds",
+        "Duration of a TLS handshake that was completed"
+    );
+    describe_histogram!(
+        "flotilla_publish_ack_duration_seconds",
+        "From the reading of PUBLISH packets above QoS 0 until a shard or another node has them, which their acknowledgement waits for"
     );
     describe_counter!(
         "flotilla_connections_closed_total",
@@ -266,4 +317,23 @@ fn describe() {
         "flotilla_queued_bytes",
         "Bytes of messages waiting in durable sessions"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_in_the_order_of_what_they_name() {
+        let transports = [Protocol::Tcp, Protocol::Tls, Protocol::Ws, Protocol::Wss];
+        let versions = [
+            ProtocolVersion::V3_1,
+            ProtocolVersion::V3_1_1,
+            ProtocolVersion::V5,
+        ];
+        assert_eq!(transports.map(|transport| transport.to_string()), TRANSPORTS);
+        assert_eq!(transports.map(|transport| transport as usize), [0, 1, 2, 3]);
+        assert_eq!(versions.map(|version| version.to_string()), VERSIONS);
+        assert_eq!(versions.map(|version| version as usize), [0, 1, 2]);
+    }
 }

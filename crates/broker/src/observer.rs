@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use cluster::{Observer, ShardId, proto};
+use cluster::{Ended, Observer, ShardId, proto};
 use mqtt_topic::SubscriptionFilter;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tracing::warn;
 
 use crate::incoming;
@@ -104,7 +104,7 @@ impl Observer for NodeObserver {
         }
     }
 
-    fn kick(&self, client: &str, epoch: u64) -> Option<watch::Receiver<()>> {
+    fn kick(&self, client: &str, epoch: u64) -> Option<Ended> {
         let ended = self.registry.fence(client, epoch, Close::TakenOver)?;
         self.metrics.kicks.increment(1);
         Some(ended)

@@ -220,8 +220,7 @@ impl<T: Copy + Send + 'static> Publisher<T> {
     fn forward(&mut self, shared: &Shared, post: &mut Post<T>, node: u64) {
         let publisher = Arc::clone(&self.client);
         if let Some(batch) = self.batch_for(shared, post, node) {
-            let stored = to_stored(&post.message, &publisher);
-            batch.messages.push(outgoing(stored, post.source));
+            batch.push(&post.message, &publisher, post.source);
         }
     }
 

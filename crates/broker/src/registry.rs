@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use bytestring::ByteString;
+use cluster::Ended;
 use foldhash::HashMap;
 use mqtt_codec::ProtocolVersion;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
+use crate::config::Protocol;
 use crate::mailbox::{Close, Mailbox};
 
 /// A connection that has its client id.
@@ -18,8 +19,7 @@ pub(crate) struct Connected {
     pub(crate) epoch: u64,
     pub(crate) address: SocketAddr,
     pub(crate) mailbox: Arc<Mailbox>,
-    /// Closed when the connection has ended and its last commands are proposed.
-    pub(crate) ended: watch::Receiver<()>,
+    pub(crate) ended: Ended,
     /// For operators.
     pub(crate) facts: Arc<Facts>,
 }
@@ -29,6 +29,7 @@ pub(crate) struct Connected {
 pub(crate) struct Facts {
     pub(crate) peer: SocketAddr,
     pub(crate) listener: Arc<str>,
+    pub(crate) transport: Protocol,
     pub(crate) version: ProtocolVersion,
     /// Seconds; 0: none.
     pub(crate) keep_alive: u16,
@@ -121,7 +122,7 @@ impl Registry {
     }
 
     /// Closes the client's connection if its epoch is not above the one that was lost. The receiver sees its end.
-    pub(crate) fn fence(&self, client: &str, epoch: u64, reason: Close) -> Option<watch::Receiver<()>> {
+    pub(crate) fn fence(&self, client: &str, epoch: u64, reason: Close) -> Option<Ended> {
         let mut clients = self.clients.lock();
         // An operator's end of a session is no judgement on the connection that makes the next one.
         if let Some(claims) = clients.claims.get_mut(client)
@@ -161,6 +162,8 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use cluster::Ending;
+
     use super::*;
     use crate::queue_memory::QueueMemory;
 
@@ -169,10 +172,11 @@ mod tests {
             epoch,
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
             mailbox: Mailbox::new(epoch, "c".into(), 100, 100, &QueueMemory::unlimited()),
-            ended: watch::channel(()).1,
+            ended: Ending::new().1,
             facts: Arc::new(Facts {
                 peer: ([127, 0, 0, 1], 1).into(),
                 listener: "mqtt".into(),
+                transport: Protocol::Tcp,
                 version: ProtocolVersion::V5,
                 keep_alive: 60,
                 since_ms: 0,

@@ -9,6 +9,7 @@ mod chance;
 mod clock;
 mod cluster;
 mod config;
+mod ending;
 mod formation;
 mod group;
 mod inspect;
@@ -41,6 +42,7 @@ pub use cluster_state::{QueueItem, SessionView, shard_of};
 #[doc(hidden)]
 pub use config::Broken;
 pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError};
+pub use ending::{Ended, Ending};
 pub use inspect::{Kept, RouteView, Session};
 pub use observe::{Observer, SessionWaker};
 pub use proposer::BatchDone;

@@ -8,6 +8,8 @@ use metrics::{
     Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
+use transport::PeerStats;
+
 use crate::node::Inner;
 
 /// Gauges are as old as this at most.
@@ -44,13 +46,45 @@ impl Handles {
     }
 }
 
+/// What is shown of the connections to one peer.
+struct Link {
+    connected: Gauge,
+    rtt: Gauge,
+    queue_bytes: Gauge,
+}
+
+impl Link {
+    fn new(name: &str) -> Self {
+        let of = |metric: &'static str| gauge!(metric, "peer" => name.to_owned());
+        Self {
+            connected: of("flotilla_cluster_peer_connected"),
+            rtt: of("flotilla_cluster_peer_rtt_seconds"),
+            queue_bytes: of("flotilla_cluster_peer_queue_bytes"),
+        }
+    }
+
+    fn set(&self, stats: Option<&PeerStats>) {
+        let connected = stats.is_some_and(|stats| stats.raft.connected);
+        self.connected.set(f64::from(u8::from(connected)));
+        let rtt = stats.and_then(|stats| stats.raft.rtt).unwrap_or_default();
+        self.rtt.set(rtt.as_secs_f64());
+        let queued = stats.map_or(0, |stats| {
+            let lanes = stats.lanes.iter().map(|lane| lane.bytes).sum::<usize>();
+            stats.raft.bytes + stats.data.bytes + lanes
+        });
+        self.queue_bytes.set(queued as f64);
+    }
+}
+
 impl Inner {
     /// Keeps the gauges, until the node stops.
     pub(crate) async fn run_measure(self: Arc<Self>) {
         let handles = Handles::new();
         let mut leaders = BTreeMap::new();
+        let mut links = BTreeMap::new();
         loop {
             self.measure(&handles, &mut leaders);
+            self.measure_links(&mut links);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}
@@ -58,8 +92,27 @@ impl Inner {
         }
     }
 
+    /// The connections to the other members; of one that is a member no more, nothing is connected.
+    fn measure_links(&self, links: &mut BTreeMap<String, Link>) {
+        let Some(peers) = &self.peers else { return };
+        let stats = peers.stats();
+        let members = self.status().members;
+        for member in members.iter().filter(|member| member.node != self.node_id) {
+            links
+                .entry(member.name.clone())
+                .or_insert_with(|| Link::new(&member.name));
+        }
+        for (name, link) in links {
+            let member = members.iter().find(|member| member.name == *name);
+            link.set(member.and_then(|member| stats.iter().find(|stats| stats.node == member.node)));
+        }
+    }
+
     fn measure(&self, handles: &Handles, leaders: &mut BTreeMap<u64, u64>) {
         let status = self.status();
+        if !status.cluster_id.is_empty() {
+            gauge!("flotilla_cluster_info", "cluster_id" => status.cluster_id.clone()).set(1.0);
+        }
         for (state, gauge) in &handles.members {
             let own = status.members.iter().map(|member| match () {
                 () if member.down => "down",
@@ -116,6 +169,22 @@ fn describe() {
     describe_gauge!(
         "flotilla_cluster_is_leader",
         "1 while this node leads the meta group"
+    );
+    describe_gauge!(
+        "flotilla_cluster_peer_connected",
+        "1 while the stream of Raft calls to the peer is open"
+    );
+    describe_gauge!(
+        "flotilla_cluster_peer_rtt_seconds",
+        "From the last answered Raft call to the peer until its answer, its sync to the disk included"
+    );
+    describe_gauge!(
+        "flotilla_cluster_peer_queue_bytes",
+        "Bytes of calls and messages to the peer that it has not answered"
+    );
+    describe_gauge!(
+        "flotilla_cluster_info",
+        "Always 1; the label says which cluster the node belongs to"
     );
     describe_gauge!("flotilla_cluster_shards_led", "Shards this node leads");
     describe_gauge!(

@@ -1,9 +1,8 @@
 //! What the replicated state and other nodes tell the broker on this node.
 
 use cluster_proto::{ConnectionFacts, ForwardMessage, NodeNumbers, ShareMember};
-use tokio::sync::watch;
 
-use crate::ShardId;
+use crate::{Ended, ShardId};
 
 /// What this node is told. Called from apply tasks and from peers' streams with no lock held: it must not block.
 pub trait Observer: Send + Sync + 'static {
@@ -19,8 +18,8 @@ pub trait Observer: Send + Sync + 'static {
     fn dropped(&self, reason: &'static str, count: u64);
     /// What another node's publishers sent for connections of this node, in order. It is acknowledged when this returns.
     fn forwarded(&self, from: u64, messages: Vec<ForwardMessage>);
-    /// Closes the client's connection if its epoch is not above; what is answered changes or closes when it has ended.
-    fn kick(&self, client: &str, epoch: u64) -> Option<watch::Receiver<()>>;
+    /// Closes the client's connection if its epoch is not above; what is answered can be waited for.
+    fn kick(&self, client: &str, epoch: u64) -> Option<Ended>;
     /// The node lost its lease: every connection is to be closed.
     fn fenced(&self);
     /// What the node has counted, for operators who ask any node.

@@ -215,9 +215,8 @@ impl Inner {
                 let ended = self.observer.kick(&kick.client, kick.epoch);
                 tokio::spawn(async move {
                     let gone = async {
-                        if let Some(mut ended) = ended {
-                            // Its end is that the sender is dropped.
-                            let _ = ended.changed().await;
+                        if let Some(ended) = ended {
+                            ended.wait().await;
                         }
                         // Also of one that had ended before: its last acknowledgements may be under way.
                         if let Some(slot) = self.slot_with(&kick.client) {

@@ -6,12 +6,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::*;
+use harness::wait_for;
+use tokio::task::block_in_place;
 
 const HEAD: &str = "\
 # Metrics
 
 Every node serves these at `/metrics` of its admin listener. They are there from the start, at 0; a counter never falls while the
-process lives. No label has a client's name, topic, user or address in it. This page is made from a running cluster: after a
+process lives. A histogram appears with its first sample: `flotilla_tls_handshake_duration_seconds`, for one, with the first client
+over TLS. No label has a client's name, topic, user or address in it. This page is made from a running cluster: after a
 change, `FLOTILLA_UPDATE=1 cargo nextest run --workspace -E 'package(cluster-tests) & test(metric)'` writes it anew.
 
 | metric | type | labels | what it is |
@@ -26,6 +29,17 @@ async fn every_metric_of_a_node_is_in_the_document() -> Result<()> {
     subscribe(&mut visitor, "metrics", 1).await?;
     publish(&mut visitor, "metrics", "one", 1).await?;
     expect_text(&mut visitor, "one").await?;
+    // Who the peers are is known once the cluster is formed, and looked at every two seconds.
+    let links = || {
+        cluster
+            .admin_get(0, "/metrics")
+            .map(|page| page.matches("peer_connected{").count())
+    };
+    wait_for(
+        async || block_in_place(links).is_ok_and(|links| links == 2),
+        RECOVERY,
+    )
+    .await?;
     let page = cluster.admin_get(0, "/metrics")?;
     let table = format!("{HEAD}{}", rows(&page)?);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
@@ -99,11 +113,11 @@ fn rows(page: &str) -> Result<String> {
     Ok(text)
 }
 
-/// What changes from build to build has no place in a document.
+/// What changes from build to build, or from cluster to cluster, has no place in a document.
 fn shown(name: &str, label: &str, values: &BTreeSet<String>) -> String {
     let values: Vec<_> = values.iter().map(String::as_str).collect();
-    match name {
-        "flotilla_build_info" => label.to_owned(),
+    match (name, label) {
+        ("flotilla_build_info" | "flotilla_cluster_info", _) | (_, "peer") => label.to_owned(),
         _ => format!("{label}: {}", values.join(", ")),
     }
 }

@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn names_are_put_into_their_places() {
         let mut anna = Principal::named("anna", "c-1", HOME);
-        anna.certificate = Some(Certificate::told_by_proxy("device"));
+        anna.certificate = Some(Certificate::told_by_proxy("device").into());
         anna.claims.insert("site".to_owned(), vec!["7".to_owned()]);
         anna.claims.insert("https://x/y".to_owned(), vec!["z".to_owned()]);
         for (text, expected) in [

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use cluster::ShardId;
 use cluster::proto::shard_response::Response;
 use cluster::proto::{
     Acknowledge, Disconnect, SequenceRange, ShardCommand, ShardResponse, shard_command::Command,
 };
+use cluster::{Ending, ShardId};
 use foldhash::HashMap;
+use metrics::Gauge;
 use mqtt_codec::ReasonCode;
 use mqtt_topic::SubscriptionFilter;
 use smallvec::SmallVec;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::mailbox::{Event, Mailbox};
 use crate::places::Place;
@@ -49,8 +50,10 @@ pub(crate) struct Attachment {
     pub(super) sent_before: Option<u64>,
     /// Told when the end of the connection is committed, or never will be.
     committed: Option<oneshot::Sender<()>>,
+    /// Where this connection is among those that are open.
+    pub(super) counted: Gauge,
     /// Dropped with the rest: whoever waits for the end of this connection sees it.
-    _ended: watch::Sender<()>,
+    _ended: Ending,
 }
 
 impl Attachment {
@@ -61,7 +64,7 @@ impl Attachment {
         durable: bool,
         session_expiry_interval: u32,
         mailbox: Arc<Mailbox>,
-        ended: watch::Sender<()>,
+        ended: Ending,
     ) -> Self {
         let shard = shared.cluster.shard_of_client(&client);
         Self {
@@ -78,6 +81,7 @@ impl Attachment {
             places: SmallVec::new(),
             sent_before: None,
             committed: None,
+            counted: Gauge::noop(),
             _ended: ended,
         }
     }
@@ -199,6 +203,6 @@ impl Drop for Attachment {
             None => self.shared.cluster.propose_soon(self.shard, command, within),
         }
         self.shared.registry.leave(&self.client, self.epoch);
-        self.shared.metrics.connections.decrement(1.0);
+        self.counted.decrement(1.0);
     }
 }

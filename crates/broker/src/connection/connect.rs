@@ -8,6 +8,7 @@ use std::time::Duration;
 use access::Certificate;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
+use cluster::Ending;
 use cluster::proto::{self, Connected, ShardCommand, shard_command::Command, shard_response::Response};
 use mqtt_codec::{
     Auth, ConnAck, Connect, DecodeLimits, Decoder, Packet, PacketId, ProtocolVersion, ReasonCode,
@@ -17,10 +18,10 @@ use mqtt_session::{Handshake, ProtocolError, Resumed, Session, Subscription};
 use mqtt_topic::{SubscriptionFilter, TopicName};
 use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::auth::{Admission, Login, Secret, Step};
+use crate::config::Protocol;
 use crate::mailbox::{Close, LiveMessage, Mailbox};
 use crate::message::{qos_of, to_stored};
 use crate::pass::{Denied, Pass};
@@ -40,6 +41,7 @@ pub(crate) struct Origin {
     /// The client's address: the socket's, or what a trusted proxy says.
     pub(crate) peer: SocketAddr,
     pub(crate) listener: Arc<str>,
+    pub(crate) transport: Protocol,
     pub(crate) permits_anonymous: bool,
     /// The client's certificate, as verified by TLS here or by a trusted proxy.
     pub(crate) certificate: Option<Arc<Certificate>>,
@@ -303,9 +305,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
             info!(target: "audit", event = "takeover", client_id = ?&*client, user = ?pass.user().unwrap_or_default(),
                 address = %self.origin.peer, previous = %previous.address);
             previous.mailbox.close(Close::TakenOver);
-            let mut ended = previous.ended;
-            // Ends when the sender is dropped: its last acknowledgements are proposed by then.
-            let _ = tokio::time::timeout(TAKEOVER_WAIT, ended.changed()).await;
+            // Its last acknowledgements are proposed by then.
+            let _ = tokio::time::timeout(TAKEOVER_WAIT, previous.ended.wait()).await;
         }
         if let Some(owner) = shared.cluster.owner_elsewhere(&client) {
             // What its last acknowledgements say is committed before this connection reads the session. A node that does
@@ -330,10 +331,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
             queues.bytes_max.as_usize(),
             &shared.memory,
         );
-        let (ended, has_ended) = watch::channel(());
+        let (ended, has_ended) = Ending::new();
         let facts = Arc::new(Facts {
             peer: self.origin.peer,
             listener: Arc::clone(&self.origin.listener),
+            transport: self.origin.transport,
             version: handshake.version,
             keep_alive: handshake.keep_alive,
             since_ms: shared.clock.now_ms(),
@@ -349,7 +351,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
         };
         let newest = shared.registry.enter(claim, registered);
         let expiry = handshake.session_expiry_interval;
-        shared.metrics.connections.increment(1.0);
+        let counted = shared.metrics.connections(facts.transport, facts.version);
+        counted.increment(1.0);
         let mut attachment = Attachment::new(
             Arc::clone(shared),
             client.clone(),
@@ -360,6 +363,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             ended,
         );
         attachment.places = places;
+        attachment.counted = counted.clone();
         if !newest {
             return Err(Refusal::Silent("another connection took the client id meanwhile"));
         }
@@ -371,7 +375,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         if shared.authenticator.generation() != pass.generation {
             attachment.mailbox.recheck();
         }
-        shared.metrics.opened.increment(1);
+        shared.metrics.opened(facts.transport);
         if let Some(user) = pass.user() {
             info!(target: "audit", event = "login", by = pass.admission.by, client_id = ?&*client, ?user,
                 address = %self.origin.peer, listener = %self.origin.listener);

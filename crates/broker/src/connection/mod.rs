@@ -168,13 +168,14 @@ struct Tally {
 
 /// Serves an accepted connection until it ends.
 pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, accepted: Box<Accepted<S>>) {
-    let mut connection = Connection::new(shared, *accepted);
+    let mut connection = Connection::new(shared, accepted);
     let end = std::future::poll_fn(|cx| connection.poll(cx)).await;
     Box::pin(connection.finish(end)).await;
 }
 
 impl<S: Stream> Connection<S> {
-    fn new(shared: Arc<Shared>, accepted: Accepted<S>) -> Box<Self> {
+    /// The box is taken along, since it lives until the end of whoever has it, empty or not.
+    fn new(shared: Arc<Shared>, accepted: Box<Accepted<S>>) -> Box<Self> {
         let Accepted {
             stream,
             session,
@@ -188,7 +189,7 @@ impl<S: Stream> Connection<S> {
             facts,
             method,
             read,
-        } = accepted;
+        } = *accepted;
         let publisher = Publisher::new((&*attachment.client).into());
         let limits = &shared.config.limits;
         let throttle = Throttle::new(
@@ -349,8 +350,10 @@ impl<S: Stream> Connection<S> {
                 packet_ids,
                 reason_code,
                 without_room,
+                began,
             } => {
                 self.batches_under_way -= 1;
+                self.shared.metrics.ack_duration.record(began.elapsed());
                 for packet_id in packet_ids {
                     let has_room = !without_room.contains(&packet_id);
                     self.committed(packet_id, reason_code, has_room)?;

@@ -6,6 +6,7 @@ use cluster::ProposeError;
 use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command};
 use mqtt_codec::{PacketId, ProtocolVersion, Publication, QoS, ReasonCode};
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::forward;
 use crate::mailbox::{Event, LiveMessage, Mailbox};
@@ -100,11 +101,13 @@ impl<S: Stream> Connection<S> {
             publication: Some(to_stored(message, &self.attachment.client)),
         });
         self.batches_under_way += 1;
+        let began = Instant::now();
         self.attachment.propose(command, move |stored| match stored {
             true => Event::Committed {
                 packet_ids: SmallVec::from_iter([packet_id]),
                 reason_code: ReasonCode::Success,
                 without_room: SmallVec::new(),
+                began,
             },
             false => Event::Failed,
         });
@@ -146,13 +149,14 @@ impl<S: Stream> Connection<S> {
             return;
         }
         self.congested = false;
+        let began = Instant::now();
         for proposal in proposals {
             self.batches_under_way += 1;
             self.congested |= self.shared.cluster.is_congested(proposal.shard);
             let (mailbox, shared) = (Arc::clone(&self.attachment.mailbox), Arc::clone(&self.shared));
             let fate = proposal.fate;
             let done = move |result: Result<Vec<ShardResponse>, ProposeError>| {
-                answer(&shared, mailbox, fate, result);
+                answer(&shared, mailbox, fate, result, began);
             };
             self.shared
                 .cluster
@@ -170,6 +174,7 @@ impl<S: Stream> Connection<S> {
                         packet_ids,
                         reason_code,
                         without_room: SmallVec::new(),
+                        began,
                     });
                 },
             );
@@ -267,6 +272,7 @@ fn answer(
     mailbox: Arc<Mailbox>,
     mut fate: Fate<PacketId>,
     result: Result<Vec<ShardResponse>, ProposeError>,
+    began: Instant,
 ) {
     let without_room = match &result {
         Ok(responses) => fate.without_room(responses),
@@ -283,6 +289,7 @@ fn answer(
             packet_ids,
             reason_code,
             without_room,
+            began,
         });
     });
 }

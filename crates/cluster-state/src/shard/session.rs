@@ -198,7 +198,8 @@ fn encode_options(options: &Options) -> Vec<u8> {
 #[derive(Default, Debug)]
 pub(crate) struct Sessions {
     names: BTreeMap<Arc<str>, SessionId>,
-    slots: Vec<Option<(Arc<str>, Session)>>,
+    /// Boxed: a table that grows has room for twice as many.
+    slots: Vec<Option<Box<(Arc<str>, Session)>>>,
     free: Vec<SessionId>,
     dirty: Vec<SessionId>,
     /// Records of sessions that ended since the last checkpoint.
@@ -213,14 +214,14 @@ impl Sessions {
     pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
         self.slots
             .get(id.0 as usize)?
-            .as_ref()
+            .as_deref()
             .map(|(_, session)| session)
     }
 
     pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<(&Arc<str>, &mut Session)> {
         self.slots
             .get_mut(id.0 as usize)?
-            .as_mut()
+            .as_deref_mut()
             .map(|(client, session)| (&*client, session))
     }
 
@@ -231,7 +232,7 @@ impl Sessions {
     }
 
     pub(crate) fn entry(&self, id: SessionId) -> Option<(&Arc<str>, &Session)> {
-        let (client, session) = self.slots.get(id.0 as usize)?.as_ref()?;
+        let (client, session) = self.slots.get(id.0 as usize)?.as_deref()?;
         Some((client, session))
     }
 
@@ -243,7 +244,7 @@ impl Sessions {
     }
 
     pub(crate) fn insert(&mut self, client: Arc<str>, session: Session) -> SessionId {
-        let slot = Some((Arc::clone(&client), session));
+        let slot = Some(Box::new((Arc::clone(&client), session)));
         let id = match self.free.pop() {
             Some(id) => {
                 self.slots[id.0 as usize] = slot;
@@ -259,7 +260,7 @@ impl Sessions {
     }
 
     pub(crate) fn remove(&mut self, id: SessionId) -> Option<(Arc<str>, Session)> {
-        let (client, session) = self.slots.get_mut(id.0 as usize)?.take()?;
+        let (client, session) = *self.slots.get_mut(id.0 as usize)?.take()?;
         self.names.remove(&client);
         self.free.push(id);
         session.records(&client, true, &mut self.gone);
@@ -268,7 +269,7 @@ impl Sessions {
 
     /// The queue, or what belongs to it, changed.
     pub(crate) fn queue_changed(&mut self, id: SessionId) {
-        if let Some(Some((_, session))) = self.slots.get_mut(id.0 as usize)
+        if let Some((_, session)) = self.get_mut(id)
             && !session.dirty.listed
         {
             session.dirty.listed = true;
@@ -295,7 +296,7 @@ impl Sessions {
         changes.append(&mut self.gone);
         for id in std::mem::take(&mut self.dirty) {
             // Its slot may have a later tenant, which is then in the list once more.
-            if let Some(Some((client, session))) = self.slots.get_mut(id.0 as usize)
+            if let Some((client, session)) = self.get_mut(id)
                 && session.dirty.listed
             {
                 session.take_dirty(&Arc::clone(client), changes);

@@ -11,7 +11,6 @@ use cluster::proto::{
 };
 use cluster::{Cluster, Config, NodeRoute, Observer, PeerConfig, ShardId, SystemClock};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use transport::MemoryNet;
 
@@ -59,7 +58,7 @@ impl Observer for Notes {
     fn forwarded(&self, _: u64, messages: Vec<ForwardMessage>) {
         self.forwarded.lock().extend(messages);
     }
-    fn kick(&self, client: &str, epoch: u64) -> Option<watch::Receiver<()>> {
+    fn kick(&self, client: &str, epoch: u64) -> Option<cluster::Ended> {
         self.kicked.lock().push((client.to_owned(), epoch));
         None
     }
