@@ -62,7 +62,7 @@ pub(crate) fn receive(shared: &Arc<Shared>, messages: Vec<ForwardMessage>) {
             continue;
         };
         if stored.publisher != publisher {
-            lane.run.send(&shared.metrics, &publisher);
+            lane.run.send(shared, &publisher);
             publisher = stored.publisher;
         }
         if message.only_client.is_empty() {
@@ -79,7 +79,7 @@ pub(crate) fn receive(shared: &Arc<Shared>, messages: Vec<ForwardMessage>) {
             lane.shared(shared, handover);
         }
     }
-    lane.run.flush(&shared.metrics, &publisher);
+    lane.run.flush(shared, &publisher);
     let mut resting = shared.incoming.resting.lock();
     if resting.len() < RESTING_MAX {
         resting.push(lane);
@@ -93,7 +93,7 @@ impl Lane {
         }
         let route = self.route(shared, message.publication.topic());
         if !route.subscribers.is_empty() {
-            self.run.push(&shared.metrics, publisher, route, message);
+            self.run.push(shared, publisher, route, message);
         }
     }
 
