@@ -24,7 +24,14 @@ pub(crate) fn run() -> Result<()> {
     step::run("operator's files", deploy.env("FLOTILLA_TOOLS_REQUIRED", "1"))?;
     step::run(
         "broker tests",
-        &mut tests(&["access-tests", "conformance", "clients", "mutation", "operator"]),
+        &mut tests(&[
+            "access-tests",
+            "conformance",
+            "clients",
+            "mutation",
+            "operator",
+            "hostile",
+        ]),
     )?;
     step::run("conformance over three nodes", &mut conformance_over(3))?;
     step::run("crash", &mut tests(&["crash"]))?;

@@ -7,13 +7,14 @@ use anyhow::Result;
 use crate::step::{self, cargo};
 
 /// The test crates that start a broker; `cargo xtask test` runs them.
-pub(crate) const BROKER_TESTS: [&str; 9] = [
+pub(crate) const BROKER_TESTS: [&str; 10] = [
     "access-tests",
     "conformance",
     "clients",
     "crash",
     "mutation",
     "operator",
+    "hostile",
     "cluster-tests",
     "deploy",
     "simulation",

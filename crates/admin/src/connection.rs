@@ -1,20 +1,22 @@
-//! Connections to the admin listener: so many at a time, and none that stays silent for long.
+//! Connections to the admin listener: so many at a time, and none that stays silent for long. Probes come here, too, and a node
+//! that does not answer them is restarted: so whoever has been silent for the longest gives way to the next.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-/// One more waits unaccepted.
+/// One more takes the place of another.
 const CONNECTIONS_MAX: usize = 256;
 /// A connection on which nothing moves for this long is closed; longer than Prometheus' usual interval.
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
@@ -23,14 +25,52 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Guarded {
     listener: TcpListener,
-    permits: Arc<Semaphore>,
+    started: Instant,
+    places: Vec<Place>,
+}
+
+/// Of a connection that was accepted.
+struct Place {
+    /// When something moved on it, in milliseconds since the start.
+    moved_ms: Arc<AtomicU64>,
+    /// When this is dropped, the connection ends.
+    kept: oneshot::Sender<()>,
 }
 
 impl Guarded {
     pub(crate) fn new(listener: TcpListener) -> Self {
         Self {
             listener,
-            permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            started: Instant::now(),
+            places: Vec::new(),
+        }
+    }
+
+    fn take_in(&mut self, stream: TcpStream) -> Connection {
+        self.places.retain(|place| !place.kept.is_closed());
+        let silent = |place: &Place| place.moved_ms.load(Ordering::Relaxed);
+        while self.places.len() >= CONNECTIONS_MAX {
+            let longest = self
+                .places
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, place)| silent(place));
+            let Some((longest, _)) = longest else { break };
+            self.places.swap_remove(longest);
+        }
+        let moved_ms = Arc::new(AtomicU64::new(self.started.elapsed().as_millis() as u64));
+        let (kept, gives_way) = oneshot::channel();
+        self.places.push(Place {
+            moved_ms: Arc::clone(&moved_ms),
+            kept,
+        });
+        Connection {
+            stream,
+            idle: Box::pin(tokio::time::sleep(IDLE_LIMIT)),
+            started: self.started,
+            moved_ms,
+            gives_way,
+            over: false,
         }
     }
 }
@@ -40,14 +80,9 @@ impl Listener for Guarded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let permits = Arc::clone(&self.permits);
-        let permit = permits
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
         loop {
             match self.listener.accept().await {
-                Ok((stream, peer)) => return (Connection::new(stream, permit), peer),
+                Ok((stream, peer)) => return (self.take_in(stream), peer),
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
@@ -61,15 +96,27 @@ impl Listener for Guarded {
 pub(crate) struct Connection {
     stream: TcpStream,
     idle: Pin<Box<Sleep>>,
-    _permit: OwnedSemaphorePermit,
+    started: Instant,
+    moved_ms: Arc<AtomicU64>,
+    gives_way: oneshot::Receiver<()>,
+    over: bool,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, permit: OwnedSemaphorePermit) -> Self {
-        Self {
-            stream,
-            idle: Box::pin(tokio::time::sleep(IDLE_LIMIT)),
-            _permit: permit,
+    fn moved(&mut self) {
+        self.idle.as_mut().reset(Instant::now() + IDLE_LIMIT);
+        let now_ms = self.started.elapsed().as_millis() as u64;
+        self.moved_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Nothing moves: for too long, or while another one needs the place?
+    fn poll_end<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.over = self.over
+            || self.idle.as_mut().poll(context).is_ready()
+            || Pin::new(&mut self.gives_way).poll(context).is_ready();
+        match self.over {
+            true => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            false => Poll::Pending,
         }
     }
 }
@@ -80,14 +127,12 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Poll::Ready(result) = Pin::new(&mut self.stream).poll_read(context, buffer) {
-            self.idle.as_mut().reset(Instant::now() + IDLE_LIMIT);
-            return Poll::Ready(result);
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_pending() {
+            return self.poll_end(context);
         }
-        self.idle
-            .as_mut()
-            .poll(context)
-            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.moved();
+        read
     }
 }
 
@@ -98,11 +143,14 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        // Whoever looks on says nothing, and reads.
-        if matches!(written, Poll::Ready(Ok(_))) {
-            self.idle.as_mut().reset(Instant::now() + IDLE_LIMIT);
+        match written {
+            Poll::Pending => self.poll_end(context),
+            written => {
+                // Whoever looks on says nothing, and reads.
+                self.moved();
+                written
+            }
         }
-        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -5,11 +5,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 type ReadyCheck = Box<dyn Fn() -> bool + Send + Sync>;
+type LoadCheck = Box<dyn Fn() -> u8 + Send + Sync>;
+
+/// From this level on new connections are refused.
+const REFUSING: u8 = 2;
 
 /// The health of this process, from its start to its end.
 #[derive(Default)]
 pub struct Health {
     ready_check: OnceLock<ReadyCheck>,
+    overload_check: OnceLock<LoadCheck>,
     was_ready: AtomicBool,
     stopping: AtomicBool,
 }
@@ -24,6 +29,8 @@ impl fmt::Debug for Health {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     checks: Vec<(&'static str, bool)>,
+    /// What is worth knowing and fails nothing.
+    note: Option<String>,
 }
 
 impl Health {
@@ -37,6 +44,12 @@ impl Health {
         drop(self.ready_check.set(Box::new(check)));
     }
 
+    /// From now on `level` says how short memory is: 0 not at all, from 2 on new connections are refused. Only the first call
+    /// counts.
+    pub fn set_overload_check(&self, level: impl Fn() -> u8 + Send + Sync + 'static) {
+        drop(self.overload_check.set(Box::new(level)));
+    }
+
     /// The process is about to end: no longer ready, so that load balancers look elsewhere.
     pub fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Release);
@@ -46,6 +59,7 @@ impl Health {
     pub fn live(&self) -> Probe {
         Probe {
             checks: vec![("runtime", true)],
+            note: None,
         }
     }
 
@@ -54,6 +68,7 @@ impl Health {
         self.is_ready();
         Probe {
             checks: vec![("started", self.was_ready.load(Ordering::Acquire))],
+            note: None,
         }
     }
 
@@ -66,7 +81,15 @@ impl Health {
                 ("broker", self.is_ready()),
                 ("not-stopping", !stopping),
             ],
+            note: self.overload(),
         }
+    }
+
+    /// A node that refuses clients for want of memory stays ready: those it has would be sent to the others, which may be short
+    /// of it, too.
+    fn overload(&self) -> Option<String> {
+        let level = self.overload_check.get()?();
+        (level >= REFUSING).then(|| format!("overload level {level}: new connections are refused"))
     }
 
     fn is_ready(&self) -> bool {
@@ -93,6 +116,9 @@ impl fmt::Display for Probe {
                 true => writeln!(f, "[+]{name} ok")?,
                 false => writeln!(f, "[-]{name} failed")?,
             }
+        }
+        if let Some(note) = &self.note {
+            writeln!(f, "[!]{note}")?;
         }
         writeln!(f, "check {}", if self.passed() { "passed" } else { "failed" })
     }

@@ -25,7 +25,7 @@ use axum::response::IntoResponse;
 use axum::routing::{any, get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -86,6 +86,8 @@ impl std::fmt::Debug for ClusterHandle {
 struct Shared {
     health: Arc<Health>,
     metrics: PrometheusHandle,
+    /// Held by whoever writes the metrics out: that is work, and asked for too often it shall not keep all threads from clients.
+    writing: Arc<Mutex<()>>,
     build: BuildInfo,
     started: Instant,
 }
@@ -106,6 +108,7 @@ impl Admin {
         let shared = Shared {
             health,
             metrics,
+            writing: Arc::default(),
             build,
             started: Instant::now(),
         };
@@ -196,6 +199,7 @@ async fn startupz(State(shared): State<Shared>, parameters: Parameters) -> impl 
 }
 
 async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    let _writing = shared.writing.lock().await;
     let mut text = shared.metrics.render();
     process::write_build_info(&mut text, &shared.build);
     process::write_metrics(&mut text, shared.started.elapsed());

@@ -126,6 +126,24 @@ async fn verbose_lists_each_check() {
 }
 
 #[tokio::test]
+async fn a_node_short_of_memory_stays_ready_and_says_so() {
+    let node = Node::running().await;
+    let level = Arc::new(std::sync::atomic::AtomicU8::new(1));
+    let shown = Arc::clone(&level);
+    node.health
+        .set_overload_check(move || shown.load(std::sync::atomic::Ordering::Relaxed));
+    let (_, answer) = node.get("/readyz?verbose").await;
+    assert!(!answer.contains("overload"), "{answer}");
+    level.store(2, std::sync::atomic::Ordering::Relaxed);
+    let (status, answer) = node.get("/readyz?verbose").await;
+    assert_eq!(status, 200);
+    assert!(
+        answer.ends_with("[!]overload level 2: new connections are refused\ncheck passed\n"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
 async fn metrics_are_those_of_the_recorder_the_build_and_the_process() {
     let node = Node::running().await;
     let (status, answer) = node.get("/metrics").await;

@@ -64,6 +64,9 @@ pub struct NodeView {
     pub uptime_s: u64,
     /// `starting`, `ready`, `not ready` or `draining`.
     pub state: String,
+    /// How short memory is: 0 not at all, 1 heavy publishers are read more slowly, 2 new connections are refused, 3 QoS 0
+    /// messages are dropped.
+    pub overload_level: u8,
     /// Where clients connect.
     pub listeners: Vec<ListenerView>,
 }

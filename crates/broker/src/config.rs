@@ -7,6 +7,7 @@ mod auth;
 mod choices;
 mod cluster;
 mod listener;
+mod overload;
 mod token;
 mod units;
 
@@ -23,6 +24,7 @@ pub use choices::{
 };
 pub use cluster::{Cluster, ClusterTls, PEER_PORT};
 pub use listener::Listener;
+pub use overload::Overload;
 pub use section::{Key, Problem, Section, SectionReference};
 pub use token::Token;
 pub use units::{ByteSize, TimeSpan, UnitError};
@@ -43,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// Messages waiting for their receivers.
     pub queues: Queues,
+    /// What the node does when its memory runs short.
+    pub overload: Overload,
     /// Features of MQTT, and how the open points of the standard are answered.
     pub mqtt: Mqtt,
     /// What an acknowledgement promises.
@@ -104,6 +108,13 @@ section! {
         topic_bytes_max: u16 = 1024, 1 => 65_535;
         /// Subscriptions one session holds. One more is refused with 0x97 (quota exceeded) in SUBACK.
         subscriptions_per_client_max: u32 = 1000, 1 => 1_000_000;
+        /// Retained messages in the whole cluster; counted ten times a second. One more is refused with 0x97 (quota exceeded),
+        /// and its connection is closed where MQTT cannot say so (QoS 1 and 2 before 5.0); one that replaces another and is no
+        /// larger is welcome. 0: no limit.
+        retained_messages_max: u32 = 1_000_000, 0 => 100_000_000;
+        /// Bytes of retained messages in the whole cluster, in the same way. They are in the memory of each node that has a
+        /// replica. 0B: no limit.
+        retained_bytes_max: ByteSize = ByteSize::from_gib(1), ByteSize::from_bytes(0) => ByteSize::from_gib(1024);
         /// Topic filters in one SUBSCRIBE or UNSUBSCRIBE. More end the connection with 0x97 (quota exceeded).
         filters_per_packet_max: u32 = 100, 1 => 65_535;
         /// Messages with QoS 1 and 2 a client may have under way to the broker (Receive Maximum in CONNACK). One more
@@ -126,6 +137,9 @@ section! {
         /// Connections of one listener that have not finished CONNECT, at the same time. One more waits unaccepted in the
         /// kernel; those of other listeners do not wait for it.
         handshakes_max: u32 = 1000, 1 => 1_000_000;
+        /// Connections this node accepts in a second, on all listeners together. Beyond a second's worth they wait in the
+        /// kernel, so that a whole fleet that comes at once does not slow down those who are served. 0: no limit.
+        connects_per_second_max: u32 = 0, 0 => 1_000_000;
     }
 }
 
@@ -285,6 +299,7 @@ impl Default for Config {
             access: Access::default(),
             limits: Limits::default(),
             queues: Queues::default(),
+            overload: Overload::default(),
             mqtt: Mqtt::default(),
             durability: Durability::default(),
             storage: Storage::default(),
@@ -305,6 +320,7 @@ impl Config {
             Access::reference("access"),
             Limits::reference("limits"),
             Queues::reference("queues"),
+            Overload::reference("overload"),
             Mqtt::reference("mqtt"),
             Durability::reference("durability"),
             Storage::reference("storage"),
@@ -330,6 +346,7 @@ impl Config {
         self.access.check("access", &mut problems);
         self.limits.check_bounds("limits", &mut problems);
         self.queues.check_bounds("queues", &mut problems);
+        self.overload.check_bounds("overload", &mut problems);
         self.mqtt.check_bounds("mqtt", &mut problems);
         self.durability.check_bounds("durability", &mut problems);
         self.storage.check_bounds("storage", &mut problems);

@@ -65,7 +65,7 @@ pub(crate) fn receive(shared: &Arc<Shared>, messages: Vec<ForwardMessage>) {
             continue;
         };
         if stored.publisher != publisher {
-            lane.run.send(&shared.metrics, &publisher);
+            lane.run.send(shared, &publisher);
             publisher = stored.publisher;
         }
         if message.only_client.is_empty() {
@@ -82,7 +82,7 @@ pub(crate) fn receive(shared: &Arc<Shared>, messages: Vec<ForwardMessage>) {
             lane.shared(shared, handover);
         }
     }
-    lane.run.flush(&shared.metrics, &publisher);
+    lane.run.flush(shared, &publisher);
     let mut resting = shared.incoming.resting.lock();
     if resting.len() < RESTING_MAX {
         resting.push(lane);
@@ -111,10 +111,9 @@ impl Lane {
             let publication = last.publication.with_payload(payload);
             let next = LiveMessage { publication, ..last };
             let message = std::mem::replace(&mut last, next);
-            self.run
-                .push(&shared.metrics, publisher, Arc::clone(&route), message);
+            self.run.push(shared, publisher, Arc::clone(&route), message);
         }
-        self.run.push(&shared.metrics, publisher, route, last);
+        self.run.push(shared, publisher, route, last);
     }
 
     fn route(&mut self, shared: &Shared, topic: &TopicName) -> Arc<Route> {

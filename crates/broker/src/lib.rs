@@ -11,10 +11,12 @@ mod listener;
 mod log_limit;
 mod mailbox;
 mod message;
+mod meter;
 mod metrics;
 mod observer;
 pub mod operator;
 mod outbox;
+mod overload;
 mod pass;
 mod peer_net;
 mod places;
@@ -22,7 +24,9 @@ mod proposal;
 pub mod proxy_protocol;
 mod publisher;
 mod queue_memory;
+mod refusal;
 mod registry;
+mod retained_room;
 mod router;
 mod run;
 mod share;
@@ -171,6 +175,7 @@ impl Broker {
         tasks.spawn(outbox::run(Arc::clone(&shared), outboxes));
         tasks.spawn(sys_topics::run(Arc::clone(&shared)));
         tasks.spawn(sys_topics::gauges(Arc::clone(&shared)));
+        tasks.spawn(overload::run(Arc::clone(&shared)));
         let mut addresses = Vec::with_capacity(bound.len());
         for (bound, listener) in bound.into_iter().zip(&shared.config.listeners) {
             addresses.push((listener.name.clone(), bound.address));
@@ -237,6 +242,12 @@ impl Broker {
     /// Whether clients are served: every shard has a leader, and the node is not stopping.
     pub fn is_ready(&self) -> bool {
         self.shared.cluster.is_ready() && !self.shared.stopping.is_cancelled()
+    }
+
+    /// How short memory is: 0 not at all, 1 heavy publishers are read more slowly, 2 new connections are refused, 3 QoS 0 messages
+    /// are dropped.
+    pub fn overload_level(&self) -> u8 {
+        self.shared.overload.level() as u8
     }
 
     /// The node's identifier, for as long as its data directory exists.

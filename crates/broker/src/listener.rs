@@ -16,6 +16,7 @@ use crate::BrokerError;
 use crate::config::{Listener, Protocol, ProxyProtocol};
 use crate::connection::{self, Origin, Stream};
 use crate::proxy_protocol::ProxyCheck;
+use crate::refusal::{Limited, Rejected};
 use crate::shared::Shared;
 use crate::{tls, websocket, websocket_frames};
 
@@ -83,6 +84,10 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
             () = shared.stopping.cancelled() => return,
         };
         let Ok(permit) = permit else { return };
+        tokio::select! {
+            () = pace(&shared) => {}
+            () = shared.stopping.cancelled() => return,
+        }
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = shared.stopping.cancelled() => return,
@@ -96,6 +101,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
                 continue;
             }
         };
+        shared.accepts.lock().charge(1, shared.clock.now_ms() * 1000);
         configure(&stream, &listener);
         let origin = Origin {
             peer,
@@ -113,6 +119,22 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
             permit,
         };
         tokio::spawn(task.run(stream));
+    }
+}
+
+/// Waits while connections come faster than `limits.connects_per_second_max`.
+async fn pace(shared: &Shared) {
+    let wait_ms = || {
+        let welcome_ms = shared.accepts.lock().welcome_ms();
+        welcome_ms.saturating_sub(shared.clock.now_ms())
+    };
+    let mut wait = wait_ms();
+    if wait > 0 {
+        shared.metrics.limited(Limited::Connects);
+    }
+    while wait > 0 {
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        wait = wait_ms();
     }
 }
 
@@ -191,12 +213,13 @@ impl Arrival {
             }
             Ok(Err(error)) => {
                 metrics.tls_failed.increment(1);
+                metrics.rejected(Rejected::Tls);
                 debug!(address = %self.origin.peer, %error, "TLS handshake failed");
                 None
             }
             Err(_) => {
                 metrics.tls_late.increment(1);
-                None
+                self.was_silent()
             }
         }
     }
@@ -243,11 +266,17 @@ impl Arrival {
         match tokio::time::timeout_at(deadline, upgrade).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {
+                self.shared.metrics.rejected(Rejected::WebSocket);
                 debug!(address = %self.origin.peer, %error, "WebSocket handshake failed");
                 None
             }
-            Err(_) => None,
+            Err(_) => self.was_silent(),
         }
+    }
+
+    fn was_silent<T>(&self) -> Option<T> {
+        self.shared.metrics.rejected(Rejected::Timeout);
+        None
     }
 
     async fn welcome<S: Stream>(self, stream: S, deadline: Instant) {

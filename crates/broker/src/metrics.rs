@@ -11,6 +11,7 @@ use mqtt_codec::{ProtocolVersion, QoS};
 use crate::config::Protocol;
 use crate::pass::Denied;
 use crate::proxy_protocol::Rejection;
+use crate::refusal::{Limited, Rejected};
 
 /// Why connections end, in the words of the metric.
 pub(crate) const CLOSE_REASONS: [&str; 11] = [
@@ -61,7 +62,8 @@ pub(crate) struct Metrics {
     connections: [[Gauge; 3]; 4],
     opened: [Counter; 4],
     closed: [Counter; CLOSE_REASONS.len()],
-    pub(crate) rejected: Counter,
+    rejected: [Counter; Rejected::WORDS.len()],
+    limited: [Counter; Limited::WORDS.len()],
     pub(crate) tls_done: Counter,
     pub(crate) tls_failed: Counter,
     pub(crate) tls_late: Counter,
@@ -81,6 +83,7 @@ pub(crate) struct Metrics {
     pub(crate) dropped_too_large: Counted,
     pub(crate) dropped_session_ended: Counted,
     pub(crate) dropped_peer_congested: Counted,
+    pub(crate) dropped_overload: Counted,
     pub(crate) forwarded_in: Counter,
     forwarded_out: Counter,
     announced: Counter,
@@ -96,6 +99,8 @@ pub(crate) struct Metrics {
     pub(crate) retained_bytes: Gauge,
     pub(crate) queued_messages: Gauge,
     pub(crate) queued_bytes: Gauge,
+    pub(crate) overload_level: Gauge,
+    pub(crate) memory_budget: Gauge,
 }
 
 impl Metrics {
@@ -116,7 +121,9 @@ impl Metrics {
                 .map(|transport| counter!("flotilla_connections_opened_total", "transport" => transport)),
             closed: CLOSE_REASONS
                 .map(|reason| counter!("flotilla_connections_closed_total", "reason" => reason)),
-            rejected: counter!("flotilla_connects_rejected_total"),
+            rejected: Rejected::WORDS
+                .map(|reason| counter!("flotilla_connects_rejected_total", "reason" => reason)),
+            limited: Limited::WORDS.map(|kind| counter!("flotilla_rate_limited_total", "kind" => kind)),
             tls_done: handshakes("done"),
             tls_failed: handshakes("failed"),
             tls_late: handshakes("late"),
@@ -137,6 +144,7 @@ impl Metrics {
             dropped_too_large: dropped("too_large"),
             dropped_session_ended: dropped("session_ended"),
             dropped_peer_congested: dropped("peer_congested"),
+            dropped_overload: dropped("overload"),
             forwarded_in: counter!("flotilla_forwarded_messages_total", "direction" => "in"),
             forwarded_out: counter!("flotilla_forwarded_messages_total", "direction" => "out"),
             announced: counter!("flotilla_subscribe_announcements_total", "outcome" => "announced"),
@@ -152,6 +160,8 @@ impl Metrics {
             retained_bytes: gauge!("flotilla_retained_bytes"),
             queued_messages: gauge!("flotilla_queued_messages"),
             queued_bytes: gauge!("flotilla_queued_bytes"),
+            overload_level: gauge!("flotilla_overload_level"),
+            memory_budget: gauge!("flotilla_memory_budget_bytes"),
         }
     }
 
@@ -164,6 +174,7 @@ impl Metrics {
             &self.dropped_too_large,
             &self.dropped_session_ended,
             &self.dropped_peer_congested,
+            &self.dropped_overload,
         ];
         reasons.into_iter().map(Counted::total).sum()
     }
@@ -198,6 +209,16 @@ impl Metrics {
             true => self.announced.increment(1),
             false => self.announce_failed.increment(1),
         }
+    }
+
+    /// A connection was refused.
+    pub(crate) fn rejected(&self, why: Rejected) {
+        self.rejected[why as usize].increment(1);
+    }
+
+    /// A limit has begun to hold somebody up, or has refused something.
+    pub(crate) fn limited(&self, by: Limited) {
+        self.limited[by as usize].increment(1);
     }
 
     /// A rule, or the absence of one, has denied something.
@@ -248,7 +269,20 @@ fn describe() {
     );
     describe_counter!(
         "flotilla_connects_rejected_total",
-        "Connections refused before or with CONNACK"
+        "Connections refused before or with CONNACK, by reason"
+    );
+    describe_counter!(
+        "flotilla_rate_limited_total",
+        "Times a limit began to hold a client or a listener up, or refused a subscription or a retained message, by kind"
+    );
+    describe_gauge!(
+        "flotilla_overload_level",
+        "How short memory is: 0 not at all, 1 heavy publishers are read more slowly, 2 new connections are refused, 3 QoS 0 \
+         messages are dropped"
+    );
+    describe_gauge!(
+        "flotilla_memory_budget_bytes",
+        "Resident memory that the node keeps to"
     );
     describe_counter!(
         "flotilla_proxy_headers_rejected_total",

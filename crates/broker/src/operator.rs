@@ -13,6 +13,7 @@ use cluster::{Cluster, Kept, ProposeError};
 use mqtt_codec::ProtocolVersion;
 
 use crate::mailbox::{Close, Grant};
+use crate::overload::resident_bytes;
 use crate::shared::Shared;
 
 pub use publish::{NewMessage, Outcome};
@@ -210,14 +211,6 @@ fn subscription(filter: &str, grant: &Grant) -> Subscription {
         retain_handling: 0,
         subscription_id: grant.subscription_ids.first().copied().unwrap_or(0),
     }
-}
-
-/// As the system tells it, in kB.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kilobytes * 1024)
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl<T: Copy + Send + 'static> Publisher<T> {
         }
         let is_new = || source.is_none_or(|source| shared.sources.is_new(source));
         if !route.subscribers.is_empty() && is_new() {
-            self.run.push(&shared.metrics, &self.client, route, post.message);
+            self.run.push(shared, &self.client, route, post.message);
         }
         Routed {
             destinations,
@@ -255,6 +255,9 @@ impl<T: Copy + Send + 'static> Publisher<T> {
         {
             return;
         }
+        if post.message.qos == QoS::AtMostOnce && shared.overload.sheds() {
+            return shared.metrics.dropped_overload.increment(1);
+        }
         let mut except: SmallVec<[ByteString; 1]> = SmallVec::new();
         for _ in 0..2 {
             let Some(chosen) = handover::choose(shared, group, &self.client, &post.message, &except) else {
@@ -334,7 +337,7 @@ impl<T: Copy + Send + 'static> Publisher<T> {
 
     /// Leaves what is left in the mailboxes, wakes every receiver once, and hands out what is to be sent.
     pub(crate) fn flush(&mut self, shared: &Shared) -> Outgoing<T> {
-        self.run.flush(&shared.metrics, &self.client);
+        self.run.flush(shared, &self.client);
         std::mem::replace(&mut self.outgoing, Outgoing::new())
     }
 }

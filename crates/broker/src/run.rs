@@ -7,8 +7,8 @@ use mqtt_codec::QoS;
 use smallvec::SmallVec;
 
 use crate::mailbox::{Batch, LiveMessage};
-use crate::metrics::Metrics;
 use crate::router::{Route, Subscriber};
+use crate::shared::Shared;
 
 /// Messages that leave together at the most.
 const BATCH_MAX: usize = 512;
@@ -33,13 +33,7 @@ impl Run {
     }
 
     /// Adds a message for the subscribers of a route.
-    pub(crate) fn push(
-        &mut self,
-        metrics: &Metrics,
-        publisher: &str,
-        route: Arc<Route>,
-        message: LiveMessage,
-    ) {
+    pub(crate) fn push(&mut self, shared: &Shared, publisher: &str, route: Arc<Route>, message: LiveMessage) {
         if let Some((current, messages)) = &mut self.current
             && Arc::ptr_eq(current, &route)
             && messages.len() < BATCH_MAX
@@ -47,15 +41,22 @@ impl Run {
             messages.push(message);
             return;
         }
-        self.send(metrics, publisher);
+        self.send(shared, publisher);
         self.current = Some((route, SmallVec::from_iter([message])));
     }
 
     /// Leaves what waits in the mailboxes of its receivers.
-    pub(crate) fn send(&mut self, metrics: &Metrics, publisher: &str) {
-        let Some((route, messages)) = self.current.take() else {
+    pub(crate) fn send(&mut self, shared: &Shared, publisher: &str) {
+        let Some((route, mut messages)) = self.current.take() else {
             return;
         };
+        let sheds = shared.overload.sheds();
+        if sheds {
+            shed(shared, &route, &mut messages);
+        }
+        if messages.is_empty() {
+            return;
+        }
         let batch = Arc::new(Batch::new(messages));
         for Subscriber {
             mailbox,
@@ -69,17 +70,34 @@ impl Run {
             if by_shard || own {
                 continue;
             }
+            if sheds && batch.qos.min(grant.qos) == QoS::AtMostOnce {
+                shared
+                    .metrics
+                    .dropped_overload
+                    .increment(batch.messages.len() as u64);
+                continue;
+            }
             if !mailbox.deliver(&batch, grant, &mut self.wakers) {
-                metrics.dropped(batch.qos.min(grant.qos), batch.messages.len());
+                shared
+                    .metrics
+                    .dropped(batch.qos.min(grant.qos), batch.messages.len());
             }
         }
     }
 
     /// Sends what is left, and wakes every receiver once.
-    pub(crate) fn flush(&mut self, metrics: &Metrics, publisher: &str) {
-        self.send(metrics, publisher);
+    pub(crate) fn flush(&mut self, shared: &Shared, publisher: &str) {
+        self.send(shared, publisher);
         for waker in self.wakers.drain(..) {
             waker.wake();
         }
     }
+}
+
+/// Memory is used up: what was published with QoS 0 goes to none of its receivers.
+fn shed(shared: &Shared, route: &Route, messages: &mut SmallVec<[LiveMessage; 1]>) {
+    let before = messages.len();
+    messages.retain(|message| message.qos > QoS::AtMostOnce);
+    let dropped = (before - messages.len()) * route.subscribers.len();
+    shared.metrics.dropped_overload.increment(dropped as u64);
 }

@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use cluster::{Clock, Cluster};
 use mqtt_codec::QoS;
 use mqtt_session::ServerLimits;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -14,10 +15,13 @@ use crate::auth::Authenticator;
 use crate::config::{Config, WhenFull};
 use crate::incoming::Incoming;
 use crate::log_limit::LogLimit;
+use crate::meter::Meter;
 use crate::metrics::Metrics;
+use crate::overload::Overload;
 use crate::places::Places;
 use crate::queue_memory::QueueMemory;
 use crate::registry::Registry;
+use crate::retained_room::RetainedRoom;
 use crate::router::Router;
 use crate::sources::Sources;
 use crate::sys_topics::SysTopics;
@@ -42,6 +46,10 @@ pub(crate) struct Shared {
     pub(crate) sys: SysTopics,
     pub(crate) incoming: Incoming,
     pub(crate) sources: Sources,
+    pub(crate) overload: Overload,
+    pub(crate) retained_room: RetainedRoom,
+    /// Of the connections that all listeners accept.
+    pub(crate) accepts: Mutex<Meter>,
     /// Cancelled when the node stops.
     pub(crate) stopping: CancellationToken,
     /// Milliseconds since the Unix epoch.
@@ -51,6 +59,8 @@ pub(crate) struct Shared {
     next_connection: AtomicU64,
 }
 
+/// Microseconds' worth of connections that may come at once.
+const ACCEPTS_BURST_US: u64 = 1_000_000;
 /// Operators who look on at the same time.
 const WATCHES_MAX: usize = 16;
 
@@ -69,6 +79,12 @@ impl Shared {
         let started_ms = clock.now_ms();
         Self {
             limits: Arc::new(server_limits(&config)),
+            overload: Overload::default(),
+            retained_room: RetainedRoom::default(),
+            accepts: Mutex::new(Meter::new(
+                config.limits.connects_per_second_max.into(),
+                ACCEPTS_BURST_US,
+            )),
             sources: Sources::new(config.storage.shards),
             config,
             memory,

@@ -102,6 +102,7 @@ impl Operations for NodeOperations {
             commit: build::COMMIT.to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
             state: state.to_owned(),
+            overload_level: broker.as_ref().map_or(0, |broker| broker.overload_level()),
             listeners: self.listeners.clone(),
         }
     }

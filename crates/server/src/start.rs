@@ -108,6 +108,11 @@ async fn serve(config: Config, settings: Vec<admin::views::Setting>, log: LogCon
         let broker = watched.read().unwrap_or_else(PoisonError::into_inner);
         broker.as_ref().is_some_and(Broker::is_ready)
     });
+    let watched = Arc::clone(&broker);
+    health.set_overload_check(move || {
+        let broker = watched.read().unwrap_or_else(PoisonError::into_inner);
+        broker.as_ref().map_or(0, Broker::overload_level)
+    });
     let cluster = Arc::new(NodeAdmin::new(&node_config, Arc::clone(&broker)));
     admin.set_cluster(Arc::clone(&cluster) as Arc<dyn admin::ClusterAdmin>);
     let (drain, mut drained) = watch::channel(false);

@@ -26,6 +26,7 @@ use crate::mailbox::{Close, LiveMessage, Mailbox};
 use crate::message::{qos_of, to_stored};
 use crate::pass::{Denied, Pass};
 use crate::places::{Place, PlaceOf};
+use crate::refusal::Rejected;
 use crate::registry::{Connected as Registered, Facts};
 use crate::shared::Shared;
 
@@ -95,7 +96,10 @@ pub(crate) async fn accept<S: Stream>(
 ) -> Option<Box<Accepted<S>>> {
     let mut arrival = Arrival::new(shared, stream, origin);
     let judged = match tokio::time::timeout(within, arrival.introduce()).await {
-        Err(_) => Err(Refusal::Silent("no CONNECT within the time allowed")),
+        Err(_) => Err(Refusal::Silent(
+            Rejected::Timeout,
+            "no CONNECT within the time allowed",
+        )),
         Ok(judged) => judged,
     };
     // From here on nothing may be cancelled half-way: the client id is being claimed.
@@ -115,9 +119,9 @@ pub(crate) async fn accept<S: Stream>(
 /// Why a connection is not accepted.
 enum Refusal {
     /// Nobody to talk to, or no words for it.
-    Silent(&'static str),
+    Silent(Rejected, &'static str),
     /// CONNACK with this reason code, in this version.
-    Answer(ProtocolVersion, ProtocolError),
+    Answer(Rejected, ProtocolVersion, ProtocolError),
 }
 
 struct Introduction {
@@ -162,26 +166,39 @@ impl<'a, S: Stream> Arrival<'a, S> {
     async fn introduce(&mut self) -> Result<Box<Introduction>, Refusal> {
         let connect = match self.read_packet().await? {
             Packet::Connect(connect) => connect,
-            _ => return Err(Refusal::Silent("the first packet was not CONNECT")), // [MQTT-3.1.0-1]
+            // [MQTT-3.1.0-1]
+            _ => {
+                return Err(Refusal::Silent(
+                    Rejected::Protocol,
+                    "the first packet was not CONNECT",
+                ));
+            }
         };
         self.packet_size_max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
         let version = connect.version;
         let limits = &self.shared.limits;
-        let refuse = |error| Refusal::Answer(version, error);
+        let refuse = |why, error| Refusal::Answer(why, version, error);
         if !self.shared.cluster.is_ready() {
-            return Err(refuse(ProtocolError::new(
-                ReasonCode::ServerUnavailable,
-                "this node is not ready",
-            )));
+            return Err(refuse(
+                Rejected::NotReady,
+                ProtocolError::new(ReasonCode::ServerUnavailable, "this node is not ready"),
+            ));
+        }
+        if self.shared.overload.refuses() {
+            return Err(refuse(
+                Rejected::Overload,
+                ProtocolError::new(ReasonCode::ServerBusy, "this node is short of memory"),
+            ));
         }
         if self.shared.registry.len() >= self.shared.config.limits.connections_max as usize {
-            return Err(refuse(ProtocolError::new(
-                ReasonCode::QuotaExceeded,
-                "connections_max is reached",
-            )));
+            return Err(refuse(
+                Rejected::Connections,
+                ProtocolError::new(ReasonCode::QuotaExceeded, "connections_max is reached"),
+            ));
         }
         let fresh = || format!("flotilla-{:016x}", rand::random::<u64>()).into();
-        let handshake = Handshake::new(&connect, limits, fresh).map_err(refuse)?;
+        let handshake =
+            Handshake::new(&connect, limits, fresh).map_err(|error| refuse(Rejected::Protocol, error))?;
         let method = connect.properties.authentication_method.clone();
         let mut login = self.origin.login(&handshake.client_id);
         let (admission, authentication_data) = match &method {
@@ -190,7 +207,10 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 login.username = connect.username.as_ref().map(ToString::to_string);
                 login.password = connect.password.clone().map(Secret);
                 let judgement = self.shared.authenticator.login(login).await;
-                let refused = |reason| refuse(ProtocolError::new(reason, "login was refused"));
+                let refused = |reason| {
+                    let error = ProtocolError::new(reason, "login was refused");
+                    refuse(Rejected::Credentials, error)
+                };
                 (judgement.map_err(refused)?, None)
             }
         };
@@ -199,12 +219,14 @@ impl<'a, S: Stream> Arrival<'a, S> {
             && !pass.may_publish(will.publication.topic())
         {
             pass.denied(self.shared, Denied::Will, will.publication.topic().as_str());
-            return Err(refuse(ProtocolError::new(
-                ReasonCode::NotAuthorized,
-                "the will may not be published",
-            )));
+            return Err(refuse(
+                Rejected::Will,
+                ProtocolError::new(ReasonCode::NotAuthorized, "the will may not be published"),
+            ));
         }
-        let places = self.take_places(&pass, &handshake.client_id).map_err(refuse)?;
+        let places = self
+            .take_places(&pass, &handshake.client_id)
+            .map_err(|(why, error)| refuse(why, error))?;
         Ok(Box::new(Introduction {
             connect,
             handshake,
@@ -217,7 +239,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
 
     /// One of the places of its address and one of its user's, where they are limited. A client that comes for its own
     /// connection's place has it.
-    fn take_places(&self, pass: &Pass, client_id: &str) -> Result<SmallVec<[Place; 2]>, ProtocolError> {
+    fn take_places(
+        &self,
+        pass: &Pass,
+        client_id: &str,
+    ) -> Result<SmallVec<[Place; 2]>, (Rejected, ProtocolError)> {
         let limits = &self.shared.config.limits;
         let address = PlaceOf::Address(self.origin.peer.ip().to_canonical());
         let user = pass.user().map(|user| PlaceOf::User(user.into()));
@@ -225,22 +251,24 @@ impl<'a, S: Stream> Arrival<'a, S> {
             (
                 Some(address),
                 limits.connections_per_address_max,
+                Rejected::ConnectionsPerAddress,
                 "too many connections of this address",
             ),
             (
                 user,
                 limits.connections_per_user_max,
+                Rejected::ConnectionsPerUser,
                 "too many connections of this user",
             ),
         ];
         let takes_over = self.shared.registry.get(client_id).is_some();
         let mut taken = SmallVec::new();
-        for (of, max, detail) in wanted {
+        for (of, max, why, detail) in wanted {
             let Some(of) = of.filter(|_| max > 0) else {
                 continue;
             };
             let place = self.shared.places.take(of, max + u32::from(takes_over));
-            taken.push(place.ok_or(ProtocolError::new(ReasonCode::QuotaExceeded, detail))?);
+            taken.push(place.ok_or((why, ProtocolError::new(ReasonCode::QuotaExceeded, detail)))?);
         }
         Ok(taken)
     }
@@ -252,10 +280,12 @@ impl<'a, S: Stream> Arrival<'a, S> {
         method: &ByteString,
         login: Login,
     ) -> Result<(Admission, Option<Bytes>), Refusal> {
-        let refuse = |reason, detail| Refusal::Answer(connect.version, ProtocolError::new(reason, detail));
+        let refuse =
+            |why, reason, detail| Refusal::Answer(why, connect.version, ProtocolError::new(reason, detail));
         let Some(mut exchange) = self.shared.authenticator.exchange(method, &login) else {
             // [MQTT-4.12.0-1]
             return Err(refuse(
+                Rejected::Credentials,
                 ReasonCode::BadAuthenticationMethod,
                 "authentication method is not known",
             ));
@@ -264,7 +294,9 @@ impl<'a, S: Stream> Arrival<'a, S> {
         loop {
             match exchange.step(data.take()) {
                 Step::Success(data, admission) => return Ok((*admission, data)),
-                Step::Refuse(reason) => return Err(refuse(reason, "authentication failed")),
+                Step::Refuse(reason) => {
+                    return Err(refuse(Rejected::Credentials, reason, "authentication failed"));
+                }
                 Step::Continue(challenge) => {
                     let reason_code = ReasonCode::ContinueAuthentication;
                     let auth = Auth {
@@ -278,9 +310,15 @@ impl<'a, S: Stream> Arrival<'a, S> {
             }
             match self.read_packet().await? {
                 Packet::Auth(auth) if auth.method.as_ref() == Some(method) => data = auth.data,
-                Packet::Disconnect(_) => return Err(Refusal::Silent("client left during authentication")),
+                Packet::Disconnect(_) => {
+                    return Err(Refusal::Silent(
+                        Rejected::Closed,
+                        "client left during authentication",
+                    ));
+                }
                 _ => {
                     return Err(refuse(
+                        Rejected::Protocol,
                         ReasonCode::ProtocolError,
                         "AUTH of the same method was expected",
                     ));
@@ -365,7 +403,10 @@ impl<'a, S: Stream> Arrival<'a, S> {
         attachment.places = places;
         attachment.counted = counted.clone();
         if !newest {
-            return Err(Refusal::Silent("another connection took the client id meanwhile"));
+            return Err(Refusal::Silent(
+                Rejected::Takeover,
+                "another connection took the client id meanwhile",
+            ));
         }
         if durable {
             attachment.resume(&connected.subscriptions, connected.sent_before, &pass);
@@ -388,7 +429,10 @@ impl<'a, S: Stream> Arrival<'a, S> {
         connack.properties.authentication_data = authentication_data;
         let mut out = WriteQueue::new();
         if encode(&Packet::ConnAck(Box::new(connack)), handshake.version, &mut out).is_err() {
-            return Err(Refusal::Silent("authentication data is too long"));
+            return Err(Refusal::Silent(
+                Rejected::Credentials,
+                "authentication data is too long",
+            ));
         }
         let mut decoder = std::mem::replace(&mut self.decoder, Decoder::server(DecodeLimits::default()));
         decoder.set_packet_size_max(shared.config.limits.packet_size_max.as_u32());
@@ -399,7 +443,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             shared.clock.now_ms(),
         );
         let Some(stream) = self.stream.take() else {
-            return Err(Refusal::Silent("the connection is gone"));
+            return Err(Refusal::Silent(Rejected::Closed, "the connection is gone"));
         };
         let input = std::mem::take(&mut self.input);
         Ok(Box::new(Accepted {
@@ -461,7 +505,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             Ok(_) => {
                 let error =
                     ProtocolError::new(ReasonCode::UnspecifiedError, "the session could not be opened");
-                Err(Refusal::Answer(connect.version, error))
+                Err(Refusal::Answer(Rejected::Unavailable, connect.version, error))
             }
             Err(error) => {
                 info!(client_id = %client, %error, "connection refused: the session's shard is not available");
@@ -469,7 +513,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                     ReasonCode::ServerUnavailable,
                     "the session's shard is not available",
                 );
-                Err(Refusal::Answer(connect.version, error))
+                Err(Refusal::Answer(Rejected::Unavailable, connect.version, error))
             }
         }
     }
@@ -484,13 +528,13 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 Ok(None) => {}
                 Err(error) => {
                     let Some(version) = self.decoder.version() else {
-                        return Err(Refusal::Silent(error.detail));
+                        return Err(Refusal::Silent(Rejected::Protocol, error.detail));
                     };
-                    return Err(Refusal::Answer(version, error.into()));
+                    return Err(Refusal::Answer(Rejected::Protocol, version, error.into()));
                 }
             }
             let Some(stream) = &mut self.stream else {
-                return Err(Refusal::Silent("the connection is gone"));
+                return Err(Refusal::Silent(Rejected::Closed, "the connection is gone"));
             };
             let unfinished = std::mem::take(&mut self.input);
             let mut buffer = unfinished
@@ -498,7 +542,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
             buffer.reserve(512);
             match stream.read_buf(&mut buffer).await {
-                Ok(0) | Err(_) => return Err(Refusal::Silent("closed before CONNECT")),
+                Ok(0) | Err(_) => return Err(Refusal::Silent(Rejected::Closed, "closed before CONNECT")),
                 Ok(read) => {
                     self.read.bytes += read as u64;
                     self.input = buffer.freeze();
@@ -534,11 +578,14 @@ impl<'a, S: Stream> Arrival<'a, S> {
     }
 
     async fn refuse(&mut self, refusal: Refusal) {
-        self.shared.metrics.rejected.increment(1);
+        let (Refusal::Silent(why, _) | Refusal::Answer(why, ..)) = &refusal;
+        self.shared.metrics.rejected(*why);
         let farewell = async {
             match refusal {
-                Refusal::Silent(detail) => debug!(address = %self.origin.peer, detail, "connection refused"),
-                Refusal::Answer(version, error) => {
+                Refusal::Silent(_, detail) => {
+                    debug!(address = %self.origin.peer, detail, "connection refused")
+                }
+                Refusal::Answer(_, version, error) => {
                     debug!(address = %self.origin.peer, %error, "connection refused");
                     let connack = self.refusal(version, error);
                     self.write(&connack, version).await;

@@ -410,7 +410,7 @@ impl<S: Stream> Connection<S> {
                 qos,
                 retain,
                 packet_id,
-            } => self.publish(publication, qos, retain, packet_id, now),
+            } => self.publish(publication, qos, retain, packet_id, now)?,
             Action::Release(packet_id) => self.release(packet_id),
             Action::Receive(sequence) => self.receive(sequence),
             Action::Subscribe(request) => self.subscribe(request, now)?,

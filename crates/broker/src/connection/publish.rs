@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cluster::ProposeError;
 use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command};
 use mqtt_codec::{PacketId, ProtocolVersion, Publication, QoS, ReasonCode};
+use mqtt_session::ProtocolError;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -14,10 +15,11 @@ use crate::message::{expires_at, to_stored};
 use crate::pass::Denied;
 use crate::proposal::{Fate, Settled};
 use crate::publisher::{Outgoing, Routed};
+use crate::refusal::Limited;
 use crate::shared::Shared;
 
 use super::attachment::is_rejected;
-use super::{Connection, Stream};
+use super::{Connection, End, Stream};
 
 /// A publish that waits for retained messages before it.
 pub(super) struct Held {
@@ -44,7 +46,7 @@ impl<S: Stream> Connection<S> {
         retain: bool,
         packet_id: Option<PacketId>,
         now: u64,
-    ) {
+    ) -> Result<(), End> {
         let expires_at = expires_at(&publication, now);
         let message = LiveMessage {
             publication,
@@ -55,18 +57,21 @@ impl<S: Stream> Connection<S> {
         if message.publication.topic().is_dollar() {
             // Topics that begin with `$` are the server's own.
             self.acknowledge_publish(packet_id, ReasonCode::NotAuthorized);
-            return;
+            return Ok(());
         }
         if !self.pass.may_publish(message.publication.topic()) {
             let topic = message.publication.topic().as_str();
             self.pass.denied(&self.shared, Denied::Publish, topic);
             // Before MQTT 5.0 an acknowledgement cannot say so. [MQTT-3.3.5-2] of 3.1.1
             self.acknowledge_publish(packet_id, ReasonCode::NotAuthorized);
-            return;
+            return Ok(());
+        }
+        if retain && !self.may_retain(&message.publication) {
+            return self.refuse_retained(packet_id);
         }
         if let (QoS::ExactlyOnce, true, Some(packet_id)) = (qos, self.session.is_durable(), packet_id) {
             self.keep(&message, packet_id);
-            return;
+            return Ok(());
         }
         if retain {
             let shard = self
@@ -87,9 +92,30 @@ impl<S: Stream> Connection<S> {
         }
         if retain || !self.held.is_empty() {
             self.held.push_back(Held { message, packet_id });
-            return;
+            return Ok(());
         }
         self.route(message, packet_id);
+        Ok(())
+    }
+
+    /// An empty message removes what is retained, and is always welcome. [MQTT-3.3.1-6]
+    fn may_retain(&self, publication: &Publication) -> bool {
+        let (room, config) = (&self.shared.retained_room, &self.shared.config);
+        publication.payload_len() == 0 || room.admits(&self.shared.cluster, &config.limits, publication)
+    }
+
+    fn refuse_retained(&mut self, packet_id: Option<PacketId>) -> Result<(), End> {
+        self.shared.metrics.limited(Limited::Retained);
+        if packet_id.is_some() && self.session.version() != ProtocolVersion::V5 {
+            // An acknowledgement would say that it is stored.
+            let detail = "too much is retained already";
+            return Err(End::Protocol(ProtocolError::new(
+                ReasonCode::QuotaExceeded,
+                detail,
+            )));
+        }
+        self.acknowledge_publish(packet_id, ReasonCode::QuotaExceeded);
+        Ok(())
     }
 
     /// Keeps a QoS 2 message in the publisher's shard until its PUBREL: the same shard then sends it on, once.

@@ -63,7 +63,10 @@ impl<S: Stream> Connection<S> {
             if let Packet::Publish(publish) = &packet {
                 self.tally.received[publish.qos as usize] += 1;
                 self.tally.payload_received += publish.publication.payload_len() as u64;
-                self.throttle.charge(publish.publication.size(), now);
+                let level = self.shared.overload.level();
+                if let Some(limited) = self.throttle.charge(publish.publication.size(), now, level) {
+                    self.shared.metrics.limited(limited);
+                }
             }
             let handled = self.session.handle(packet, now, &mut self.out, &mut self.actions);
             let mut actions = std::mem::take(&mut self.actions);

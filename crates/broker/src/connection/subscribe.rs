@@ -16,6 +16,7 @@ use tracing::debug;
 
 use crate::mailbox::Grant;
 use crate::pass::Denied;
+use crate::refusal::Limited;
 use crate::router::Subscriber;
 use crate::share::{Here, Leaving};
 
@@ -93,6 +94,7 @@ impl<S: Stream> Connection<S> {
             }
             count += 1;
             if count > limits.subscriptions_per_client_max as usize {
+                self.shared.metrics.limited(Limited::Subscriptions);
                 *entry = Err(ReasonCode::QuotaExceeded);
             } else if subscription.name.len() > usize::from(limits.topic_bytes_max) {
                 *entry = Err(ReasonCode::TopicFilterInvalid);

@@ -33,6 +33,14 @@ pub(super) fn of(
             "It is starting, stopping, or cut off from a majority of the cluster.".to_owned(),
         );
     }
+    if node.overload_level >= 2 {
+        add(
+            Severity::Critical,
+            "memory_short",
+            format!("{} is short of memory", node.name),
+            "New connections are refused, and at level 3 QoS 0 messages are dropped, until it has room again.".to_owned(),
+        );
+    }
     if !cluster.members.is_empty() && !cluster.members.iter().any(|member| member.leader) {
         add(
             Severity::Critical,
@@ -154,6 +162,7 @@ mod tests {
             commit: String::new(),
             uptime_s: 1,
             state: state.to_owned(),
+            overload_level: 0,
             listeners: Vec::new(),
         };
         let numbers = members.iter().map(|member| NodeNumbers {

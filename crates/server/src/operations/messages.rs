@@ -15,8 +15,8 @@ use super::NodeOperations;
 const SHOWN_BYTES: usize = 256;
 /// Retained payloads in one answer with whole ones: the rest is on the next page.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Messages between the broker and whoever looks on.
-const WATCHED_MAX: usize = 256;
+/// Messages between the broker and whoever looks on. Behind them others wait where their bytes are counted.
+const WATCHED_MAX: usize = 1;
 
 impl NodeOperations {
     pub(super) async fn list_retained(&self, query: RetainedQuery) -> Result<Page<RetainedView>, AdminError> {

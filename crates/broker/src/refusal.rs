@@ -1,0 +1,76 @@
+//! Why connections are refused and clients held up, in the words of the metrics.
+
+/// Why a connection was refused, before or with CONNACK.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rejected {
+    /// No complete CONNECT, TLS or WebSocket handshake within `limits.connect_timeout`.
+    Timeout,
+    /// The client closed before its CONNECT was complete.
+    Closed,
+    Tls,
+    WebSocket,
+    /// What came was no CONNECT, or one against the standard or a limit of packets.
+    Protocol,
+    NotReady,
+    /// Memory is short.
+    Overload,
+    Connections,
+    ConnectionsPerAddress,
+    ConnectionsPerUser,
+    /// User, password, token, certificate or exchange.
+    Credentials,
+    Will,
+    /// The session's shard has no leader with a quorum.
+    Unavailable,
+    /// The client id was taken again meanwhile.
+    Takeover,
+}
+
+impl Rejected {
+    /// By number.
+    pub(crate) const WORDS: [&'static str; 14] = [
+        "timeout",
+        "closed",
+        "tls",
+        "websocket",
+        "protocol",
+        "not_ready",
+        "overload",
+        "connections",
+        "connections_per_address",
+        "connections_per_user",
+        "credentials",
+        "will",
+        "unavailable",
+        "takeover",
+    ];
+}
+
+/// What held a client up, or refused it something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Limited {
+    /// `limits.publish_messages_per_second_max`
+    Messages,
+    /// `limits.publish_bytes_per_second_max`
+    Bytes,
+    /// Memory is short.
+    Overload,
+    /// `limits.connects_per_second_max`
+    Connects,
+    /// `limits.subscriptions_per_client_max`
+    Subscriptions,
+    /// `limits.retained_messages_max`, `limits.retained_bytes_max`
+    Retained,
+}
+
+impl Limited {
+    /// By number.
+    pub(crate) const WORDS: [&'static str; 6] = [
+        "messages",
+        "bytes",
+        "overload",
+        "connects",
+        "subscriptions",
+        "retained",
+    ];
+}

@@ -1,0 +1,130 @@
+//! A node whose memory runs short: it slows publishers, refuses newcomers, drops QoS 0, and keeps what it has acknowledged.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message, wait_for};
+use hostile::{CLOSED_WITHIN, Scene};
+use mqtt_codec::ReasonCode;
+
+const PUBLISHERS: usize = 16;
+const LARGE: usize = 512 * 1024;
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// What a broker takes that has nothing to do, and one bystander.
+async fn resident_at_rest() -> Result<u64> {
+    Scene::begin("").await?.resident()
+}
+
+async fn refusal(broker: &Broker, options: ConnectOptions) -> Result<ReasonCode> {
+    let mut client = Client::open(broker.mqtt_addr()).await?;
+    client.send_connect(options).await?;
+    Ok(client.expect_connack().await?.reason_code)
+}
+
+/// Publishes as fast as it may; returns how many messages were acknowledged when its time was over.
+async fn fill(mut client: Client, topic: String) -> Result<usize> {
+    let payload = vec![9; LARGE];
+    let mut acknowledged = 0;
+    while acknowledged < 100 {
+        let publish = client.publish(Message::new(&topic, &payload).qos(1));
+        match tokio::time::timeout(Duration::from_secs(4), publish).await {
+            Ok(code) => ensure!(code? == ReasonCode::Success),
+            Err(_) => break,
+        }
+        acknowledged += 1;
+    }
+    Ok(acknowledged)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_short_of_memory_refuses_newcomers_sheds_qos_0_and_loses_nothing_acknowledged() -> Result<()> {
+    let budget = (resident_at_rest().await? >> 20) + 100;
+    let config = format!(
+        "[overload]\nmemory_max = \"{budget}MiB\"\n[queues]\nbytes_max = \"1GiB\"\nnode_bytes_max = \"2GiB\"\n"
+    );
+    let mut scene = Scene::begin_with(BrokerOptions {
+        config: Some(config),
+        ..BrokerOptions::default()
+    })
+    .await?;
+    let address = scene.broker.mqtt_addr();
+    // It acknowledges nothing for now, so all that is published waits in memory for it.
+    let options = ConnectOptions::v5("glutton").receive_maximum(1);
+    let mut glutton = Client::connect(address, options).await?;
+    glutton.subscribe("fill/#", 1).await?;
+    let mut light = Client::connect(address, ConnectOptions::v5("light")).await?;
+    light.subscribe("light", 0).await?;
+    let mut publishers = Vec::new();
+    for number in 0..PUBLISHERS {
+        publishers.push(Client::connect(address, ConnectOptions::v5(format!("filler-{number}"))).await?);
+    }
+    let mut fillers = Vec::new();
+    for (number, client) in publishers.into_iter().enumerate() {
+        fillers.push(tokio::spawn(fill(client, format!("fill/{number}"))));
+    }
+    let at = |scene: &Scene, level: f64| {
+        scene
+            .metric("flotilla_overload_level")
+            .is_ok_and(|now| now >= level)
+    };
+
+    wait_for(async || at(&scene, 2.0), WITHIN)
+        .await
+        .context("level 2")?;
+    ensure!(scene.metric("flotilla_rate_limited_total{kind=\"overload\"}")? > 0.0);
+    ensure!(refusal(&scene.broker, ConnectOptions::v5("newcomer")).await? == ReasonCode::ServerBusy);
+    ensure!(refusal(&scene.broker, ConnectOptions::v311("newcomer")).await? == ReasonCode::ServerUnavailable);
+    ensure!(scene.metric("flotilla_connects_rejected_total{reason=\"overload\"}")? == 2.0);
+    let ready = tokio::task::block_in_place(|| scene.broker.admin_get("/readyz?verbose"))?;
+    ensure!(ready.contains("new connections are refused"), "{ready}");
+    let node = tokio::task::block_in_place(|| scene.broker.admin_get("/api/v1/node"))?;
+    ensure!(
+        node.contains("\"overload_level\":2") || node.contains("\"overload_level\":3"),
+        "{node}"
+    );
+
+    wait_for(async || at(&scene, 3.0), WITHIN)
+        .await
+        .context("level 3")?;
+    light.publish(Message::new("light", "shed")).await?;
+    let shed = || scene.metric("flotilla_messages_dropped_total{reason=\"overload\"}");
+    wait_for(async || shed().is_ok_and(|shed| shed >= 1.0), CLOSED_WITHIN).await?;
+    light.expect_silence(Duration::from_millis(100)).await?;
+    scene.serve_on().await?;
+
+    // What was acknowledged is there, all of it.
+    let mut acknowledged = 0;
+    for filler in fillers {
+        acknowledged += filler.await??;
+    }
+    ensure!(acknowledged > PUBLISHERS, "{acknowledged}");
+    for number in 0..acknowledged {
+        glutton
+            .receive()
+            .await
+            .with_context(|| format!("message {number} of {acknowledged}"))?;
+    }
+    scene.serve_on().await?;
+    drop((glutton, light));
+    ensure!(scene.broker.is_running());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_less_than_it_needs_serves_nobody_and_says_why() -> Result<()> {
+    let config = "[overload]\nmemory_max = \"1MiB\"\n".to_owned();
+    let broker = tokio::task::block_in_place(|| {
+        Broker::start(BrokerOptions {
+            config: Some(config),
+            ..BrokerOptions::default()
+        })
+    })?;
+    let refused = async || {
+        let code = refusal(&broker, ConnectOptions::v5("anybody")).await;
+        code.is_ok_and(|code| code == ReasonCode::ServerBusy)
+    };
+    wait_for(refused, CLOSED_WITHIN).await?;
+    ensure!(broker.log().contains("memory is used up"), "{}", broker.log());
+    Ok(())
+}
