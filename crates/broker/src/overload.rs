@@ -2,6 +2,7 @@
 //! It also counts what is retained, which nothing else makes room for.
 
 mod memory;
+mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,6 +12,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use crate::shared::Shared;
+use usage::Usage;
 
 pub(crate) use memory::resident_bytes;
 
@@ -112,6 +114,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         None => warn!("nothing tells how much memory there is: set overload.memory_max"),
     }
     let budget = budget.unwrap_or(u64::MAX);
+    let mut usage = Usage::default();
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -119,12 +122,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             _ = ticks.tick() => {}
             () = shared.stopping.cancelled() => return,
         }
-        shared.retained_room.look(&shared.cluster);
+        let held = held_bytes(&shared);
         let before = shared.overload.level();
         let Some(resident) = resident_bytes() else {
             continue;
         };
-        let level = before.next(resident, budget);
+        let in_use = usage.in_use(resident, held);
+        let level = before.next(in_use, budget);
         if level == before {
             continue;
         }
@@ -132,10 +136,18 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         shared.metrics.overload_level.set(f64::from(level as u8));
         let (number, what) = (level as u8, level.consequence());
         match level > before {
-            true => warn!(level = number, resident, budget, "{what}"),
-            false => info!(level = number, resident, budget, "{what}"),
+            true => warn!(level = number, in_use, resident, budget, "{what}"),
+            false => info!(level = number, in_use, resident, budget, "{what}"),
         }
     }
+}
+
+/// What waiting and retained messages take; and counts what is retained anew.
+fn held_bytes(shared: &Shared) -> u64 {
+    let totals = shared.cluster.totals_held();
+    shared.retained_room.look(&shared.cluster, &totals);
+    let queued = totals.queued_bytes.min(shared.config.queues.node_bytes_max.get());
+    shared.memory.used() + queued + totals.retained_bytes
 }
 
 #[cfg(test)]

@@ -26,6 +26,11 @@ impl QueueMemory {
         Self::new(u64::MAX, Arc::default())
     }
 
+    /// What they take, in bytes.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// Whether so many bytes more may wait.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.used.load(Ordering::Relaxed) + bytes as u64 <= self.bytes_max

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use cluster::Cluster;
+use cluster::{Cluster, Totals};
 use mqtt_codec::Publication;
 
 use crate::config::Limits;
@@ -17,8 +17,7 @@ pub(crate) struct RetainedRoom {
 
 impl RetainedRoom {
     /// Counts anew, from the shards that have a replica here: the others are like them.
-    pub(crate) fn look(&self, cluster: &Cluster) {
-        let totals = cluster.totals_held();
+    pub(crate) fn look(&self, cluster: &Cluster, totals: &Totals) {
         let (held, shards) = (cluster.shards_held() as u64, u64::from(cluster.shards()));
         let of_all = |counted: u64| counted.saturating_mul(shards) / held.max(1);
         self.messages.store(of_all(totals.retained_messages), Relaxed);
@@ -74,7 +73,7 @@ mod tests {
         let room = RetainedRoom::default();
         let admits = |limits| room.admits(&shared.cluster, limits, &publication);
         assert!(admits(&by_count) && admits(&by_count) && !admits(&by_count));
-        room.look(&shared.cluster);
+        room.look(&shared.cluster, &shared.cluster.totals_held());
         assert!(admits(&by_bytes) && !admits(&by_bytes));
     }
 }

@@ -116,6 +116,20 @@ impl Scene {
         Ok(value.map_or(Ok(0.0), str::parse)?)
     }
 
+    /// Waits until a value of the metrics is at least so large: who was closed may know it before it is counted.
+    ///
+    /// # Errors
+    /// It stays below.
+    pub async fn reaches(&self, name: &str, wanted: usize) -> Result<()> {
+        let mut value = 0.0;
+        let reached = async || {
+            value = self.metric(name).unwrap_or(0.0);
+            value >= wanted as f64
+        };
+        let reached = wait_for(reached, CLOSED_WITHIN).await;
+        reached.with_context(|| format!("{name} is {value}, not {wanted}"))
+    }
+
     /// Resident memory of the process in bytes.
     ///
     /// # Errors

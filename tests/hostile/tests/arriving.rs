@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use harness::{Broker, BrokerOptions, Client, ConnectOptions};
 use hostile::{CLOSED_WITHIN, Scene, all_closed, crowd};
 use rustls::pki_types::pem::PemObject;
@@ -56,9 +56,9 @@ async fn who_stops_half_way_to_connect_is_closed_and_holds_nobody_up() -> Result
     all_closed(&mut streams, turns + CLOSED_WITHIN).await?;
     scene.serve_on().await?;
     Client::connect(scene.broker.mqtt_addr(), ConnectOptions::v5("newcomer")).await?;
-    let rejected = scene.metric("flotilla_connects_rejected_total{reason=\"timeout\"}")?;
     // A header that is late is counted with the headers.
-    ensure!(rejected >= (4 * CROWD) as f64, "{rejected}");
+    let timeouts = "flotilla_connects_rejected_total{reason=\"timeout\"}";
+    scene.reaches(timeouts, 4 * CROWD).await?;
     scene.ends_well().await
 }
 
@@ -108,8 +108,9 @@ async fn a_flood_of_tls_handshakes_leaves_the_others_their_turn() -> Result<()> 
     for task in tasks {
         task.await??;
     }
-    let refused = scene.metric("flotilla_connects_rejected_total{reason=\"tls\"}")?;
-    ensure!(refused >= 200.0, "{refused}");
+    scene
+        .reaches("flotilla_connects_rejected_total{reason=\"tls\"}", 200)
+        .await?;
     scene.ends_well().await
 }
 
@@ -134,11 +135,9 @@ async fn a_header_of_somebody_who_is_no_proxy_is_not_believed() -> Result<()> {
     // Where no header is asked for, it is no CONNECT either.
     streams.append(&mut crowd(scene.broker.mqtt_addr(), CROWD, spoofed).await?);
     all_closed(&mut streams, CLOSED_WITHIN).await?;
-    let untrusted = scene.metric("flotilla_proxy_headers_rejected_total{reason=\"untrusted\"}")?;
-    let no_connect = scene.metric("flotilla_connects_rejected_total{reason=\"protocol\"}")?;
-    ensure!(
-        untrusted >= CROWD as f64 && no_connect >= CROWD as f64,
-        "{untrusted} {no_connect}"
-    );
+    let untrusted = "flotilla_proxy_headers_rejected_total{reason=\"untrusted\"}";
+    scene.reaches(untrusted, CROWD).await?;
+    let no_connect = "flotilla_connects_rejected_total{reason=\"protocol\"}";
+    scene.reaches(no_connect, CROWD).await?;
     scene.ends_well().await
 }

@@ -108,6 +108,13 @@ async fn a_node_short_of_memory_refuses_newcomers_sheds_qos_0_and_loses_nothing_
     scene.serve_on().await?;
     drop((glutton, light));
     ensure!(scene.broker.is_running());
+    let again = async || {
+        let code = refusal(&scene.broker, ConnectOptions::v5("newcomer")).await;
+        code.is_ok_and(|code| code == ReasonCode::Success)
+    };
+    wait_for(again, WITHIN)
+        .await
+        .context("memory is given back, and newcomers are welcome")?;
     Ok(())
 }
 
