@@ -9,12 +9,13 @@ use crate::pass::Denied;
 use crate::proxy_protocol::Rejection;
 
 /// Why connections end, in the words of the metric.
-pub(crate) const CLOSE_REASONS: [&str; 11] = [
+pub(crate) const CLOSE_REASONS: [&str; 12] = [
     "client_disconnect",
     "keepalive_timeout",
     "takeover",
     "protocol_error",
     "administrative",
+    "moved",
     "server_shutdown",
     "unavailable",
     "fenced",
@@ -81,6 +82,8 @@ pub(crate) struct Metrics {
     pub(crate) retained_bytes: Gauge,
     pub(crate) queued_messages: Gauge,
     pub(crate) queued_bytes: Gauge,
+    pub(crate) draining: Gauge,
+    pub(crate) drain_remaining: Gauge,
 }
 
 impl Metrics {
@@ -126,6 +129,8 @@ impl Metrics {
             retained_bytes: gauge!("flotilla_retained_bytes"),
             queued_messages: gauge!("flotilla_queued_messages"),
             queued_bytes: gauge!("flotilla_queued_bytes"),
+            draining: gauge!("flotilla_draining"),
+            drain_remaining: gauge!("flotilla_drain_remaining_connections"),
         }
     }
 
@@ -265,5 +270,13 @@ fn describe() {
     describe_gauge!(
         "flotilla_queued_bytes",
         "Bytes of messages waiting in durable sessions"
+    );
+    describe_gauge!(
+        "flotilla_draining",
+        "1 while the node is being taken out of service, and while it is out of it"
+    );
+    describe_gauge!(
+        "flotilla_drain_remaining_connections",
+        "Client connections that a drain has still to end"
     );
 }

@@ -9,6 +9,7 @@ mod chance;
 mod clock;
 mod cluster;
 mod config;
+mod drain;
 mod formation;
 mod group;
 mod inspect;
