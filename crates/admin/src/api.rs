@@ -28,6 +28,8 @@ const MESSAGES_MAX: usize = 1000;
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// While nothing passes, whoever looks on is told so this often.
 const STILL_HERE: Duration = Duration::from_secs(20);
+/// The highest rate of connections in a second.
+const RATE_MAX: u32 = 1_000_000;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// Set once the node has started.
@@ -102,6 +104,13 @@ struct OfFilter {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Rate {
+    /// Connections in a second.
+    rate: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Disconnect {
     #[serde(default)]
     session: SessionStays,
@@ -123,6 +132,7 @@ pub(crate) fn routes(operations: OperationsCell) -> Router {
         .route("/api/v1/overview", get(overview))
         .route("/api/v1/node", get(node))
         .route("/api/v1/node/drain", post(drain))
+        .route("/api/v1/node/undrain", post(undrain))
         .route("/api/v1/clients", get(clients))
         .route("/api/v1/clients/{client}", get(client))
         .route("/api/v1/clients/{client}/disconnect", post(disconnect))
@@ -138,6 +148,7 @@ pub(crate) fn routes(operations: OperationsCell) -> Router {
         .route("/api/v1/watch", get(watch))
         .route("/api/v1/log", get(log_level).put(set_log_level))
         .route("/api/v1/config", get(settings))
+        .route("/api/v1/config/reload", post(reload))
         .route("/api/v1/certificates", get(certificates))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(operations)
@@ -159,8 +170,15 @@ async fn node(Node(node): Node) -> impl IntoResponse {
     Said(node.node())
 }
 
-async fn drain(Node(node): Node) -> Result<StatusCode, AdminError> {
-    node.drain().map(|()| StatusCode::ACCEPTED)
+async fn drain(Node(node): Node, Query(query): Query<Rate>) -> Result<StatusCode, AdminError> {
+    if query.rate.is_some_and(|rate| !(1..=RATE_MAX).contains(&rate)) {
+        return Err(AdminError::Invalid(format!("rate is from 1 to {RATE_MAX}")));
+    }
+    node.drain(query.rate).map(|()| StatusCode::ACCEPTED)
+}
+
+async fn undrain(Node(node): Node) -> Result<StatusCode, AdminError> {
+    node.undrain().map(|()| StatusCode::NO_CONTENT)
 }
 
 async fn clients(
@@ -304,6 +322,10 @@ async fn settings(Node(node): Node) -> impl IntoResponse {
     Said(Items {
         items: node.settings(),
     })
+}
+
+async fn reload(Node(node): Node) -> Result<impl IntoResponse, AdminError> {
+    node.reload().await.map(Said)
 }
 
 async fn certificates(Node(node): Node) -> Result<impl IntoResponse, AdminError> {

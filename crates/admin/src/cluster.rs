@@ -60,6 +60,8 @@ pub enum MemberState {
     Down,
     /// It hands over what it holds, and will be no member then.
     Leaving,
+    /// It is being taken out of service, or is out of it, and stays a member.
+    Draining,
 }
 
 /// Why there is no good answer.
@@ -106,6 +108,7 @@ impl MemberState {
             Self::Up => "up",
             Self::Down => "down",
             Self::Leaving => "leaving",
+            Self::Draining => "draining",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-type ReadyCheck = Box<dyn Fn() -> bool + Send + Sync>;
+type Check = Box<dyn Fn() -> bool + Send + Sync>;
 type LoadCheck = Box<dyn Fn() -> u8 + Send + Sync>;
 
 /// From this level on new connections are refused.
@@ -13,8 +13,9 @@ const REFUSING: u8 = 2;
 /// The health of this process, from its start to its end.
 #[derive(Default)]
 pub struct Health {
-    ready_check: OnceLock<ReadyCheck>,
+    ready_check: OnceLock<Check>,
     overload_check: OnceLock<LoadCheck>,
+    drain_check: OnceLock<Check>,
     was_ready: AtomicBool,
     stopping: AtomicBool,
 }
@@ -50,6 +51,11 @@ impl Health {
         drop(self.overload_check.set(Box::new(level)));
     }
 
+    /// From now on `check` says whether the node is out of service, on purpose and for a while. Only the first call counts.
+    pub fn set_drain_check(&self, check: impl Fn() -> bool + Send + Sync + 'static) {
+        drop(self.drain_check.set(Box::new(check)));
+    }
+
     /// The process is about to end: no longer ready, so that load balancers look elsewhere.
     pub fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Release);
@@ -75,10 +81,12 @@ impl Health {
     /// Whether clients should come.
     pub fn ready(&self) -> Probe {
         let stopping = self.stopping.load(Ordering::Acquire);
+        let draining = self.drain_check.get().is_some_and(|check| check());
         Probe {
             checks: vec![
                 ("started", self.ready_check.get().is_some()),
                 ("broker", self.is_ready()),
+                ("not-draining", !draining),
                 ("not-stopping", !stopping),
             ],
             note: self.overload(),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::cluster::AdminError;
 use crate::views::{
     CertificateView, ClientDetail, ClientView, Explanation, Message, NodeView, Outcome, Overview, Page,
-    RetainedView, RouteView, Setting, SubscriptionView, Watched,
+    ReloadView, RetainedView, RouteView, Setting, SubscriptionView, Watched,
 };
 
 /// An answer, later.
@@ -121,8 +121,11 @@ pub trait Operations: Send + Sync + 'static {
     /// Messages that match, from now on; until the receiver is dropped.
     fn watch(&self, filter: String) -> Answer<'_, mpsc::Receiver<Watched>>;
 
-    /// The node begins to stop, as on SIGTERM.
-    fn drain(&self) -> Result<(), AdminError>;
+    /// The node is taken out of service; clients are asked to leave at the configured rate, or at so many in a second.
+    fn drain(&self, connections_per_second: Option<u32>) -> Result<(), AdminError>;
+
+    /// The node is taken back into service.
+    fn undrain(&self) -> Result<(), AdminError>;
 
     /// What the log tells.
     fn log_level(&self) -> String;
@@ -132,6 +135,9 @@ pub trait Operations: Send + Sync + 'static {
 
     /// The configuration, with secrets masked.
     fn settings(&self) -> Vec<Setting>;
+
+    /// Reads users, keys, rules and certificates again, and of the configuration what can change. All or nothing.
+    fn reload(&self) -> Answer<'_, ReloadView>;
 
     /// The certificates that the configuration names.
     fn certificates(&self) -> Answer<'_, Vec<CertificateView>>;

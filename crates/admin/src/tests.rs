@@ -103,6 +103,23 @@ async fn a_node_that_is_no_longer_ready_has_still_started() {
 }
 
 #[tokio::test]
+async fn a_node_out_of_service_is_not_ready_and_says_why() {
+    let node = Node::running().await;
+    let draining = Arc::new(AtomicBool::new(true));
+    let watched = Arc::clone(&draining);
+    node.health
+        .set_drain_check(move || watched.load(Ordering::Acquire));
+    let (status, answer) = node.get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(
+        answer.contains("[+]broker ok\n[-]not-draining failed\n"),
+        "{answer}"
+    );
+    draining.store(false, Ordering::Release);
+    assert_eq!(node.status("/readyz").await, 200);
+}
+
+#[tokio::test]
 async fn a_stopping_node_is_not_ready_but_alive() {
     let node = Node::running().await;
     node.health.set_stopping();
@@ -118,7 +135,8 @@ async fn verbose_lists_each_check() {
     let (status, answer) = node.get("/healthz?verbose=1").await;
     assert_eq!(status, 200);
     assert!(
-        answer.ends_with("[+]started ok\n[+]broker ok\n[+]not-stopping ok\ncheck passed\n"),
+        answer
+            .ends_with("[+]started ok\n[+]broker ok\n[+]not-draining ok\n[+]not-stopping ok\ncheck passed\n"),
         "{answer}"
     );
     let (_, short) = node.get("/healthz").await;

@@ -62,13 +62,24 @@ pub struct NodeView {
     pub commit: String,
     /// Seconds since it began to start.
     pub uptime_s: u64,
-    /// `starting`, `ready`, `not ready` or `draining`.
+    /// `ready`, `not ready`, `draining`, `drained` or `stopping`.
     pub state: String,
     /// How short memory is: 0 not at all, 1 heavy publishers are read more slowly, 2 new connections are refused, 3 QoS 0
     /// messages are dropped.
     pub overload_level: u8,
+    /// How far it is out of service; none: it is not being taken out.
+    pub drain: Option<DrainView>,
     /// Where clients connect.
     pub listeners: Vec<ListenerView>,
+}
+
+/// How far a node is out of service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DrainView {
+    /// `waiting` for load balancers, `handing over` what it leads, `asking` clients to leave, or `drained`.
+    pub phase: String,
+    /// Clients that are still connected.
+    pub remaining_connections: u64,
 }
 
 /// A listener.
@@ -494,6 +505,15 @@ pub struct Setting {
     pub value: Option<String>,
     /// Where it was said.
     pub origin: String,
+}
+
+/// What came of reading files again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ReloadView {
+    /// Files that had changed and were read again, and keys whose new values are in force.
+    pub changed: Vec<String>,
+    /// Keys whose new values count from the next start.
+    pub needs_restart: Vec<String>,
 }
 
 /// A certificate in use.

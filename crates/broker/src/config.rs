@@ -35,6 +35,8 @@ pub use units::{ByteSize, TimeSpan, UnitError};
 pub struct Config {
     /// Who this node is and where it keeps its data.
     pub node: Node,
+    /// Taking this node out of service.
+    pub drain: Drain,
     /// Where clients connect.
     pub listeners: Vec<Listener>,
     /// How clients show who they are.
@@ -70,8 +72,26 @@ section! {
         data_dir: PathBuf = PathBuf::from("./flotilla-data");
         /// Threads that serve connections. 0: one per core.
         worker_threads: u16 = 0, 0 => 1024;
-        /// Time a stop on SIGTERM may take. Then the process ends as it is; nothing acknowledged is lost by that.
+        /// How often the files with users, keys, rules, certificates and this configuration are looked at; what has changed is
+        /// read again, as on SIGHUP. 0s: only on SIGHUP and by `flotilla ctl config reload`.
+        watch_files: TimeSpan = TimeSpan::from_secs(5), TimeSpan::ZERO => TimeSpan::from_secs(3600);
+        /// Time a stop on SIGTERM may take, with the drain that it begins with. Then the process ends as it is; nothing
+        /// acknowledged is lost by that.
         stop_timeout: TimeSpan = TimeSpan::from_secs(15), TimeSpan::from_secs(1) => TimeSpan::from_secs(3600);
+    }
+}
+
+section! {
+    /// Taking the node out of service, on SIGTERM or by `flotilla ctl drain`: it is not ready any more, load balancers notice,
+    /// other nodes take over what it leads, and its clients are asked to leave (MQTT 5.0: DISCONNECT with 0x9C, use another
+    /// server, where another node serves, and otherwise with 0x8B, server shutting down). The node stays a member.
+    pub struct Drain {
+        /// Time between being not ready and the first goodbye, for load balancers to send clients elsewhere. Clients that come
+        /// meanwhile are let in, and none afterwards. Less than `node.stop_timeout`, which it is a part of.
+        load_balancer_wait: TimeSpan = TimeSpan::ZERO, TimeSpan::ZERO => TimeSpan::from_secs(600);
+        /// Clients that are asked to leave in a second, so that the other nodes can take them. A stop on SIGTERM goes faster
+        /// where not all could be asked within `node.stop_timeout`, less half of it or ten seconds for the rest of the stop.
+        connections_per_second: u32 = 500, 1 => 1_000_000;
     }
 }
 
@@ -294,6 +314,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             node: Node::default(),
+            drain: Drain::default(),
             listeners: Listener::defaults(),
             auth: Auth::default(),
             access: Access::default(),
@@ -315,6 +336,7 @@ impl Config {
     pub fn reference() -> Vec<SectionReference> {
         vec![
             Node::reference("node"),
+            Drain::reference("drain"),
             Listener::reference("listeners"),
             Auth::reference("auth"),
             Access::reference("access"),
@@ -342,6 +364,7 @@ impl Config {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.node.check_bounds("node", &mut problems);
+        self.drain.check_bounds("drain", &mut problems);
         self.auth.check("auth", &mut problems);
         self.access.check("access", &mut problems);
         self.limits.check_bounds("limits", &mut problems);
@@ -364,6 +387,13 @@ impl Config {
                 "limits.keep_alive_max",
                 "has to be whole seconds".to_owned(),
             ));
+        }
+        if self.drain.load_balancer_wait >= self.node.stop_timeout {
+            let message = format!(
+                "{} leaves nothing of the {} of `node.stop_timeout`, which it is a part of: raise that",
+                self.drain.load_balancer_wait, self.node.stop_timeout
+            );
+            problems.push(Problem::new("drain.load_balancer_wait", message));
         }
         self.admin.check(problems);
         self.cluster.check(problems);
@@ -400,6 +430,18 @@ mod tests {
                 "mqtt.maximum_qos: 3 is not within 0 and 2",
             ]
         );
+    }
+
+    #[test]
+    fn the_wait_for_load_balancers_is_a_part_of_the_stop() {
+        let problems = problems_of(|config| config.drain.load_balancer_wait = TimeSpan::from_secs(15));
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(
+            problems[0].starts_with("drain.load_balancer_wait: 15s leaves nothing"),
+            "{problems:?}"
+        );
+        let problems = problems_of(|config| config.drain.load_balancer_wait = TimeSpan::from_secs(14));
+        assert_eq!(problems, [""; 0]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod config;
 mod connection;
+mod drain;
 mod forward;
 pub mod gate;
 mod handover;
@@ -53,6 +54,7 @@ use tracing::{debug, info};
 
 use crate::auth::Authenticator;
 use crate::config::{AckLevel, Config};
+use crate::drain::DrainPhase;
 use crate::gate::Gate;
 use crate::mailbox::Close;
 use crate::metrics::Metrics;
@@ -61,6 +63,7 @@ use crate::queue_memory::QueueMemory;
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::shared::Shared;
+use crate::tls::ListenerTls;
 
 /// Connections have this long to end when the node stops.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -101,6 +104,7 @@ pub enum BrokerError {
 pub struct Broker {
     shared: Arc<Shared>,
     addresses: Vec<(String, SocketAddr)>,
+    tls: Vec<Arc<ListenerTls>>,
     tasks: JoinSet<()>,
 }
 
@@ -173,10 +177,12 @@ impl Broker {
         let shared = open_shared(config, authenticator, clock, &outboxes, open).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(outbox::run(Arc::clone(&shared), outboxes));
+        tasks.spawn(drain::run(Arc::clone(&shared)));
         tasks.spawn(sys_topics::run(Arc::clone(&shared)));
         tasks.spawn(sys_topics::gauges(Arc::clone(&shared)));
         tasks.spawn(overload::run(Arc::clone(&shared)));
         let mut addresses = Vec::with_capacity(bound.len());
+        let tls = bound.iter().filter_map(|bound| bound.tls.clone()).collect();
         for (bound, listener) in bound.into_iter().zip(&shared.config.listeners) {
             addresses.push((listener.name.clone(), bound.address));
             tasks.spawn(listener::run(Arc::clone(&shared), bound));
@@ -184,6 +190,7 @@ impl Broker {
         Ok(Self {
             shared,
             addresses,
+            tls,
             tasks,
         })
     }
@@ -218,17 +225,23 @@ impl Broker {
         });
     }
 
-    /// Reads the files of users, keys and rules again. What they say holds for everybody who is connected, too, within the
-    /// next turn of each connection.
+    /// Reads the files of users, keys and rules again, and the listeners' certificates. What the former say holds for everybody
+    /// who is connected, too, within the next turn of each connection; certificates are for those who come.
     ///
     /// # Errors
-    /// A file cannot be read: all stays as it was.
-    pub fn reload_access(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        let shared = Arc::clone(&self.shared);
+    /// A file cannot be read, or a key does not belong to its certificate: all stays as it was.
+    pub fn reload(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        let (shared, tls) = (Arc::clone(&self.shared), self.tls.clone());
         async move {
             let authenticator = Arc::clone(&shared.authenticator);
-            let reloaded = tokio::task::spawn_blocking(move || authenticator.reload()).await;
-            reloaded.map_err(|error| error.to_string())??;
+            let reloaded = tokio::task::spawn_blocking(move || {
+                let read: Result<Vec<_>, _> = tls.iter().map(|tls| tls.read_again()).collect();
+                let read = read.map_err(|error| error.to_string())?;
+                authenticator.reload()?;
+                tls.iter().zip(read).for_each(|(tls, config)| tls.set(config));
+                Ok::<_, String>(())
+            });
+            reloaded.await.map_err(|error| error.to_string())??;
             shared.registry.recheck_all();
             Ok(())
         }
@@ -239,9 +252,21 @@ impl Broker {
         &self.addresses
     }
 
-    /// Whether clients are served: every shard has a leader, and the node is not stopping.
+    /// Whether clients should come: every shard has a leader, and the node is not being taken out of service.
     pub fn is_ready(&self) -> bool {
-        self.shared.cluster.is_ready() && !self.shared.stopping.is_cancelled()
+        self.shared.cluster.is_ready() && !self.is_draining()
+    }
+
+    /// Whether the node is being taken out of service, or is out of it.
+    pub fn is_draining(&self) -> bool {
+        self.shared.drain.phase() != DrainPhase::Serving
+    }
+
+    /// The drain that a stop begins with: over when all clients are gone, or were asked to go as fast as `node.stop_timeout`
+    /// wants it. It cannot be taken back.
+    pub fn drain_to_stop(&self) -> BoxFuture<'static, ()> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { drain::to_stop(&shared).await })
     }
 
     /// How short memory is: 0 not at all, 1 heavy publishers are read more slowly, 2 new connections are refused, 3 QoS 0 messages
@@ -275,16 +300,21 @@ impl Broker {
         self.shared.cluster.shards()
     }
 
-    /// Tells every client that the server stops, lets them go for a few seconds, and closes the data directory.
+    /// Drains the node, unless that was done, lets the last connections go for a few seconds, and closes the data directory.
     pub fn shutdown(self) -> BoxFuture<'static, ()> {
         Box::pin(self.shut_down())
     }
 
     async fn shut_down(mut self) {
+        drain::to_stop(&self.shared).await;
         self.shared.stopping.cancel();
         self.shared.registry.close_all(Close::ShuttingDown);
         let deadline = tokio::time::Instant::now() + STOP_WAIT;
-        while self.shared.registry.len() > 0 && tokio::time::Instant::now() < deadline {
+        let has_some = || {
+            self.shared.registry.len() > 0
+                || self.shared.farewells.load(std::sync::atomic::Ordering::Relaxed) > 0
+        };
+        while has_some() && tokio::time::Instant::now() < deadline {
             self.shared.registry.close_all(Close::ShuttingDown);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -18,7 +18,8 @@ use crate::connection::{self, Origin, Stream};
 use crate::proxy_protocol::ProxyCheck;
 use crate::refusal::{Limited, Rejected};
 use crate::shared::Shared;
-use crate::{tls, websocket, websocket_frames};
+use crate::tls::ListenerTls;
+use crate::{websocket, websocket_frames};
 
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -27,14 +28,14 @@ const BACKLOG: i32 = 4096;
 pub(crate) struct Bound {
     listener: Listener,
     socket: TcpListener,
-    acceptor: Option<TlsAcceptor>,
+    pub(crate) tls: Option<Arc<ListenerTls>>,
     pub(crate) address: SocketAddr,
 }
 
 /// Binds a listener; its certificates are read before.
 pub(crate) fn bind(listener: &Listener) -> Result<Bound, BrokerError> {
-    let acceptor = match listener.protocol.is_encrypted() {
-        true => Some(TlsAcceptor::from(tls::server_config(listener)?)),
+    let tls = match listener.protocol.is_encrypted() {
+        true => Some(Arc::new(ListenerTls::open(listener)?)),
         false => None,
     };
     let wrong = |error| BrokerError::Bind {
@@ -47,7 +48,7 @@ pub(crate) fn bind(listener: &Listener) -> Result<Bound, BrokerError> {
     Ok(Bound {
         listener: listener.clone(),
         socket,
-        acceptor,
+        tls,
         address,
     })
 }
@@ -72,7 +73,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
     let Bound {
         listener,
         socket,
-        acceptor,
+        tls,
         ..
     } = bound;
     let listener = Arc::new(listener);
@@ -113,7 +114,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
         let task = Arrival {
             shared: Arc::clone(&shared),
             listener: Arc::clone(&listener),
-            acceptor: acceptor.clone(),
+            acceptor: tls.as_ref().map(|tls| tls.acceptor()),
             proxy: Arc::clone(&proxy),
             origin,
             permit,

@@ -87,6 +87,8 @@ pub(crate) enum Close {
     Administrative,
     /// The node stops.
     ShuttingDown,
+    /// The client is to go to another node, if there is one.
+    Moving,
     /// The node may be cut off from the cluster, and must not keep up promises that others may have broken.
     Fenced,
 }

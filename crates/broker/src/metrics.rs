@@ -14,12 +14,13 @@ use crate::proxy_protocol::Rejection;
 use crate::refusal::{Limited, Rejected};
 
 /// Why connections end, in the words of the metric.
-pub(crate) const CLOSE_REASONS: [&str; 11] = [
+pub(crate) const CLOSE_REASONS: [&str; 12] = [
     "client_disconnect",
     "keepalive_timeout",
     "takeover",
     "protocol_error",
     "administrative",
+    "moved",
     "server_shutdown",
     "unavailable",
     "fenced",
@@ -101,6 +102,8 @@ pub(crate) struct Metrics {
     pub(crate) queued_bytes: Gauge,
     pub(crate) overload_level: Gauge,
     pub(crate) memory_budget: Gauge,
+    pub(crate) draining: Gauge,
+    pub(crate) drain_remaining: Gauge,
 }
 
 impl Metrics {
@@ -162,6 +165,8 @@ impl Metrics {
             queued_bytes: gauge!("flotilla_queued_bytes"),
             overload_level: gauge!("flotilla_overload_level"),
             memory_budget: gauge!("flotilla_memory_budget_bytes"),
+            draining: gauge!("flotilla_draining"),
+            drain_remaining: gauge!("flotilla_drain_remaining_connections"),
         }
     }
 
@@ -350,6 +355,14 @@ fn describe() {
     describe_gauge!(
         "flotilla_queued_bytes",
         "Bytes of messages waiting in durable sessions"
+    );
+    describe_gauge!(
+        "flotilla_draining",
+        "1 while the node is being taken out of service, and while it is out of it"
+    );
+    describe_gauge!(
+        "flotilla_drain_remaining_connections",
+        "Client connections that a drain has still to end"
     );
 }
 

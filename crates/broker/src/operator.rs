@@ -16,6 +16,7 @@ use crate::mailbox::{Close, Grant};
 use crate::overload::resident_bytes;
 use crate::shared::Shared;
 
+pub use crate::drain::DrainPhase;
 pub use publish::{NewMessage, Outcome};
 pub use topics::{Explained, Group, Keeper, Member, Receiver};
 pub use watch::{Watch, WatchError, Watched};
@@ -52,6 +53,24 @@ impl Operator {
     /// Milliseconds since the Unix epoch, by the node's clock.
     pub fn now_ms(&self) -> u64 {
         self.shared.clock.now_ms()
+    }
+
+    /// Takes the node out of service, at the configured rate or another one, until `undrain`. What was asked for last counts.
+    pub fn drain(&self, connections_per_second: Option<u32>) {
+        let configured = self.shared.config.drain.connections_per_second;
+        self.shared
+            .drain
+            .begin(connections_per_second.unwrap_or(configured), None);
+    }
+
+    /// Takes the node back into service: clients may come, and it leads what it is to lead. False: it stops, and cannot.
+    pub fn undrain(&self) -> bool {
+        self.shared.drain.end()
+    }
+
+    /// How far the node is out of service, and how many connections it has.
+    pub fn drain_progress(&self) -> (DrainPhase, usize) {
+        (self.shared.drain.phase(), self.shared.registry.len())
     }
 
     /// What this node has counted.

@@ -14,6 +14,8 @@ pub(crate) enum Rejected {
     NotReady,
     /// Memory is short.
     Overload,
+    /// The node is out of service, on purpose.
+    Draining,
     Connections,
     ConnectionsPerAddress,
     ConnectionsPerUser,
@@ -28,7 +30,7 @@ pub(crate) enum Rejected {
 
 impl Rejected {
     /// By number.
-    pub(crate) const WORDS: [&'static str; 14] = [
+    pub(crate) const WORDS: [&'static str; 15] = [
         "timeout",
         "closed",
         "tls",
@@ -36,6 +38,7 @@ impl Rejected {
         "protocol",
         "not_ready",
         "overload",
+        "draining",
         "connections",
         "connections_per_address",
         "connections_per_user",

@@ -148,6 +148,19 @@ impl Registry {
         }
     }
 
+    /// The connections of now, those that came last first.
+    pub(crate) fn newest_first(&self) -> Vec<Arc<Mailbox>> {
+        let clients = self.clients.lock();
+        let mut connected: Vec<_> = clients
+            .connected
+            .values()
+            .map(|connected| Arc::clone(&connected.mailbox))
+            .collect();
+        drop(clients);
+        connected.sort_unstable_by_key(|mailbox| std::cmp::Reverse(mailbox.id));
+        connected
+    }
+
     /// Every connection judges itself anew.
     pub(crate) fn recheck_all(&self) {
         for connected in self.clients.lock().connected.values() {

@@ -1,7 +1,7 @@
 //! What all connections of a node hold together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytestring::ByteString;
 use cluster::{Clock, Cluster};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
 use crate::config::{Config, WhenFull};
+use crate::drain::Drain;
 use crate::incoming::Incoming;
 use crate::log_limit::LogLimit;
 use crate::meter::Meter;
@@ -50,6 +51,9 @@ pub(crate) struct Shared {
     pub(crate) retained_room: RetainedRoom,
     /// Of the connections that all listeners accept.
     pub(crate) accepts: Mutex<Meter>,
+    pub(crate) drain: Drain,
+    /// Connections that are closed and whose last packets have not left.
+    pub(crate) farewells: AtomicUsize,
     /// Cancelled when the node stops.
     pub(crate) stopping: CancellationToken,
     /// Milliseconds since the Unix epoch.
@@ -98,6 +102,8 @@ impl Shared {
             denials: LogLimit::new(DENIALS_EVERY),
             sys: SysTopics::default(),
             incoming: Incoming::default(),
+            drain: Drain::default(),
+            farewells: AtomicUsize::new(0),
             stopping: CancellationToken::new(),
             started_ms,
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),

@@ -1,21 +1,51 @@
-//! Certificates and keys of the listeners: TLS 1.2 and 1.3 by rustls with aws-lc-rs.
+//! Certificates and keys of the listeners: TLS 1.2 and 1.3 by rustls with aws-lc-rs. Their files may be read again.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
 
 use crate::BrokerError;
 use crate::config::Listener;
 
-/// The TLS side of a listener.
-///
+/// The TLS side of a listener: new connections are shown what was read last.
+pub(crate) struct ListenerTls {
+    listener: Listener,
+    current: ArcSwap<rustls::ServerConfig>,
+}
+
+impl ListenerTls {
+    /// Reads the files for the first time.
+    pub(crate) fn open(listener: &Listener) -> Result<Self, BrokerError> {
+        Ok(Self {
+            current: ArcSwap::from(server_config(listener)?),
+            listener: listener.clone(),
+        })
+    }
+
+    /// For one handshake.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.load_full())
+    }
+
+    /// Reads the files again, for `set`; nothing changes by that alone.
+    pub(crate) fn read_again(&self) -> Result<Arc<rustls::ServerConfig>, BrokerError> {
+        server_config(&self.listener)
+    }
+
+    pub(crate) fn set(&self, config: Arc<rustls::ServerConfig>) {
+        self.current.store(config);
+    }
+}
+
 /// # Errors
 /// A file is missing, is not PEM, or certificate and key do not belong together.
-pub(crate) fn server_config(listener: &Listener) -> Result<Arc<rustls::ServerConfig>, BrokerError> {
+fn server_config(listener: &Listener) -> Result<Arc<rustls::ServerConfig>, BrokerError> {
     let wrong = |reason: String| BrokerError::Tls {
         listener: listener.name.clone(),
         reason,

@@ -1,6 +1,7 @@
 //! The right to serve: a node that has not heard from a meta leader with a quorum for some seconds stops by itself, before
 //! the others declare it down. What it would acknowledge could not be kept, and what it routes by grows stale.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -101,12 +102,23 @@ pub(crate) struct Heard {
 struct Lives {
     leading_since: Option<Instant>,
     heard: HashMap<u64, Instant>,
+    draining: BTreeSet<u64>,
 }
 
 impl Heard {
-    /// A member asked for its lease.
-    pub(crate) fn note(&self, node: u64) {
-        self.lives.lock().heard.insert(node, Instant::now());
+    /// A member asked for its lease, or came.
+    pub(crate) fn note(&self, node: u64, draining: bool) {
+        let mut lives = self.lives.lock();
+        lives.heard.insert(node, Instant::now());
+        match draining {
+            true => lives.draining.insert(node),
+            false => lives.draining.remove(&node),
+        };
+    }
+
+    /// Members that are being taken out of service, as far as they have said so.
+    pub(crate) fn draining(&self) -> Vec<u64> {
+        self.lives.lock().draining.iter().copied().collect()
     }
 
     /// Called often, so that the beginning of a leadership is noticed.
@@ -167,7 +179,7 @@ mod tests {
     fn a_new_leader_gives_everybody_the_whole_time() {
         let (heard, begun) = (Heard::default(), Instant::now());
         heard.leading_at(true, begun);
-        heard.note(7);
+        heard.note(7, true);
         heard.leading_at(false, begun + 9 * SECOND);
         heard.leading_at(true, begun + 9 * SECOND);
 

@@ -9,6 +9,7 @@ mod chance;
 mod clock;
 mod cluster;
 mod config;
+mod drain;
 mod ending;
 mod formation;
 mod group;

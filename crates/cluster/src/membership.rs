@@ -44,7 +44,7 @@ impl Inner {
             self.refresh_members();
             let asked = Instant::now();
             match self.ask_lease().await {
-                Some(lease) if lease.granted => self.granted(asked, lease.meta_index).await,
+                Some(lease) if lease.granted => self.granted(asked, lease).await,
                 Some(_) => self.join().await,
                 None => {
                     self.look_for_leader();
@@ -54,7 +54,9 @@ impl Inner {
         }
     }
 
-    async fn granted(&self, asked: Instant, meta_index: u64) {
+    async fn granted(&self, asked: Instant, lease: Granted) {
+        let meta_index = lease.meta_index;
+        self.draining.hear(lease.draining);
         let length = self
             .peer_config()
             .map_or(Duration::from_secs(3), |peers| peers.lease);
@@ -105,7 +107,7 @@ impl Inner {
             node: self.node_id,
             incarnation: self.incarnation(),
             meta_index: self.meta_applied(),
-            draining: self.is_stopping(),
+            draining: self.is_stopping() || self.draining.is_on(),
         };
         if self.meta.leads() {
             return self.judge_lease(&request);
@@ -138,7 +140,7 @@ impl Inner {
         });
         let granted = known.unwrap_or(false);
         if granted {
-            self.heard.note(request.node);
+            self.heard.note(request.node, request.draining);
         }
         let metrics = self.meta.raft.metrics();
         let committed = metrics
@@ -149,6 +151,7 @@ impl Inner {
         Some(Granted {
             granted,
             meta_index: committed,
+            draining: self.heard.draining(),
         })
     }
 
@@ -245,14 +248,14 @@ impl Inner {
     pub(crate) async fn admit_member(&self, member: Member) -> Option<JoinAnswer> {
         let (node, incarnation) = (member.node, member.incarnation);
         // Its new life begins now: the silence of the one before must not end it.
-        self.heard.note(node);
+        self.heard.note(node, false);
         let join = cluster_proto::Join { member: Some(member) };
         let (meta_index, response) = self
             .meta_propose(Command::Join(join), Duration::from_secs(2))
             .await
             .ok()?;
         if response.accepted {
-            self.heard.note(node);
+            self.heard.note(node, false);
         }
         let (is_over, is_retired) = self.meta.machine.read(|state| {
             let known = state.member(node);

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::formation::first_voters;
 use crate::node::Inner;
+use crate::start::give_lead_away;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const WITHIN: Duration = Duration::from_secs(2);
@@ -33,6 +34,10 @@ pub(crate) async fn run(inner: Arc<Inner>) {
         let leads = inner.meta.leads();
         inner.heard.leading(leads);
         if !leads || inner.is_stopping() {
+            continue;
+        }
+        // A node that is out of service may be elected all the same.
+        if inner.draining.is_on() && give_lead_away(&inner.meta, &inner.successors()).await {
             continue;
         }
         inner.found_state().await;

@@ -21,6 +21,7 @@ use transport::{Channel, PeerError, Peers, Received};
 
 use crate::announcer::Announcer;
 use crate::barrier::Applied;
+use crate::drain::Draining;
 use crate::group::Group;
 use crate::lease::{Heard, Lease};
 use crate::meta::Meta;
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     pub(crate) shard_parts: Node,
     pub(crate) lease: Lease,
     pub(crate) heard: Heard,
+    pub(crate) draining: Draining,
     /// Lives that were declared down and are not waited for any more.
     pub(crate) given_up: Mutex<BTreeSet<(u64, u64)>>,
     pub(crate) announcer: Announcer,

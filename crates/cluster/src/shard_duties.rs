@@ -262,11 +262,16 @@ impl Inner {
         }
     }
 
-    /// The first replica of a placement is to lead, so that leaders are spread.
+    /// The first replica of a placement is to lead, so that leaders are spread; a node that is out of service leads nothing
+    /// that another one can lead.
     async fn move_leadership(&self, slot: &Slot, group: &Group<Shard>, memory: &mut Memory) {
         let preferred = self.meta.machine.read(|state| {
-            let first = state.replicas(slot.id).first().copied();
-            first.filter(|node| state.member(*node).is_some_and(|member| !member.down))
+            let replicas = state.replicas(slot.id);
+            let live = |node: u64| state.member(node).is_some_and(|member| !member.down);
+            let may_lead = |node: &u64| live(*node) && !self.is_draining(*node);
+            let first = replicas.first().copied().filter(may_lead);
+            let gives_away = self.draining.is_on();
+            first.or_else(|| replicas.iter().copied().filter(|_| gives_away).find(may_lead))
         });
         let Some(preferred) = preferred.filter(|node| *node != self.node_id) else {
             return;

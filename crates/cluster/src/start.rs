@@ -16,6 +16,7 @@ use transport::{Channel, PeerService, Peers, Received};
 use crate::announcer::Announcer;
 use crate::barrier::Applied;
 use crate::bodies::Bodies;
+use crate::drain::Draining;
 use crate::group::Group;
 use crate::lease::{Heard, Lease};
 use crate::meta::Meta;
@@ -159,6 +160,7 @@ impl Cluster {
             shard_parts,
             lease: Lease::new(),
             heard: Heard::default(),
+            draining: Draining::default(),
             given_up: Mutex::default(),
             announcer: Announcer::new(node_id),
             applied: Applied::default(),
@@ -396,15 +398,15 @@ impl Inner {
         }
     }
 
-    /// Gives leaderships to others before this node stops.
-    async fn hand_over(&self) {
+    /// Gives leaderships to others before this node stops, or while it is out of service.
+    pub(crate) async fn hand_over(&self) {
         if self.is_alone() || self.peers.is_none() {
             return;
         }
         let begun = Instant::now();
         while begun.elapsed() < HAND_OVER_WITHIN {
             let mut leading = 0;
-            let live = self.live_members();
+            let live = self.successors();
             for slot in self.slots.iter() {
                 if let Some(group) = slot.led_here() {
                     leading += usize::from(give_lead_away(&group, &live).await);
@@ -478,7 +480,7 @@ impl Inner {
 }
 
 /// Whether somebody else could lead and does not yet.
-async fn give_lead_away<M: crate::raft::Machine>(group: &Group<M>, live: &[u64]) -> bool {
+pub(crate) async fn give_lead_away<M: crate::raft::Machine>(group: &Group<M>, live: &[u64]) -> bool {
     let members = group.members();
     let successor = live
         .iter()

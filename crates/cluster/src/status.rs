@@ -48,6 +48,8 @@ pub struct MemberStatus {
     pub down: bool,
     /// Its replicas are moving away.
     pub leaving: bool,
+    /// It is being taken out of service, or is out of it, for a while.
+    pub draining: bool,
     /// Replicas that are placed there.
     pub replicas: usize,
 }
@@ -100,6 +102,7 @@ impl Inner {
             incarnation: member.incarnation,
             down: member.down,
             leaving: member.leaving,
+            draining: self.is_draining(member.node),
         });
         let members = members.collect();
         let shards = self.slots.iter().zip(placed).map(|(slot, placed)| ShardStatus {

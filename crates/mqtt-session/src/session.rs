@@ -507,14 +507,14 @@ impl Session {
         });
     }
 
-    /// Sends the client to another server, where this version has words for it. (4.13)
-    pub fn redirect(&mut self, server_reference: ByteString, out: &mut WriteQueue) {
+    /// Sends the client to another server, by name where one is given, if this version has words for it. (4.13)
+    pub fn redirect(&mut self, server_reference: Option<ByteString>, out: &mut WriteQueue) {
         if self.version != ProtocolVersion::V5 {
             return;
         }
         let referring = Packet::Disconnect(Disconnect {
             reason_code: ReasonCode::UseAnotherServer,
-            server_reference: Some(server_reference),
+            server_reference,
             ..Disconnect::default()
         });
         // No property makes it larger than the client takes. [MQTT-3.14.2-3]

@@ -139,8 +139,21 @@ pub(crate) enum CtlAbout {
     Cluster(ClusterCommand),
     /// The process that answers.
     Node,
-    /// Let the node end as on SIGTERM: not ready, clients asked to leave, leaders handed over. It stays a member.
-    Drain,
+    /// Take the node out of service: not ready, what it leads given to others, clients asked to leave at a bounded rate. It
+    /// runs on, and stays a member.
+    Drain {
+        /// Clients to ask in a second. Default: `drain.connections_per_second` of the node's configuration.
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rate: Option<u32>,
+        /// Wait until no client is left, and show how many are. Exit code 3: it was taken back, or there are some.
+        #[arg(long)]
+        wait: bool,
+        /// Wait so many seconds at the most.
+        #[arg(long, value_name = "SECONDS", default_value_t = 3600, requires = "wait")]
+        within: u64,
+    },
+    /// Take the node back into service.
+    Undrain,
     /// Sessions, connected or away.
     #[command(subcommand)]
     Clients(ClientsCommand),
@@ -201,10 +214,13 @@ pub(crate) enum CtlAbout {
         level: Option<String>,
     },
     /// The configuration that the node runs with; secrets are masked.
+    #[command(args_conflicts_with_subcommands = true)]
     Config {
         /// Only what was set.
         #[arg(long)]
         set: bool,
+        #[command(subcommand)]
+        command: Option<ConfigCommand>,
     },
     /// The certificates of the node. Exit code 3: one has expired or cannot be read.
     Certificates,
@@ -292,6 +308,12 @@ pub(crate) enum RetainedCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Have users, keys, rules, certificates and the level of the log read again; one mistake, and all stays as it was.
+    Reload,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
     /// Show the members as the node sees them. Exit code 3: it is not ready, or a member is down.
     Status,
@@ -305,7 +327,7 @@ pub(crate) enum ClusterCommand {
 }
 
 /// Flags go before the environment (FLOTILLA__SECTION__KEY), the environment before the file, the file before defaults.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ConfigFlags {
     /// Configuration in TOML.
     #[arg(long, value_name = "FILE", env = "FLOTILLA_CONFIG")]

@@ -96,10 +96,11 @@ impl ClusterAdmin for NodeAdmin {
             node_id: shown_id(member.node),
             address: member.address.clone(),
             zone: member.zone.clone(),
-            state: match (member.down, member.leaving) {
-                (true, _) => MemberState::Down,
-                (false, true) => MemberState::Leaving,
-                (false, false) => MemberState::Up,
+            state: match member {
+                member if member.down => MemberState::Down,
+                member if member.leaving => MemberState::Leaving,
+                member if member.draining => MemberState::Draining,
+                _ => MemberState::Up,
             },
             voter: status.meta_voters.contains(&member.node),
             leader: status.meta_leader == Some(member.node),

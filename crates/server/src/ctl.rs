@@ -3,6 +3,7 @@
 
 mod backup;
 mod cluster;
+mod drain;
 pub(crate) mod http;
 mod list;
 mod publish;
@@ -12,11 +13,14 @@ mod table;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
 
-use crate::arguments::{ClientsCommand, ClusterCommand, CtlAbout, CtlArguments, Output, RetainedCommand};
+use crate::arguments::{
+    ClientsCommand, ClusterCommand, ConfigCommand, CtlAbout, CtlArguments, Output, RetainedCommand,
+};
 use http::{Request, escaped};
 
 /// The node has answered, and not everything is well.
@@ -59,7 +63,10 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
             ctl.change("POST", &format!("/api/v1/cluster/forget/{}", escaped(node)))
         }
         CtlAbout::Node => show::node(&ctl),
-        CtlAbout::Drain => ctl.change("POST", "/api/v1/node/drain"),
+        CtlAbout::Drain { rate, wait, within } => {
+            drain::run(&ctl, *rate, wait.then(|| Duration::from_secs(*within)))
+        }
+        CtlAbout::Undrain => ctl.change("POST", "/api/v1/node/undrain"),
         CtlAbout::Clients(command) => clients(&ctl, command),
         CtlAbout::Subscriptions {
             filter,
@@ -78,7 +85,11 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
         } => publish::run(&ctl, topic, message.as_deref(), (*qos, *retain, *expires_in)),
         CtlAbout::Watch { filter } => publish::watch(&ctl, filter),
         CtlAbout::Log { level } => show::log(&ctl, level.as_deref()),
-        CtlAbout::Config { set } => show::config(&ctl, *set),
+        CtlAbout::Config { set, command: None } => show::config(&ctl, *set),
+        CtlAbout::Config {
+            command: Some(ConfigCommand::Reload),
+            ..
+        } => show::reloaded(&ctl),
         CtlAbout::Certificates => show::certificates(&ctl),
         CtlAbout::Api => ctl.print(&ctl.get("/api/v1/openapi.json")?),
     }

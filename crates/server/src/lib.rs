@@ -13,8 +13,10 @@ pub mod fuzz;
 mod health;
 mod log;
 mod metrics;
+mod notify;
 mod operations;
 mod passwd;
+mod reload;
 mod start;
 
 use std::process::ExitCode;

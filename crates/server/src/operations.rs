@@ -1,7 +1,7 @@
 //! What the running node answers to operators, and does for them: the words of the API on one side, the broker on the other.
 
 mod alarms;
-mod certificates;
+pub(crate) mod certificates;
 mod clients;
 mod messages;
 mod overview;
@@ -12,17 +12,20 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use admin::views::{
-    CertificateView, ClientDetail, ClientView, Covers, Explanation, ListenerView, Message, NodeView, Outcome,
-    Overview, Page, RetainedView, RouteView, Setting, SubscriptionView, Watched,
+    CertificateView, ClientDetail, ClientView, Covers, DrainView, Explanation, ListenerView, Message,
+    NodeView, Outcome, Overview, Page, ReloadView, RetainedView, RouteView, Setting, SubscriptionView,
+    Watched,
 };
 use admin::{AdminError, Answer, ClientQuery, Operations, RetainedQuery, TopicQuery};
+use broker::Broker;
 use broker::config::Config;
-use broker::operator::Operator;
-use tokio::sync::{mpsc, watch};
+use broker::operator::{DrainPhase, Operator};
+use tokio::sync::mpsc;
 
 use crate::build;
 use crate::cluster_admin::{NodeAdmin, SharedBroker, shown_id};
 use crate::log::LogControl;
+use crate::reload::Reloader;
 
 /// A node, as operators use it.
 pub(crate) struct NodeOperations {
@@ -31,9 +34,8 @@ pub(crate) struct NodeOperations {
     pub(crate) config: Config,
     pub(crate) settings: Vec<Setting>,
     pub(crate) listeners: Vec<ListenerView>,
-    pub(crate) log: LogControl,
-    /// Set to true: the node begins to stop.
-    pub(crate) drain: watch::Sender<bool>,
+    pub(crate) log: Arc<LogControl>,
+    pub(crate) reloader: Arc<Reloader>,
     pub(crate) started: Instant,
 }
 
@@ -87,13 +89,35 @@ impl NodeOperations {
     }
 }
 
+const DRAINED: &str = "drained";
+
+/// None: it serves.
+fn drain(operator: &Operator) -> Option<DrainView> {
+    let (phase, remaining) = operator.drain_progress();
+    let phase = match phase {
+        DrainPhase::Serving => return None,
+        DrainPhase::Waiting => "waiting",
+        DrainPhase::HandingOver => "handing over",
+        DrainPhase::Asking => "asking",
+        DrainPhase::Drained => DRAINED,
+    };
+    Some(DrainView {
+        phase: phase.to_owned(),
+        remaining_connections: remaining as u64,
+    })
+}
+
 impl Operations for NodeOperations {
     fn node(&self) -> NodeView {
         let broker = self.broker.read().unwrap_or_else(PoisonError::into_inner);
-        let (state, node) = match broker.as_ref() {
-            None => ("draining", 0),
-            Some(broker) if broker.is_ready() => ("ready", broker.node_id()),
-            Some(broker) => ("not ready", broker.node_id()),
+        let node = broker.as_ref().map_or(0, Broker::node_id);
+        let drain = broker.as_ref().and_then(|broker| drain(&broker.operator()));
+        let state = match (broker.as_ref(), &drain) {
+            (None, _) => "stopping",
+            (Some(_), Some(drain)) if drain.phase == DRAINED => DRAINED,
+            (Some(_), Some(_)) => "draining",
+            (Some(broker), None) if broker.is_ready() => "ready",
+            (Some(_), None) => "not ready",
         };
         NodeView {
             name: self.name(),
@@ -103,6 +127,7 @@ impl Operations for NodeOperations {
             uptime_s: self.started.elapsed().as_secs(),
             state: state.to_owned(),
             overload_level: broker.as_ref().map_or(0, |broker| broker.overload_level()),
+            drain,
             listeners: self.listeners.clone(),
         }
     }
@@ -155,9 +180,18 @@ impl Operations for NodeOperations {
         Box::pin(self.look_on(filter))
     }
 
-    fn drain(&self) -> Result<(), AdminError> {
-        self.drain.send_replace(true);
+    fn drain(&self, connections_per_second: Option<u32>) -> Result<(), AdminError> {
+        self.operator()?.drain(connections_per_second);
         Ok(())
+    }
+
+    fn undrain(&self) -> Result<(), AdminError> {
+        match self.operator()?.undrain() {
+            true => Ok(()),
+            false => Err(AdminError::Conflict(
+                "the node is stopping: it comes back when it is started".to_owned(),
+            )),
+        }
     }
 
     fn log_level(&self) -> String {
@@ -170,6 +204,13 @@ impl Operations for NodeOperations {
 
     fn settings(&self) -> Vec<Setting> {
         self.settings.clone()
+    }
+
+    fn reload(&self) -> Answer<'_, ReloadView> {
+        Box::pin(async move {
+            let reloaded = self.reloader.reload("asked by the API").await;
+            reloaded.map_err(|problems| AdminError::Conflict(format!("all stays as it was: {problems}")))
+        })
     }
 
     fn certificates(&self) -> Answer<'_, Vec<CertificateView>> {

@@ -33,7 +33,10 @@ pub(crate) fn run(arguments: &PasswdArguments) -> anyhow::Result<()> {
         with_user(&text, user, &hashes(&password, arguments.scram)?)
     };
     replace(path, &text).with_context(|| format!("writing {}", path.display()))?;
-    eprintln!("{} is written; running nodes read it on SIGHUP", path.display());
+    eprintln!(
+        "{} is written; running nodes read it when they see that it has changed, or on SIGHUP",
+        path.display()
+    );
     Ok(())
 }
 

@@ -12,13 +12,14 @@ use broker::Broker;
 use broker::config::{Config, Token};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::arguments::ConfigFlags;
 use crate::cluster_admin::NodeAdmin;
 use crate::log::LogControl;
+use crate::notify::Notifier;
 use crate::operations::NodeOperations;
+use crate::reload::Reloader;
 use crate::{build, config, files_limit, log, metrics};
 
 pub(crate) fn run(flags: &ConfigFlags) -> anyhow::Result<()> {
@@ -34,7 +35,7 @@ pub(crate) fn run(flags: &ConfigFlags) -> anyhow::Result<()> {
     files_limit::raise(config.limits.connections_max);
     warn_of_risks(&config);
     let runtime = runtime(config.node.worker_threads)?;
-    let outcome = runtime.block_on(serve(config, settings, log));
+    let outcome = runtime.block_on(serve(flags.clone(), config, settings, Arc::new(log)));
     // Tasks that are still there belong to connections: nothing they hold has to be kept.
     runtime.shutdown_background();
     outcome
@@ -52,7 +53,14 @@ fn runtime(worker_threads: u16) -> anyhow::Result<Runtime> {
         .context("starting the runtime")
 }
 
-async fn serve(config: Config, settings: Vec<admin::views::Setting>, log: LogControl) -> anyhow::Result<()> {
+async fn serve(
+    flags: ConfigFlags,
+    config: Config,
+    settings: Vec<admin::views::Setting>,
+    log: Arc<LogControl>,
+) -> anyhow::Result<()> {
+    let manager = Notifier::from_environment();
+    tokio::spawn(manager.clone().run_watchdog());
     let started = Instant::now();
     let mut stop_signals = StopSignals::listen()?;
     let mut reload_signal = signal(SignalKind::hangup())?;
@@ -113,9 +121,20 @@ async fn serve(config: Config, settings: Vec<admin::views::Setting>, log: LogCon
         let broker = watched.read().unwrap_or_else(PoisonError::into_inner);
         broker.as_ref().map_or(0, Broker::overload_level)
     });
+    let watched = Arc::clone(&broker);
+    health.set_drain_check(move || {
+        let broker = watched.read().unwrap_or_else(PoisonError::into_inner);
+        broker.as_ref().is_some_and(Broker::is_draining)
+    });
     let cluster = Arc::new(NodeAdmin::new(&node_config, Arc::clone(&broker)));
     admin.set_cluster(Arc::clone(&cluster) as Arc<dyn admin::ClusterAdmin>);
-    let (drain, mut drained) = watch::channel(false);
+    let reloader = Arc::new(Reloader::new(
+        flags,
+        (node_config.clone(), settings.clone()),
+        Arc::clone(&broker),
+        Arc::clone(&log),
+    ));
+    tokio::spawn(Arc::clone(&reloader).watch(node_config.node.watch_files.get()));
     admin.set_operations(Arc::new(NodeOperations {
         broker: Arc::clone(&broker),
         cluster,
@@ -123,22 +142,32 @@ async fn serve(config: Config, settings: Vec<admin::views::Setting>, log: LogCon
         settings,
         listeners,
         log,
-        drain,
+        reloader: Arc::clone(&reloader),
         started,
     }));
+    manager.ready();
     info!("listening for clients; /readyz says when they are served");
 
     let name = loop {
         tokio::select! {
             name = stop_signals.next() => break name,
-            _ = drained.wait_for(|drained| *drained) => break "drain",
-            _ = reload_signal.recv() => reload_access(&broker).await,
+            // Whatever comes of it is logged and counted.
+            _ = reload_signal.recv() => drop(reloader.reload("SIGHUP").await),
         }
     };
     info!(signal = name, limit = ?stop_timeout, "stopping");
     health.set_stopping();
-    let broker = broker.write().unwrap_or_else(PoisonError::into_inner).take();
+    manager.stopping();
     let broker_shutdown = async {
+        // Until its clients are gone it is there to be asked.
+        let drained = {
+            let broker = broker.read().unwrap_or_else(PoisonError::into_inner);
+            broker.as_ref().map(Broker::drain_to_stop)
+        };
+        if let Some(drained) = drained {
+            drained.await;
+        }
+        let broker = broker.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(broker) = broker {
             broker.shutdown().await;
         }
@@ -150,19 +179,6 @@ async fn serve(config: Config, settings: Vec<admin::views::Setting>, log: LogCon
     }
     admin.shutdown().await;
     Ok(())
-}
-
-/// On SIGHUP: users, keys and rules are read again.
-async fn reload_access(broker: &RwLock<Option<Broker>>) {
-    let reload = {
-        let broker = broker.read().unwrap_or_else(PoisonError::into_inner);
-        broker.as_ref().map(Broker::reload_access)
-    };
-    let Some(reload) = reload else { return };
-    match reload.await {
-        Ok(()) => info!(target: "audit", event = "reload", "users, keys and rules were read again"),
-        Err(problems) => warn!(target: "audit", event = "reload failed", problems, "all stays as it was"),
-    }
 }
 
 /// One line a listener on standard output, for people and for programs that started this one on port 0.

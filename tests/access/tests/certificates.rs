@@ -108,3 +108,48 @@ async fn a_certificate_is_the_user_it_names_and_its_names_are_in_the_rules() -> 
     }
     seven.ping().await
 }
+
+#[tokio::test]
+async fn a_certificate_that_is_swapped_is_shown_to_who_comes_and_a_bad_pair_is_refused() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let folder = files.path().to_owned();
+    let server = Certificate::create(&folder)?;
+    let config = format!(
+        "[node]\nwatch_files = '0s'\n[[listeners]]\nname = 'devices'\nprotocol = 'tls'\nbind = '127.0.0.1:0'\n\
+         allow_anonymous = true\ncert = '{}'\nkey = '{}'\n",
+        server.chain_path.display(),
+        server.key_path.display()
+    );
+    let world = start(files, &config, BrokerOptions::default())?;
+    let kept = folder.join("kept.pem");
+    std::fs::copy(&server.chain_path, &kept)?;
+    let mut first = over_tls(&world, &kept, None).await?;
+    first.handshake(ConnectOptions::v5("first")).await?;
+
+    // The key of another certificate comes first: the pair does not fit, and what is in use stays.
+    let others = tempfile::tempdir()?;
+    let renewed = Certificate::create(others.path())?;
+    std::fs::copy(&renewed.key_path, &server.key_path)?;
+    world.reload("reload failed").await?;
+    ensure!(world.counter("flotilla_config_reload_total{result=\"failed\"}")? == 1);
+    over_tls(&world, &kept, None)
+        .await?
+        .handshake(ConnectOptions::v5("second"))
+        .await?;
+
+    std::fs::copy(&renewed.chain_path, &server.chain_path)?;
+    world.reloaded().await?;
+    over_tls(&world, &renewed.chain_path, None)
+        .await?
+        .handshake(ConnectOptions::v5("third"))
+        .await?;
+    ensure!(
+        over_tls(&world, &kept, None).await.is_err(),
+        "the old certificate is still shown"
+    );
+    first.ping().await?;
+    ensure!(world.counter("flotilla_config_last_reload_successful")? == 1);
+    let ends = world.counter("flotilla_certificate_not_after_timestamp_seconds{listener=\"devices\"}")?;
+    ensure!(ends > 1_700_000_000, "{ends}");
+    Ok(())
+}

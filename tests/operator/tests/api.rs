@@ -4,8 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::Result;
-use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message, wait_for};
+use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message};
 use operator::Api;
 use serde_json::{Value, json};
 
@@ -364,15 +363,4 @@ fn the_log_changes_its_level_and_bad_ones_change_nothing() {
         json!({"level": "info,broker=debug"})
     );
     drop(broker);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drain_ends_the_process_as_a_signal_does() -> Result<()> {
-    let (mut broker, api) = broker();
-    let mut client = client(&broker, ConnectOptions::v5("c")).await;
-    assert_eq!(api.ask("POST", "/api/v1/node/drain", None)?.status, 202);
-    let packet = client.receive_packet().await?;
-    assert!(format!("{packet:?}").contains("ServerShuttingDown"), "{packet:?}");
-    wait_for(async || !broker.is_running(), Duration::from_secs(20)).await?;
-    Ok(())
 }

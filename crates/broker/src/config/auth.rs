@@ -9,7 +9,7 @@ use super::section::{Problem, Section};
 use super::{AuthMethod, CertificateName, ClientIds, JwtAlgorithm, TimeSpan};
 
 section! {
-    /// How clients show who they are. Files are read at the start and again on SIGHUP; when one cannot be read then, all stays
+    /// How clients show who they are. Files are read at the start and again when they change; when one cannot be read then, all stays
     /// as it was.
     pub struct Auth {
         /// Who is asked, in this order, until one knows the client. One that is not configured, or that the client shows

@@ -111,7 +111,7 @@ impl Attachment {
     /// and is connected. Not when the whole node goes.
     fn to_hand_over(&self) -> Vec<String> {
         let shared = &self.shared;
-        let goes = shared.stopping.is_cancelled() || !shared.cluster.may_acknowledge();
+        let goes = shared.drain.is_asking() || !shared.cluster.may_acknowledge();
         if goes || !shared.config.mqtt.shared_prefer_connected {
             return Vec::new();
         }

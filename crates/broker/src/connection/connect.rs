@@ -190,6 +190,16 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 ProtocolError::new(ReasonCode::ServerBusy, "this node is short of memory"),
             ));
         }
+        if self.shared.drain.is_asking() {
+            let reason_code = match self.shared.cluster.others_serve() {
+                true => ReasonCode::UseAnotherServer,
+                false => ReasonCode::ServerUnavailable,
+            };
+            return Err(refuse(
+                Rejected::Draining,
+                ProtocolError::new(reason_code, "this node is out of service"),
+            ));
+        }
         if self.shared.registry.len() >= self.shared.config.limits.connections_max as usize {
             return Err(refuse(
                 Rejected::Connections,
@@ -565,10 +575,13 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let _ = stream.flush().await;
     }
 
-    /// The CONNACK of a refusal; no reason string makes it larger than the client takes. [MQTT-3.2.2-19]
+    /// The CONNACK of a refusal; no property makes it larger than the client takes. [MQTT-3.2.2-19]
     fn refusal(&self, version: ProtocolVersion, error: ProtocolError) -> Packet {
         let mut explained = ConnAck::new(false, error.reason_code);
         explained.properties.reason_string = Some(error.detail.into());
+        if error.reason_code == ReasonCode::UseAnotherServer {
+            explained.properties.server_reference = self.shared.server_reference();
+        }
         let explained = Packet::ConnAck(Box::new(explained));
         let fits = encoded_len(&explained, version).is_ok_and(|len| len <= self.packet_size_max as usize);
         match fits {

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -86,6 +87,7 @@ impl End {
             End::Closed(Close::TakenOver) => "takeover",
             End::Closed(Close::Administrative) => "administrative",
             End::Closed(Close::ShuttingDown) => "server_shutdown",
+            End::Closed(Close::Moving) => "moved",
             End::Closed(Close::Fenced) => "fenced",
             End::Unavailable => "unavailable",
             End::Revoked => "access_revoked",
@@ -244,9 +246,7 @@ impl<S: Stream> Connection<S> {
         let result = self.turns(cx, now);
         self.count();
         let in_flight = u32::try_from(self.session.in_flight()).unwrap_or(u32::MAX);
-        self.facts
-            .in_flight
-            .store(in_flight, std::sync::atomic::Ordering::Relaxed);
+        self.facts.in_flight.store(in_flight, Relaxed);
         result
     }
 
@@ -567,7 +567,6 @@ impl<S: Stream> Connection<S> {
         let (metrics, totals) = (&self.shared.metrics, &self.shared.sys.totals);
         // A large packet comes with many reads; only the last of them completes it.
         if tally.packets > 0 || tally.bytes_received > 0 {
-            use std::sync::atomic::Ordering::Relaxed;
             metrics.packets_received.increment(tally.packets);
             metrics.bytes_received.increment(tally.bytes_received);
             totals.bytes_received.fetch_add(tally.bytes_received, Relaxed);
@@ -583,12 +582,10 @@ impl<S: Stream> Connection<S> {
                 .fetch_add(tally.received.iter().sum(), Relaxed);
         }
         if tally.bytes_sent > 0 {
-            use std::sync::atomic::Ordering::Relaxed;
             metrics.bytes_sent.increment(tally.bytes_sent);
             totals.bytes_sent.fetch_add(tally.bytes_sent, Relaxed);
         }
         if tally.packets_sent > 0 {
-            use std::sync::atomic::Ordering::Relaxed;
             totals.packets_sent.fetch_add(tally.packets_sent, Relaxed);
         }
         for (counter, count) in metrics
@@ -601,7 +598,6 @@ impl<S: Stream> Connection<S> {
         }
         let sent: u64 = tally.sent.iter().sum();
         if sent > 0 {
-            use std::sync::atomic::Ordering::Relaxed;
             totals.publishes_sent.fetch_add(sent, Relaxed);
             totals.payload_bytes_sent.fetch_add(tally.payload_sent, Relaxed);
         }
@@ -613,7 +609,7 @@ impl<S: Stream> Connection<S> {
         let client = self.attachment.client.clone();
         // Acknowledgements that must not be given, perhaps cut off in the middle: nothing can be said behind them.
         let withheld = !self.out.is_empty() && !self.shared.cluster.may_acknowledge();
-        let has_left = matches!(&end, End::Left(_));
+        let has_left = matches!(&end, End::Left(_) | End::Closed(Close::Moving));
         match &end {
             End::Left(packet) => self.attachment.left(packet),
             End::Protocol(error) => {
@@ -640,8 +636,16 @@ impl<S: Stream> Connection<S> {
                 self.session
                     .refuse(ReasonCode::ServerShuttingDown, None, &mut self.out);
             }
+            End::Closed(Close::Moving) if self.shared.cluster.others_serve() => {
+                self.session
+                    .redirect(self.shared.server_reference(), &mut self.out);
+            }
+            End::Closed(Close::Moving) => {
+                self.session
+                    .refuse(ReasonCode::ServerShuttingDown, None, &mut self.out);
+            }
             End::Closed(Close::Fenced) => match self.shared.server_reference() {
-                Some(reference) => self.session.redirect(reference, &mut self.out),
+                Some(reference) => self.session.redirect(Some(reference), &mut self.out),
                 None => self.session.refuse(ReasonCode::ServerBusy, None, &mut self.out),
             },
             End::Unavailable => self
@@ -668,7 +672,7 @@ impl<S: Stream> Connection<S> {
         }
         self.attachment.sent_before = Some(self.session.next_sequence());
         let shared_messages = self.undelivered_shared();
-        // Who takes leave may be back at once, and on another node: by the farewell nothing of this connection is to be
+        // Who takes leave, or is sent elsewhere, may be back at once, and on another node: by the farewell nothing of this connection is to be
         // under way any more, neither the word that its will is void nor its acknowledgements.
         let left = has_left && !self.shared.cluster.is_alone();
         let committed = left.then(|| self.attachment.end_committed());
@@ -679,9 +683,11 @@ impl<S: Stream> Connection<S> {
             shared,
             ..
         } = *self;
+        shared.farewells.fetch_add(1, Relaxed);
         // The client id is free, and the session's last commands are under way, before the farewell is.
         drop(attachment);
         if !shared_messages.is_empty() {
+            let shared = Arc::clone(&shared);
             // As many as the client could hold.
             tokio::spawn(async move { handover::all(&shared, shared_messages).await });
         }
@@ -698,6 +704,7 @@ impl<S: Stream> Connection<S> {
             let _ = stream.shutdown().await;
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
+        shared.farewells.fetch_sub(1, Relaxed);
     }
 
     /// Why the server ends the connection of somebody with a name.

@@ -81,8 +81,6 @@ enum Outcome {
 struct Metrics {
     /// In the order of `Outcome`.
     logins: [Counter; 4],
-    reloads: Counter,
-    failed_reloads: Counter,
 }
 
 impl Gate {
@@ -168,11 +166,9 @@ impl Authenticator for Gate {
             Ok(policy) => {
                 inner.policy.store(Arc::new(policy));
                 inner.generation.fetch_add(1, Ordering::AcqRel);
-                inner.metrics.reloads.increment(1);
                 Ok(())
             }
             Err(problems) => {
-                inner.metrics.failed_reloads.increment(1);
                 let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
                 Err(problems.join("; "))
             }
@@ -261,14 +257,8 @@ impl Outcome {
 impl Metrics {
     fn new() -> Self {
         describe_counter!("flotilla_logins_total", "Logins, by result");
-        describe_counter!(
-            "flotilla_access_reloads_total",
-            "Times that users, keys and rules were read again, by result"
-        );
         Self {
             logins: Outcome::WORDS.map(|result| counter!("flotilla_logins_total", "result" => result)),
-            reloads: counter!("flotilla_access_reloads_total", "result" => "done"),
-            failed_reloads: counter!("flotilla_access_reloads_total", "result" => "failed"),
         }
     }
 }

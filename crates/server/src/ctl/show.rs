@@ -67,7 +67,7 @@ pub(super) fn node(ctl: &Ctl<'_>) -> anyhow::Result<ExitCode> {
     let facts = facts(&[
         ("name", cell(&node, "name")),
         ("id", cell(&node, "node_id")),
-        ("state", cell(&node, "state")),
+        ("state", state(&node)),
         (
             "version",
             format!("{} ({})", cell(&node, "version"), cell(&node, "commit")),
@@ -78,6 +78,34 @@ pub(super) fn node(ctl: &Ctl<'_>) -> anyhow::Result<ExitCode> {
         "{facts}\n{}",
         table(["LISTENER", "PROTOCOL", "ADDRESS"], rows.collect())
     ))
+}
+
+/// What was read again and is in force, and what is not.
+pub(super) fn reloaded(ctl: &Ctl<'_>) -> anyhow::Result<ExitCode> {
+    let reloaded: Value = serde_json::from_str(&ctl.ask("POST", "/api/v1/config/reload")?)?;
+    if ctl.is_json() {
+        return ctl.print(&reloaded);
+    }
+    let lines = |key: &str, words: &str| -> String {
+        let list = reloaded[key].as_array().map_or(&[][..], Vec::as_slice);
+        list.iter()
+            .map(|one| format!("{words}: {}\n", plain(one.as_str().unwrap_or_default())))
+            .collect()
+    };
+    let text = lines("changed", "in force") + &lines("needs_restart", "needs a restart");
+    ctl.say(if text.is_empty() {
+        "nothing has changed\n"
+    } else {
+        &text
+    })
+}
+
+/// With how many clients a drain has still to ask.
+fn state(node: &Value) -> String {
+    match node["drain"]["remaining_connections"].as_u64() {
+        Some(left) => format!("{}, {left} connections left", cell(node, "state")),
+        None => cell(node, "state"),
+    }
 }
 
 pub(super) fn client(ctl: &Ctl<'_>, client: &str) -> anyhow::Result<ExitCode> {

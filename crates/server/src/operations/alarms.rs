@@ -25,7 +25,17 @@ pub(super) fn of(
         .iter()
         .filter(|member| member.state == MemberState::Down)
         .collect();
-    if node.state != "ready" {
+    if let Some(drain) = &node.drain {
+        add(
+            Severity::Warning,
+            "node_draining",
+            format!("{} is out of service", node.name),
+            format!(
+                "It was drained, and has {} connections left. `flotilla ctl undrain` takes it back.",
+                drain.remaining_connections
+            ),
+        );
+    } else if node.state != "ready" {
         add(
             Severity::Critical,
             "node_not_ready",
@@ -124,6 +134,8 @@ fn numbers_of<'a>(shards: impl Iterator<Item = &'a ShardView>) -> Option<(usize,
 
 #[cfg(test)]
 mod tests {
+    use admin::views::DrainView;
+
     use super::*;
 
     fn member(name: &str, state: MemberState, leader: bool) -> MemberStatus {
@@ -163,6 +175,10 @@ mod tests {
             uptime_s: 1,
             state: state.to_owned(),
             overload_level: 0,
+            drain: (state == "draining").then(|| DrainView {
+                phase: "asking".to_owned(),
+                remaining_connections: 7,
+            }),
             listeners: Vec::new(),
         };
         let numbers = members.iter().map(|member| NodeNumbers {
@@ -189,6 +205,13 @@ mod tests {
             member("b", MemberState::Up, false),
         ];
         assert!(names("ready", members, &[shard(0, Some("a"), true)], &[]).is_empty());
+    }
+
+    #[test]
+    fn a_node_that_was_drained_is_no_emergency() {
+        let members = vec![member("a", MemberState::Draining, true)];
+        let raised = names("draining", members, &[shard(0, Some("a"), true)], &[]);
+        assert_eq!(raised, ["node_draining"]);
     }
 
     #[test]

@@ -49,6 +49,24 @@ pub(super) fn read_all(config: &Config, now_s: i64) -> Vec<CertificateView> {
         .collect()
 }
 
+/// When the certificate of each listener ends, in seconds since 1970, and under `peers` that of the connections between nodes.
+/// One that cannot be read is left out. Blocks.
+pub(crate) fn ends(config: &Config) -> Vec<(String, i64)> {
+    let listeners = config.listeners.iter();
+    let listeners = listeners.filter_map(|listener| Some((listener.name.clone(), listener.cert.as_ref()?)));
+    let peers = config
+        .cluster
+        .tls
+        .certificate
+        .as_ref()
+        .map(|file| ("peers".to_owned(), file));
+    let ends = listeners.chain(peers).filter_map(|(name, file)| {
+        let der = CertificateDer::from_pem_file(file).ok()?;
+        Some((name, facts(&der)?.not_after_s))
+    });
+    ends.collect()
+}
+
 fn view(used_by: String, file: &Path, now_s: i64) -> CertificateView {
     let der = CertificateDer::from_pem_file(file).map_err(|error| error.to_string());
     let facts = der.and_then(|der| facts(&der).ok_or_else(|| "this is no certificate".to_owned()));
