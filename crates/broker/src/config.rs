@@ -4,6 +4,7 @@
 #[macro_use]
 mod section;
 mod auth;
+mod auth_http;
 mod choices;
 mod cluster;
 mod listener;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ::access::{Cidr, CidrError};
 pub use auth::{Access, Auth};
+pub use auth_http::AuthHttp;
 pub use choices::{
     AckLevel, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, LogFormat, Protocol, ProxyProtocol,
     SharedStrategy, WhenFull,
@@ -302,6 +304,7 @@ impl Config {
             Node::reference("node"),
             Listener::reference("listeners"),
             Auth::reference("auth"),
+            AuthHttp::reference("auth.http"),
             Access::reference("access"),
             Limits::reference("limits"),
             Queues::reference("queues"),

@@ -6,6 +6,7 @@ mod connection;
 mod forward;
 pub mod gate;
 mod handover;
+mod http_client;
 mod incoming;
 mod listener;
 mod log_limit;
@@ -22,6 +23,7 @@ mod proposal;
 pub mod proxy_protocol;
 mod publisher;
 mod queue_memory;
+mod refusals;
 mod registry;
 mod router;
 mod run;
@@ -48,8 +50,9 @@ use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use crate::auth::Authenticator;
-use crate::config::{AckLevel, Config};
+use crate::config::{AckLevel, Config, Listener};
 use crate::gate::Gate;
+use crate::listener::SharedTls;
 use crate::mailbox::Close;
 use crate::metrics::Metrics;
 use crate::observer::{NodeObserver, OutboxSignal};
@@ -97,6 +100,8 @@ pub enum BrokerError {
 pub struct Broker {
     shared: Arc<Shared>,
     addresses: Vec<(String, SocketAddr)>,
+    /// Of listeners with lists of revoked certificates, which are read again on a reload.
+    revocable: Vec<(Listener, SharedTls)>,
     tasks: JoinSet<()>,
 }
 
@@ -171,14 +176,28 @@ impl Broker {
         tasks.spawn(outbox::run(Arc::clone(&shared), outboxes));
         tasks.spawn(sys_topics::run(Arc::clone(&shared)));
         tasks.spawn(sys_topics::gauges(Arc::clone(&shared)));
+        tasks.spawn({
+            let (upkeep, shared) = (shared.authenticator.upkeep(), Arc::clone(&shared));
+            async move {
+                tokio::select! {
+                    () = upkeep => {}
+                    () = shared.stopping.cancelled() => {}
+                }
+            }
+        });
+        let mut revocable = Vec::new();
         let mut addresses = Vec::with_capacity(bound.len());
         for (bound, listener) in bound.into_iter().zip(&shared.config.listeners) {
             addresses.push((listener.name.clone(), bound.address));
+            if let (Some(tls), Some(_)) = (&bound.tls, &listener.client_crl) {
+                revocable.push((listener.clone(), Arc::clone(tls)));
+            }
             tasks.spawn(listener::run(Arc::clone(&shared), bound));
         }
         Ok(Self {
             shared,
             addresses,
+            revocable,
             tasks,
         })
     }
@@ -211,17 +230,29 @@ impl Broker {
         });
     }
 
-    /// Reads the files of users, keys and rules again. What they say holds for everybody who is connected, too, within the
+    /// Reads the files of users, keys, rules and revoked certificates again. What they say of users and rules holds for everybody who is connected, too, within the
     /// next turn of each connection.
     ///
     /// # Errors
     /// A file cannot be read: all stays as it was.
     pub fn reload_access(&self) -> impl Future<Output = Result<(), String>> + Send + 'static {
         let shared = Arc::clone(&self.shared);
+        let revocable = self.revocable.clone();
         async move {
             let authenticator = Arc::clone(&shared.authenticator);
-            let reloaded = tokio::task::spawn_blocking(move || authenticator.reload()).await;
-            reloaded.map_err(|error| error.to_string())??;
+            let reloaded = tokio::task::spawn_blocking(move || {
+                let mut renewed = Vec::with_capacity(revocable.len());
+                for (listener, tls) in &revocable {
+                    let config = tls::server_config(listener).map_err(|error| error.to_string())?;
+                    renewed.push((tls, config));
+                }
+                authenticator.reload()?;
+                for (tls, config) in renewed {
+                    tls.store(config);
+                }
+                Ok::<_, String>(())
+            });
+            reloaded.await.map_err(|error| error.to_string())??;
             shared.registry.recheck_all();
             Ok(())
         }

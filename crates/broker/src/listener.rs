@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use access::Certificate;
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol as SocketProtocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,18 +23,22 @@ use crate::{tls, websocket, websocket_frames};
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
 
+/// The TLS side of a listener, which a reload replaces: with it go the sessions that clients could resume without showing
+/// their certificates again.
+pub(crate) type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
+
 /// A listener that is bound and waits to be run.
 pub(crate) struct Bound {
     listener: Listener,
     socket: TcpListener,
-    acceptor: Option<TlsAcceptor>,
+    pub(crate) tls: Option<SharedTls>,
     pub(crate) address: SocketAddr,
 }
 
 /// Binds a listener; its certificates are read before.
 pub(crate) fn bind(listener: &Listener) -> Result<Bound, BrokerError> {
-    let acceptor = match listener.protocol.is_encrypted() {
-        true => Some(TlsAcceptor::from(tls::server_config(listener)?)),
+    let tls = match listener.protocol.is_encrypted() {
+        true => Some(Arc::new(ArcSwap::new(tls::server_config(listener)?))),
         false => None,
     };
     let wrong = |error| BrokerError::Bind {
@@ -46,7 +51,7 @@ pub(crate) fn bind(listener: &Listener) -> Result<Bound, BrokerError> {
     Ok(Bound {
         listener: listener.clone(),
         socket,
-        acceptor,
+        tls,
         address,
     })
 }
@@ -71,7 +76,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
     let Bound {
         listener,
         socket,
-        acceptor,
+        tls,
         ..
     } = bound;
     let listener = Arc::new(listener);
@@ -106,7 +111,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
         let task = Arrival {
             shared: Arc::clone(&shared),
             listener: Arc::clone(&listener),
-            acceptor: acceptor.clone(),
+            acceptor: tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full())),
             proxy: Arc::clone(&proxy),
             origin,
             permit,
@@ -157,13 +162,13 @@ impl Arrival {
             (Protocol::Tcp, _) => self.welcome(stream, deadline).await,
             (Protocol::Ws, _) => Box::pin(self.welcome_websocket(stream, deadline)).await,
             (Protocol::Tls, Some(acceptor)) => {
-                if let Some(stream) = Box::pin(secure(&acceptor, stream, deadline)).await {
+                if let Some(stream) = Box::pin(self.secure(&acceptor, stream, deadline)).await {
                     self.read_certificate(&stream);
                     Box::pin(self.welcome(stream, deadline)).await;
                 }
             }
             (Protocol::Wss, Some(acceptor)) => {
-                if let Some(stream) = Box::pin(secure(&acceptor, stream, deadline)).await {
+                if let Some(stream) = Box::pin(self.secure(&acceptor, stream, deadline)).await {
                     self.read_certificate(&stream);
                     Box::pin(self.welcome_websocket(stream, deadline)).await;
                 }
@@ -171,6 +176,25 @@ impl Arrival {
             (Protocol::Tls | Protocol::Wss, None) => {
                 unreachable!("bind made an acceptor for every encrypted listener")
             }
+        }
+    }
+
+    async fn secure(
+        &self,
+        acceptor: &TlsAcceptor,
+        stream: TcpStream,
+        deadline: Instant,
+    ) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+        match tokio::time::timeout_at(deadline, Box::pin(acceptor.accept(stream))).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => {
+                debug!(%error, "TLS handshake failed");
+                if let Some(reason) = tls::refused_certificate(&error) {
+                    self.shared.refusals.certificate(&self.origin, reason);
+                }
+                None
+            }
+            Err(_) => None,
         }
     }
 
@@ -237,20 +261,5 @@ impl Arrival {
             // A task of its own: this one is large, and the connection may be idle for years.
             tokio::spawn(connection::serve(shared, accepted));
         }
-    }
-}
-
-async fn secure(
-    acceptor: &TlsAcceptor,
-    stream: TcpStream,
-    deadline: Instant,
-) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
-    match tokio::time::timeout_at(deadline, Box::pin(acceptor.accept(stream))).await {
-        Ok(Ok(stream)) => Some(stream),
-        Ok(Err(error)) => {
-            debug!(%error, "TLS handshake failed");
-            None
-        }
-        Err(_) => None,
     }
 }

@@ -15,6 +15,7 @@ use mqtt_codec::ProtocolVersion;
 use crate::mailbox::{Close, Grant};
 use crate::shared::Shared;
 
+pub use crate::refusals::Refused;
 pub use publish::{NewMessage, Outcome};
 pub use topics::{Explained, Group, Keeper, Member, Receiver};
 pub use watch::{Watch, WatchError, Watched};
@@ -61,6 +62,11 @@ impl Operator {
     /// What this node knows of a client that is connected to it, without its subscriptions.
     pub fn facts(&self, client: &str) -> Option<ConnectionFacts> {
         facts(&self.shared, client)
+    }
+
+    /// What this node refused lately, the newest first; so many at the most.
+    pub fn refusals(&self, limit: usize, wanted: impl Fn(&Refused) -> bool) -> Vec<Refused> {
+        self.shared.refusals.newest(limit, wanted)
     }
 
     /// Closes a client's connection on whatever node it is; with `end_session` its session is deleted, too.

@@ -17,6 +17,7 @@ use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::places::Places;
 use crate::queue_memory::QueueMemory;
+use crate::refusals::Refusals;
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::sources::Sources;
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) places: Arc<Places>,
     /// Denials are told one by one up to this rate; the rest is counted.
     pub(crate) denials: LogLimit,
+    /// For operators who wonder why.
+    pub(crate) refusals: Refusals,
     pub(crate) sys: SysTopics,
     pub(crate) incoming: Incoming,
     pub(crate) sources: Sources,
@@ -68,6 +71,7 @@ impl Shared {
     ) -> Self {
         let started_ms = clock.now_ms();
         Self {
+            refusals: Refusals::new(Arc::clone(&clock)),
             limits: Arc::new(server_limits(&config)),
             sources: Sources::new(config.storage.shards),
             config,

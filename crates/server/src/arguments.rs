@@ -144,6 +144,21 @@ pub(crate) enum CtlAbout {
     /// Sessions, connected or away.
     #[command(subcommand)]
     Clients(ClientsCommand),
+    /// What the node refused lately, and why: connections, and what access rules deny. The newest first.
+    Refusals {
+        /// A whole client id.
+        #[arg(long, value_name = "ID")]
+        client: Option<String>,
+        /// A whole user name.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// An address, without a port.
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<String>,
+        /// So many at the most.
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: usize,
+    },
     /// Who subscribes to what.
     Subscriptions {
         /// A part of the topic filter.

@@ -61,6 +61,15 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
         CtlAbout::Node => show::node(&ctl),
         CtlAbout::Drain => ctl.change("POST", "/api/v1/node/drain"),
         CtlAbout::Clients(command) => clients(&ctl, command),
+        CtlAbout::Refusals {
+            client,
+            user,
+            address,
+            limit,
+        } => {
+            let query = [("client", client), ("user", user), ("address", address)];
+            show::refusals(&ctl, &query, *limit)
+        }
         CtlAbout::Subscriptions {
             filter,
             client,

@@ -13,13 +13,13 @@ const MOMENT: Duration = Duration::from_millis(200);
 
 impl World {
     /// Reads the files again, and waits until the log says how it went.
-    async fn reload(&self, says: &str) -> Result<()> {
+    pub(crate) async fn reload(&self, says: &str) -> Result<()> {
         let before = self.broker.log().matches(says).count();
         self.broker.reload()?;
         wait_for(async || self.broker.log().matches(says).count() > before, LIMIT).await
     }
 
-    async fn reloaded(&self) -> Result<()> {
+    pub(crate) async fn reloaded(&self) -> Result<()> {
         self.reload("users, keys and rules were read again").await
     }
 }

@@ -25,6 +25,7 @@ use crate::mailbox::{Close, LiveMessage, Mailbox};
 use crate::message::{qos_of, to_stored};
 use crate::pass::{Denied, Pass};
 use crate::places::{Place, PlaceOf};
+use crate::refusals::Refused;
 use crate::registry::{Connected as Registered, Facts};
 use crate::shared::Shared;
 
@@ -136,6 +137,8 @@ struct Arrival<'a, S> {
     /// The client's Maximum Packet Size, once it has named one.
     packet_size_max: u32,
     read: Read,
+    /// Client id and user name, as far as they were said.
+    said: (String, String),
 }
 
 impl<'a, S: Stream> Arrival<'a, S> {
@@ -154,6 +157,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             input: Bytes::new(),
             packet_size_max: u32::MAX,
             read: Read::default(),
+            said: Default::default(),
         }
     }
 
@@ -163,6 +167,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
             _ => return Err(Refusal::Silent("the first packet was not CONNECT")), // [MQTT-3.1.0-1]
         };
         self.packet_size_max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        let name = connect.username.as_ref().map(ToString::to_string);
+        self.said = (connect.client_id.to_string(), name.unwrap_or_default());
         let version = connect.version;
         let limits = &self.shared.limits;
         let refuse = |error| Refusal::Answer(version, error);
@@ -188,7 +194,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 login.username = connect.username.as_ref().map(ToString::to_string);
                 login.password = connect.password.clone().map(Secret);
                 let judgement = self.shared.authenticator.login(login).await;
-                let refused = |reason| refuse(ProtocolError::new(reason, "login was refused"));
+                let refused = |reason| refuse(ProtocolError::new(reason, why_refused(reason)));
                 (judgement.map_err(refused)?, None)
             }
         };
@@ -529,6 +535,18 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }
     }
 
+    fn remember(&self, error: &ProtocolError) {
+        let (client_id, user) = self.said.clone();
+        self.shared.refusals.note(Refused {
+            client_id,
+            user,
+            address: self.origin.peer.ip().to_canonical().to_string(),
+            reason_code: Some(error.reason_code),
+            reason: error.detail.to_owned(),
+            ..Refused::connect()
+        });
+    }
+
     async fn refuse(&mut self, refusal: Refusal) {
         self.shared.metrics.rejected.increment(1);
         let farewell = async {
@@ -536,6 +554,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 Refusal::Silent(detail) => debug!(address = %self.origin.peer, detail, "connection refused"),
                 Refusal::Answer(version, error) => {
                     debug!(address = %self.origin.peer, %error, "connection refused");
+                    self.remember(&error);
                     let connack = self.refusal(version, error);
                     self.write(&connack, version).await;
                 }
@@ -545,6 +564,19 @@ impl<'a, S: Stream> Arrival<'a, S> {
             }
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+}
+
+/// What the reason code of a refused login says, and no more.
+fn why_refused(reason: ReasonCode) -> &'static str {
+    match reason {
+        ReasonCode::BadUserNameOrPassword => "user name or password is wrong",
+        ReasonCode::NotAuthorized => "the client does not say who it is",
+        ReasonCode::ClientIdentifierNotValid => "the client id is not one of this user",
+        ReasonCode::ConnectionRateExceeded => "too many failed logins just before",
+        ReasonCode::ServerUnavailable => "nobody can say now who the client is",
+        ReasonCode::ServerBusy => "too many passwords wait to be judged",
+        _ => "login was refused",
     }
 }
 
