@@ -7,6 +7,7 @@ mod certificate;
 mod cidr;
 mod client_id;
 pub mod der;
+pub mod inquiry;
 pub mod jwt;
 pub mod password;
 mod principal;

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::access::Granted;
 use crate::cluster::{AdminError, refusal};
-use crate::operations::{ClientQuery, Operations, RetainedQuery, TopicQuery};
+use crate::operations::{ClientQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery};
 use crate::views::{LogLevel, Message, Messages, Outcome, Watched};
 
 /// Messages in one request.
@@ -136,6 +136,7 @@ pub(crate) fn routes(operations: OperationsCell) -> Router {
         .route("/api/v1/clients", get(clients))
         .route("/api/v1/clients/{client}", get(client))
         .route("/api/v1/clients/{client}/disconnect", post(disconnect))
+        .route("/api/v1/refusals", get(refusals))
         .route("/api/v1/subscriptions", get(subscriptions))
         .route("/api/v1/routes", get(routes_of_filters))
         .route("/api/v1/explain", get(explain))
@@ -200,6 +201,13 @@ async fn disconnect(
     let end_session = query.session == SessionStays::End;
     let done = node.disconnect(client, end_session).await;
     done.map(|()| StatusCode::NO_CONTENT)
+}
+
+async fn refusals(
+    Node(node): Node,
+    Query(query): Query<RefusalQuery>,
+) -> Result<impl IntoResponse, AdminError> {
+    node.refusals(query).await.map(Said)
 }
 
 async fn subscriptions(

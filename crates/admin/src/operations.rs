@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::cluster::AdminError;
 use crate::views::{
     CertificateView, ClientDetail, ClientView, Explanation, Message, NodeView, Outcome, Overview, Page,
-    ReloadView, RetainedView, RouteView, Setting, SubscriptionView, Watched,
+    Refusals, ReloadView, RetainedView, RouteView, Setting, SubscriptionView, Watched,
 };
 
 /// An answer, later.
@@ -58,6 +58,20 @@ pub struct TopicQuery {
     pub limit: Option<usize>,
 }
 
+/// Which refusals.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefusalQuery {
+    /// A whole client id.
+    pub client: Option<String>,
+    /// A whole user name.
+    pub user: Option<String>,
+    /// An address, without a port.
+    pub address: Option<String>,
+    /// So many at the most.
+    pub limit: Option<usize>,
+}
+
 /// Which retained messages, and from where on.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,6 +110,9 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Closes a client's connection; with `end_session` its session is deleted.
     fn disconnect(&self, client: String, end_session: bool) -> Answer<'_, ()>;
+
+    /// What this node refused lately.
+    fn refusals(&self, query: RefusalQuery) -> Answer<'_, Refusals>;
 
     /// A page of subscriptions.
     fn subscriptions(&self, query: TopicQuery) -> Answer<'_, Page<SubscriptionView>>;

@@ -533,6 +533,40 @@ pub struct CertificateView {
     pub problem: Option<String>,
 }
 
+/// What a node refused lately.
+#[derive(Debug, Clone, Serialize)]
+pub struct Refusals {
+    /// The node that answers, and refused it.
+    pub node: String,
+    /// The newest first.
+    pub items: Vec<RefusalView>,
+}
+
+/// Something that was refused: a connection, or what access rules deny.
+#[derive(Debug, Clone, Serialize)]
+pub struct RefusalView {
+    /// Seconds since the last time.
+    pub ago_s: u64,
+    /// How many times, one after the other.
+    pub count: u64,
+    /// `connect`, `publish`, `subscribe`, `will`, `deliver` or `resume`.
+    pub action: String,
+    /// As far as it was known.
+    pub client_id: String,
+    /// For `connect`, who it said it was; else who it is. Empty: nobody.
+    pub user: String,
+    /// Without the port.
+    pub address: String,
+    /// Topic or topic filter; none for `connect`.
+    pub topic: Option<String>,
+    /// The reason code of MQTT 5.0; none where the connection ended before one could be sent.
+    pub reason_code: Option<u8>,
+    /// Why.
+    pub reason: String,
+    /// The line of the rule that decided, counted from 1; none: no rule did.
+    pub rule_line: Option<u32>,
+}
+
 /// What the log tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -113,6 +113,11 @@ pub trait Authenticator: Send + Sync + 'static {
         0
     }
 
+    /// What it does as long as the node runs, such as fetching keys; it may end before, and is dropped when the node stops.
+    fn upkeep(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Reads its files again; may block.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 #[macro_use]
 mod section;
 mod auth;
+mod auth_http;
 mod choices;
 mod cluster;
 mod listener;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ::access::{Cidr, CidrError};
 pub use auth::{Access, Auth};
+pub use auth_http::AuthHttp;
 pub use choices::{
     AckLevel, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, LogFormat, Protocol, ProxyProtocol,
     SharedStrategy, WhenFull,
@@ -339,6 +341,7 @@ impl Config {
             Drain::reference("drain"),
             Listener::reference("listeners"),
             Auth::reference("auth"),
+            AuthHttp::reference("auth.http"),
             Access::reference("access"),
             Limits::reference("limits"),
             Queues::reference("queues"),

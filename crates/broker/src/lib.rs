@@ -7,6 +7,7 @@ mod drain;
 mod forward;
 pub mod gate;
 mod handover;
+mod http_client;
 mod incoming;
 mod listener;
 mod log_limit;
@@ -26,6 +27,7 @@ pub mod proxy_protocol;
 mod publisher;
 mod queue_memory;
 mod refusal;
+mod refusals;
 mod registry;
 mod retained_room;
 mod router;
@@ -181,6 +183,15 @@ impl Broker {
         tasks.spawn(sys_topics::run(Arc::clone(&shared)));
         tasks.spawn(sys_topics::gauges(Arc::clone(&shared)));
         tasks.spawn(overload::run(Arc::clone(&shared)));
+        tasks.spawn({
+            let (upkeep, shared) = (shared.authenticator.upkeep(), Arc::clone(&shared));
+            async move {
+                tokio::select! {
+                    () = upkeep => {}
+                    () = shared.stopping.cancelled() => {}
+                }
+            }
+        });
         let mut addresses = Vec::with_capacity(bound.len());
         let tls = bound.iter().filter_map(|bound| bound.tls.clone()).collect();
         for (bound, listener) in bound.into_iter().zip(&shared.config.listeners) {
@@ -225,8 +236,9 @@ impl Broker {
         });
     }
 
-    /// Reads the files of users, keys and rules again, and the listeners' certificates. What the former say holds for everybody
-    /// who is connected, too, within the next turn of each connection; certificates are for those who come.
+    /// Reads the files of users, keys and rules again, and the listeners' certificates and lists of revoked ones. What the
+    /// former say holds for everybody who is connected, too, within the next turn of each connection; certificates are for
+    /// those who come.
     ///
     /// # Errors
     /// A file cannot be read, or a key does not belong to its certificate: all stays as it was.

@@ -18,7 +18,7 @@ use crate::connection::{self, Origin, Stream};
 use crate::proxy_protocol::ProxyCheck;
 use crate::refusal::{Limited, Rejected};
 use crate::shared::Shared;
-use crate::tls::ListenerTls;
+use crate::tls::{self, ListenerTls};
 use crate::{websocket, websocket_frames};
 
 /// Connections the kernel keeps until they are accepted.
@@ -216,6 +216,9 @@ impl Arrival {
                 metrics.tls_failed.increment(1);
                 metrics.rejected(Rejected::Tls);
                 debug!(address = %self.origin.peer, %error, "TLS handshake failed");
+                if let Some(reason) = tls::refused_certificate(&error) {
+                    self.shared.refusals.certificate(&self.origin, reason);
+                }
                 None
             }
             Err(_) => {

@@ -17,6 +17,7 @@ use crate::overload::resident_bytes;
 use crate::shared::Shared;
 
 pub use crate::drain::DrainPhase;
+pub use crate::refusals::Refused;
 pub use publish::{NewMessage, Outcome};
 pub use topics::{Explained, Group, Keeper, Member, Receiver};
 pub use watch::{Watch, WatchError, Watched};
@@ -81,6 +82,11 @@ impl Operator {
     /// What this node knows of a client that is connected to it, without its subscriptions.
     pub fn facts(&self, client: &str) -> Option<ConnectionFacts> {
         facts(&self.shared, client)
+    }
+
+    /// What this node refused lately, the newest first; so many at the most.
+    pub fn refusals(&self, limit: usize, wanted: impl Fn(&Refused) -> bool) -> Vec<Refused> {
+        self.shared.refusals.newest(limit, wanted)
     }
 
     /// Closes a client's connection on whatever node it is; with `end_session` its session is deleted, too.

@@ -10,7 +10,7 @@ use cluster::proto::{OutboxDone, Publication, Retain, ShardCommand, ShardRespons
 use cluster::{Outboxed, ProposeError, ShardId};
 use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use mqtt_codec::QoS;
+use mqtt_codec::{QoS, ReasonCode};
 use mqtt_topic::TopicName;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -20,6 +20,7 @@ use crate::observer::OutboxSignal;
 use crate::pass::Denied;
 use crate::proposal::Settled;
 use crate::publisher::{Outgoing, Publisher};
+use crate::refusals::Refused;
 use crate::shared::Shared;
 use crate::sources::Source;
 
@@ -123,8 +124,18 @@ fn is_allowed(shared: &Shared, stored: &Publication) -> bool {
         authenticator.might_publish(&user, &topic) || authenticator.might_publish(&nobody, &topic);
     if !is_allowed {
         shared.metrics.denied(Denied::Will);
+        let user = user.user.unwrap_or_default();
         info!(target: "audit", event = "denied", action = Denied::Will.as_str(), topic = ?stored.topic,
-            client_id = ?stored.publisher, user = ?user.user.unwrap_or_default());
+            client_id = ?stored.publisher, ?user);
+        shared.refusals.note(Refused {
+            action: Denied::Will.as_str(),
+            client_id: stored.publisher.clone(),
+            user,
+            topic: stored.topic.clone(),
+            reason_code: Some(ReasonCode::NotAuthorized),
+            reason: "no rule allows it any more".to_owned(),
+            ..Refused::connect()
+        });
     }
     is_allowed
 }

@@ -1,10 +1,12 @@
 //! What a connection was let in with: who its client is, what it may do, and until when.
 
 use access::rules::Permissions;
-use mqtt_topic::{TopicFilter, TopicName};
+use mqtt_codec::ReasonCode;
+use mqtt_topic::{SubscriptionFilter, TopicFilter, TopicName};
 use tracing::info;
 
 use crate::auth::Admission;
+use crate::refusals::Refused;
 use crate::shared::Shared;
 
 pub(crate) struct Pass {
@@ -74,9 +76,38 @@ impl Pass {
             .is_none_or(|rules| rules.may_subscribe(filter))
     }
 
-    /// Counts a denial and tells of it, unless many were told of just before.
+    /// The line of the rule that denies something; `None`: no rule allows it.
+    fn line_that_denies(&self, what: Denied, topic: &str) -> Option<u32> {
+        let rules = self.permissions.as_ref()?;
+        let name = || TopicName::parse(topic.into()).ok();
+        let verdict = match what {
+            Denied::Publish | Denied::Will => rules.publish(&name()?),
+            Denied::Deliver => rules.receive(&name()?),
+            Denied::Subscribe | Denied::Resume => {
+                rules.subscribe(SubscriptionFilter::parse(topic.into()).ok()?.filter())
+            }
+        };
+        verdict.line
+    }
+
+    /// Counts a denial, remembers it, and tells of it, unless many were told of just before.
     pub(crate) fn denied(&self, shared: &Shared, what: Denied, topic: &str) {
         shared.metrics.denied(what);
+        let rule_line = self.line_that_denies(what, topic);
+        shared.refusals.note(Refused {
+            action: what.as_str(),
+            client_id: self.admission.principal.client_id.clone(),
+            user: self.user().unwrap_or_default().to_owned(),
+            address: self.admission.principal.address.to_canonical().to_string(),
+            topic: topic.to_owned(),
+            reason_code: Some(ReasonCode::NotAuthorized),
+            reason: match rule_line {
+                Some(line) => format!("line {line} of the rules denies it"),
+                None => "no rule allows it".to_owned(),
+            },
+            rule_line,
+            ..Refused::connect()
+        });
         if let Some(left_out) = shared.denials.line() {
             let principal = &self.admission.principal;
             info!(target: "audit", event = "denied", action = what.as_str(), topic = ?topic, client_id = ?principal.client_id,

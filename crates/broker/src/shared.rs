@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::overload::Overload;
 use crate::places::Places;
 use crate::queue_memory::QueueMemory;
+use crate::refusals::Refusals;
 use crate::registry::Registry;
 use crate::retained_room::RetainedRoom;
 use crate::router::Router;
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) places: Arc<Places>,
     /// Denials are told one by one up to this rate; the rest is counted.
     pub(crate) denials: LogLimit,
+    /// For operators who wonder why.
+    pub(crate) refusals: Refusals,
     pub(crate) sys: SysTopics,
     pub(crate) incoming: Incoming,
     pub(crate) sources: Sources,
@@ -82,6 +85,7 @@ impl Shared {
     ) -> Self {
         let started_ms = clock.now_ms();
         Self {
+            refusals: Refusals::new(Arc::clone(&clock)),
             limits: Arc::new(server_limits(&config)),
             overload: Overload::default(),
             retained_room: RetainedRoom::default(),

@@ -7,13 +7,14 @@ use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use crate::BrokerError;
 use crate::config::Listener;
 
-/// The TLS side of a listener: new connections are shown what was read last.
+/// The TLS side of a listener: new connections are shown what was read last. With what was read before go the sessions that
+/// clients could resume without showing their certificates again.
 pub(crate) struct ListenerTls {
     listener: Listener,
     current: ArcSwap<rustls::ServerConfig>,
@@ -63,14 +64,20 @@ fn server_config(listener: &Listener) -> Result<Arc<rustls::ServerConfig>, Broke
     let builder = match &listener.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in read_certificates(path).map_err(wrong)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| wrong(format!("{}: {error}", path.display())))?;
+            let roots = Arc::new(read_roots(path).map_err(wrong)?);
+            let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            if let Some(path) = &listener.client_crl {
+                // Of every certificate on the way; one of which nothing is known, or nothing new, counts as revoked.
+                verifier = verifier
+                    .with_crls(read_revocations(path).map_err(wrong)?)
+                    .enforce_revocation_expiration();
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| wrong(error.to_string()))?)
+            let verifier = verifier.build();
+            let verifier = verifier.map_err(|error| match &listener.client_crl {
+                Some(path) => wrong(format!("{}: {error}", path.display())),
+                None => wrong(error.to_string()),
+            });
+            builder.with_client_cert_verifier(verifier?)
         }
     };
     let mut config = builder
@@ -82,6 +89,54 @@ fn server_config(listener: &Listener) -> Result<Arc<rustls::ServerConfig>, Broke
         Vec::new()
     };
     Ok(Arc::new(config))
+}
+
+/// The client's side of a connection to a service whose certificate is signed by somebody in this file.
+///
+/// # Errors
+/// It is missing, or is not PEM.
+pub(crate) fn client_config(ca: &Path) -> Result<Arc<rustls::ClientConfig>, String> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(read_roots(ca)?)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// If a handshake failed by the client's certificate: what is wrong with that.
+pub(crate) fn refused_certificate(error: &std::io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    match error {
+        rustls::Error::InvalidCertificate(error) => Some(error.to_string()),
+        rustls::Error::NoCertificatesPresented => Some("the client shows no certificate".to_owned()),
+        _ => None,
+    }
+}
+
+fn read_roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots
+            .add(certificate)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(roots)
+}
+
+fn read_revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let name = path.display();
+    let lists =
+        CertificateRevocationListDer::pem_file_iter(path).map_err(|error| format!("{name}: {error}"))?;
+    let lists: Result<Vec<_>, _> = lists.collect();
+    match lists {
+        Ok(lists) if lists.is_empty() => Err(format!(
+            "{name}: there is no list in it: expected `-----BEGIN X509 CRL-----`"
+        )),
+        Ok(lists) => Ok(lists),
+        Err(error) => Err(format!("{name}: {error}")),
+    }
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

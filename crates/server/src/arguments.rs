@@ -24,6 +24,8 @@ pub(crate) enum Command {
     CheckConfig(CheckConfigArguments),
     /// Add or change a user of a password file; the password is read from standard input.
     Passwd(PasswdArguments),
+    /// Make a configuration from another broker's, and name what has no counterpart.
+    Import(ImportArguments),
     /// Ask a running node, or tell it what to do.
     Ctl(CtlArguments),
     /// Ask the node on this machine whether it is ready. Exit code 0: it is; 3: it is not. For probes and health checks.
@@ -92,6 +94,26 @@ pub(crate) struct PasswdArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ImportArguments {
+    #[command(subcommand)]
+    pub(crate) from: ImportFrom,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportFrom {
+    /// From a mosquitto.conf. Its files of users, rules and certificates stay where they are. Exit code 2: the new
+    /// configuration is written, and a start would not accept it yet.
+    Mosquitto {
+        /// The mosquitto.conf.
+        #[arg(long, value_name = "FILE")]
+        conf: PathBuf,
+        /// Directory to write `flotilla.toml` to; made when missing. Without it, standard output.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CtlArguments {
     /// Address of the node's admin listener.
     #[arg(
@@ -157,6 +179,21 @@ pub(crate) enum CtlAbout {
     /// Sessions, connected or away.
     #[command(subcommand)]
     Clients(ClientsCommand),
+    /// What the node refused lately, and why: connections, and what access rules deny. The newest first.
+    Refusals {
+        /// A whole client id.
+        #[arg(long, value_name = "ID")]
+        client: Option<String>,
+        /// A whole user name.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// An address, without a port.
+        #[arg(long, value_name = "ADDRESS")]
+        address: Option<String>,
+        /// So many at the most.
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: usize,
+    },
     /// Who subscribes to what.
     Subscriptions {
         /// A part of the topic filter.

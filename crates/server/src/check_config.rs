@@ -15,6 +15,9 @@ pub(crate) fn run(arguments: &CheckConfigArguments) -> anyhow::Result<()> {
                 eprintln!("warning: listener {} on {}: {risk}", listener.name, listener.bind);
             }
         }
+        for risk in loaded.config.auth.risks() {
+            eprintln!("warning: {risk}");
+        }
         for risk in loaded.config.cluster.risks() {
             eprintln!("warning: cluster: {risk}");
         }

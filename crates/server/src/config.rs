@@ -74,7 +74,6 @@ fn load_with(
 }
 
 /// Reads the text of a file alone, without flags and environment.
-#[cfg(fuzzing)]
 pub(crate) fn from_text(path: &std::path::Path, text: &str) -> Result<Loaded, Mistakes> {
     let mut draft = Draft::default();
     file::parse(path, text, &mut draft);

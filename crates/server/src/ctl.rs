@@ -68,6 +68,15 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
         }
         CtlAbout::Undrain => ctl.change("POST", "/api/v1/node/undrain"),
         CtlAbout::Clients(command) => clients(&ctl, command),
+        CtlAbout::Refusals {
+            client,
+            user,
+            address,
+            limit,
+        } => {
+            let query = [("client", client), ("user", user), ("address", address)];
+            show::refusals(&ctl, &query, *limit)
+        }
         CtlAbout::Subscriptions {
             filter,
             client,

@@ -11,6 +11,7 @@ mod files_limit;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod health;
+mod import;
 mod log;
 mod metrics;
 mod notify;
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Ctl(arguments) => ctl::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Completions { shell } => completions::print(shell).map(|()| ExitCode::SUCCESS),
+        Command::Import(arguments) => import::run(&arguments),
         Command::Bench(arguments) => flotilla_bench::run(arguments).map(|()| ExitCode::SUCCESS),
     };
     match outcome {

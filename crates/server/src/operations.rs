@@ -5,6 +5,7 @@ pub(crate) mod certificates;
 mod clients;
 mod messages;
 mod overview;
+mod refusals;
 mod topics;
 
 use std::collections::HashMap;
@@ -13,10 +14,10 @@ use std::time::Instant;
 
 use admin::views::{
     CertificateView, ClientDetail, ClientView, Covers, DrainView, Explanation, ListenerView, Message,
-    NodeView, Outcome, Overview, Page, ReloadView, RetainedView, RouteView, Setting, SubscriptionView,
-    Watched,
+    NodeView, Outcome, Overview, Page, Refusals, ReloadView, RetainedView, RouteView, Setting,
+    SubscriptionView, Watched,
 };
-use admin::{AdminError, Answer, ClientQuery, Operations, RetainedQuery, TopicQuery};
+use admin::{AdminError, Answer, ClientQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery};
 use broker::Broker;
 use broker::config::Config;
 use broker::operator::{DrainPhase, Operator};
@@ -146,6 +147,10 @@ impl Operations for NodeOperations {
 
     fn disconnect(&self, client: String, end_session: bool) -> Answer<'_, ()> {
         Box::pin(self.disconnect_client(client, end_session))
+    }
+
+    fn refusals(&self, query: RefusalQuery) -> Answer<'_, Refusals> {
+        Box::pin(async move { self.list_refusals(&query) })
     }
 
     fn subscriptions(&self, query: TopicQuery) -> Answer<'_, Page<SubscriptionView>> {

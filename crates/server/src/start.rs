@@ -194,6 +194,9 @@ fn warn_of_risks(config: &Config) {
             warn!(listener = listener.name, address = %listener.bind, "{risk}");
         }
     }
+    for risk in config.auth.risks() {
+        warn!("{risk}");
+    }
     for risk in config.cluster.risks() {
         warn!(address = ?config.cluster.listen, "{risk}");
     }

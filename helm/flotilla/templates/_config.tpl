@@ -6,6 +6,8 @@
 {{ . }}
 {{- else if kindIs "slice" . -}}
 [{{ range $index, $item := . }}{{ if $index }}, {{ end }}{{ include "flotilla.toml.value" $item }}{{ end }}]
+{{- else if kindIs "map" . -}}
+{ {{- range $index, $key := keys . | sortAlpha }}{{ if $index }},{{ end }} {{ $key }} = {{ include "flotilla.toml.value" (index $ $key) }}{{ end }} }
 {{- else -}}
 {{ int64 . }}
 {{- end -}}

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use harness::{BrokerOptions, Certificate, Client, ConnectOptions};
 use mqtt_codec::ReasonCode;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, SerialNumber,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
@@ -19,7 +21,7 @@ allow all devices/${cn}/#
 allow subscribe alarms/# dns=device-7.example
 ";
 
-fn authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
+pub(crate) fn authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, "clients");
@@ -28,7 +30,17 @@ fn authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
 
 /// A client's certificate and key.
 fn client(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> Result<(String, String)> {
+    numbered(authority, name, 1)
+}
+
+/// The same, with a serial number.
+pub(crate) fn numbered(
+    authority: &CertifiedIssuer<'static, KeyPair>,
+    name: &str,
+    serial: u64,
+) -> Result<(String, String)> {
     let mut params = CertificateParams::new(Vec::new())?;
+    params.serial_number = Some(SerialNumber::from(serial));
     params.distinguished_name.push(DnType::CommonName, name);
     params
         .subject_alt_names
@@ -39,6 +51,11 @@ fn client(authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> Result<(
 
 /// Connects with TLS; without a certificate, or with the one given.
 async fn over_tls(world: &World, server: &Path, own: Option<&(String, String)>) -> Result<Client> {
+    over(world, tls_config(server, own)?).await
+}
+
+/// What a client needs for TLS; who uses it again may resume a session.
+pub(crate) fn tls_config(server: &Path, own: Option<&(String, String)>) -> Result<Arc<rustls::ClientConfig>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(server)?)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -52,8 +69,12 @@ async fn over_tls(world: &World, server: &Path, own: Option<&(String, String)>) 
             PrivateKeyDer::from_pem_slice(key.as_bytes())?,
         )?,
     };
+    Ok(Arc::new(config))
+}
+
+pub(crate) async fn over(world: &World, config: Arc<rustls::ClientConfig>) -> Result<Client> {
     let stream = TcpStream::connect(world.broker.address("devices")).await?;
-    let connector = TlsConnector::from(Arc::new(config));
+    let connector = TlsConnector::from(config);
     let stream = connector
         .connect(ServerName::try_from("localhost")?, stream)
         .await?;

@@ -3,8 +3,10 @@
 mod certificates;
 mod common;
 mod reload;
+mod revocation;
 mod rules;
 mod scram;
 mod secrets;
+mod service;
 mod tokens;
 mod users;

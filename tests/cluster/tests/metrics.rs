@@ -79,7 +79,11 @@ fn rows(page: &str) -> Result<String> {
             };
             metrics.insert(name, metric);
         } else if let Some((name, labels)) = line.split_once('{') {
-            let base = name.strip_suffix("_bucket").unwrap_or(name);
+            let of_histogram = ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| {
+                let base = name.strip_suffix(suffix)?;
+                metrics.contains_key(base).then_some(base)
+            });
+            let base = of_histogram.unwrap_or(name);
             let labels = labels.rsplit_once('}').context("a label without end")?.0;
             let metric = metrics
                 .get_mut(base)

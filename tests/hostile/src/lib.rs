@@ -104,16 +104,18 @@ impl Scene {
         Ok(())
     }
 
-    /// A value of the node's metrics, by name and labels; 0 when it is not there.
+    /// A value of the node's metrics, by name and labels; of a name alone the sum over its labels; 0 when it is not there.
     ///
     /// # Errors
     /// The admin listener does not answer.
     pub fn metric(&self, name: &str) -> Result<f64> {
         let metrics = tokio::task::block_in_place(|| self.broker.admin_get("/metrics"))?;
-        let value = metrics
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(value.map_or(Ok(0.0), str::parse)?)
+        let values = metrics.lines().filter_map(|line| {
+            let labels = line.strip_prefix(name)?;
+            let (labels, value) = labels.split_at_checked(labels.find(' ')?)?;
+            (labels.is_empty() || labels.starts_with('{')).then_some(value.trim())
+        });
+        values.map(|value| Ok(value.parse::<f64>()?)).sum()
     }
 
     /// Waits until a value of the metrics is at least so large: who was closed may know it before it is counted.

@@ -25,21 +25,29 @@ pub(super) fn judge(claims: &Map<String, Value>, policy: &Policy, now: u64) -> R
     }
     let user = claims.get(&policy.user_claim).and_then(Value::as_str);
     let user = user.filter(|user| !user.is_empty()).ok_or(Refusal::Claim)?;
-    let groups = match claims.get(&policy.groups_claim) {
+    Ok(Accepted {
+        user: user.to_owned(),
+        groups: words(claims.get(&policy.groups_claim)),
+        claims: all_texts(claims),
+        expires_at,
+    })
+}
+
+/// A list, or words with spaces between them.
+pub(crate) fn words(value: Option<&Value>) -> Vec<String> {
+    match value {
         Some(Value::String(words)) => words.split_whitespace().map(str::to_owned).collect(),
         list => texts(list),
-    };
-    let claims: BTreeMap<_, _> = claims
+    }
+}
+
+/// Every member that can be said in text.
+pub(crate) fn all_texts(members: &Map<String, Value>) -> BTreeMap<String, Vec<String>> {
+    members
         .iter()
         .map(|(name, value)| (name.clone(), texts(Some(value))))
         .filter(|(_, values)| !values.is_empty())
-        .collect();
-    Ok(Accepted {
-        user: user.to_owned(),
-        groups,
-        claims,
-        expires_at,
-    })
+        .collect()
 }
 
 /// Whole seconds since 1970; fractions are cut off, times before 1970 are that moment.

@@ -1,7 +1,7 @@
 //! JSON Web Tokens as passwords (RFC 7519): signed by a key that is known beforehand, with an algorithm that was allowed
 //! beforehand. A token chooses neither: its header can only pick among them.
 
-mod claims;
+pub(crate) mod claims;
 mod keys;
 
 use std::collections::BTreeMap;

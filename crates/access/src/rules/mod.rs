@@ -14,7 +14,7 @@ use crate::{LineError, Principal};
 use condition::Condition;
 use template::Template;
 
-pub use permissions::Permissions;
+pub use permissions::{Permissions, Verdict};
 
 /// Most rules in a file.
 pub const RULES_MAX: usize = 100_000;
@@ -36,6 +36,8 @@ enum Action {
 
 #[derive(Debug, Clone)]
 struct Rule {
+    /// Of the file, counted from 1.
+    line: u32,
     effect: Effect,
     action: Action,
     topics: Template,

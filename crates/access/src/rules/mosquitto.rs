@@ -34,9 +34,11 @@ pub(super) fn parse(text: &str) -> Result<Rules, Vec<LineError>> {
                 owner = Owner::User(name.to_owned());
                 Ok(())
             }
-            ("topic", rest) => read_rule(rest, Style::Literal, owner.clone()).map(|rule| found.push(rule)),
+            ("topic", rest) => {
+                read_rule(index + 1, rest, Style::Literal, owner.clone()).map(|rule| found.push(rule))
+            }
             ("pattern", rest) => {
-                read_rule(rest, Style::Mosquitto, Owner::Pattern).map(|rule| found.push(rule))
+                read_rule(index + 1, rest, Style::Mosquitto, Owner::Pattern).map(|rule| found.push(rule))
             }
             _ => Err(format!("`{word}`: a line begins with user, topic or pattern")),
         };
@@ -59,7 +61,7 @@ pub(super) fn parse(text: &str) -> Result<Rules, Vec<LineError>> {
     Ok(rules)
 }
 
-fn read_rule(text: &str, style: Style, owner: Owner) -> Result<(Owner, Rule), String> {
+fn read_rule(line: usize, text: &str, style: Style, owner: Owner) -> Result<(Owner, Rule), String> {
     let (effect, action, topic) = match text.split_once([' ', '\t']) {
         None => (Effect::Allow, Action::Both, text),
         Some((access, topic)) => {
@@ -79,6 +81,7 @@ fn read_rule(text: &str, style: Style, owner: Owner) -> Result<(Owner, Rule), St
         Owner::Pattern => Vec::new(),
     };
     let rule = Rule {
+        line: line as u32,
         effect,
         action,
         topics: Template::parse(topic, style)?,

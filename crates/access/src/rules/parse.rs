@@ -13,14 +13,14 @@ pub(super) fn parse(text: &str) -> Result<Rules, Vec<LineError>> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        if let Err(message) = words(line).and_then(|words| read_line(&words, &mut rules)) {
+        if let Err(message) = words(line).and_then(|words| read_line(index + 1, &words, &mut rules)) {
             errors.push(LineError::new(index + 1, message));
         }
     }
     if errors.is_empty() { Ok(rules) } else { Err(errors) }
 }
 
-fn read_line(words: &[String], rules: &mut Rules) -> Result<(), String> {
+fn read_line(line: usize, words: &[String], rules: &mut Rules) -> Result<(), String> {
     match words {
         [first, group, members @ ..] if first == "group" => {
             if members.is_empty() {
@@ -38,6 +38,7 @@ fn read_line(words: &[String], rules: &mut Rules) -> Result<(), String> {
             }
             let conditions: Result<_, _> = conditions.iter().map(|text| Condition::parse(text)).collect();
             rules.push(Rule {
+                line: line as u32,
                 effect: read_effect(effect)?,
                 action: read_action(action)?,
                 topics: Template::parse(topics, Style::Own)?,

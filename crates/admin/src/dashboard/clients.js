@@ -74,18 +74,24 @@ function one(page, name) {
   async function load() {
     try {
       const client = await ask(`clients/${encodeURIComponent(name)}`);
-      show(content, detail(client));
+      show(content, detail(client), await refusals());
       show(actions, statePill(client.session), mayWrite() && client.session.connected && act('Disconnect', 'Disconnect this client?', 'Its connection is closed. Its session stays as the client asked for it, and it may come back at once.', 'keep'),
         mayWrite() && act('End session', 'End this session?', 'Its subscriptions and waiting messages are deleted on every node, and its connection is closed. This cannot be undone.', 'end'));
     } catch (error) {
       if (error instanceof Refused && error.status === 404) {
         show(actions);
-        show(content, h('section', { class: 'card' }, empty('No such session', 'It has ended, or never was.', 'clients')));
+        show(content, h('section', { class: 'card' }, empty('No such session', 'It has ended, or never was.', 'clients')), await refusals());
         return;
       }
       toast(error.message, true);
     }
     timer = setTimeout(load, 3000);
+  }
+
+  async function refusals() {
+    const { node, items } = await ask('refusals', { query: { client: name, limit: 20 } }).catch(() => ({ items: [] }));
+    return items.length > 0 && h('section', { class: 'card' }, h('div', { class: 'title', style: { paddingBottom: '8px' } }, h('h2', {}, 'Refused'), h('span', { class: 'faint small' }, `lately, by ${node}`)),
+      h('div', { class: 'scroll' }, h('table', { class: 'fold' }, h('thead', {}, h('tr', {}, ['What', 'When', 'Why'].map((text) => h('th', {}, text)))), h('tbody', {}, items.map(refusal)))));
   }
 
   function act(label, title, text, session) {
@@ -128,6 +134,10 @@ function detail({ session, connection, subscriptions, queue, notes }) {
 function subscription(one) {
   const options = [one.no_local && 'no local', one.retain_as_published && 'retain as published', one.subscription_id && `id ${one.subscription_id}`].filter(Boolean);
   return h('tr', {}, h('td', {}, h('span', { class: 'mono' }, one.filter)), h('td', { class: 'side-cell' }, `QoS ${one.qos}`), h('td', { class: 'soft' }, options.join(', ') || '–'), h('td', { class: 'soft' }, one.kept ? 'in the shard' : 'with the connection'));
+}
+
+function refusal(one) {
+  return h('tr', {}, h('td', {}, one.action, one.topic && h('span', { class: 'mono small' }, ` ${one.topic}`)), h('td', { class: 'side-cell' }, `${span(one.ago_s)} ago${one.count > 1 ? `, ${whole(one.count)} times` : ''}`), h('td', { class: 'soft' }, one.reason));
 }
 
 function waitingMessage(one) {

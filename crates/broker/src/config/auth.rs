@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use access::jwt::Algorithm;
 use access::{ClientIdRule, NameSource};
 
+use super::auth_http::check_url;
 use super::section::{Problem, Section};
-use super::{AuthMethod, CertificateName, ClientIds, JwtAlgorithm, TimeSpan};
+use super::{AuthHttp, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, TimeSpan};
 
 section! {
     /// How clients show who they are. Files are read at the start and again when they change; when one cannot be read then, all stays
@@ -14,7 +15,8 @@ section! {
     pub struct Auth {
         /// Who is asked, in this order, until one knows the client. One that is not configured, or that the client shows
         /// nothing for, is passed over. A known user with a wrong password is refused; what cannot be judged is refused.
-        order: Vec<AuthMethod> = vec![AuthMethod::Certificate, AuthMethod::Password, AuthMethod::Jwt];
+        order: Vec<AuthMethod> = vec![AuthMethod::Certificate, AuthMethod::Password, AuthMethod::Jwt,
+            AuthMethod::Http];
         /// Users and their passwords, one `user:hash` a line, as `flotilla passwd` and `mosquitto_passwd` write them.
         password_file: Option<PathBuf> = None;
         /// Whether users of the password file with a line for it (`flotilla passwd --scram`) may use the authentication
@@ -24,7 +26,16 @@ section! {
         certificate_user: CertificateName = CertificateName::CommonName;
         /// Keys for JSON Web Tokens, sent as passwords: public keys in PEM, key sets (JWKS), or a secret of 32 bytes or more.
         jwt_keys: Vec<PathBuf> = Vec::new();
-        /// Ways of signing that are accepted: `HS256`, `RS256`, `ES256`, `EdDSA`. To be given with `jwt_keys`.
+        /// Where a key set (JWKS) is fetched, at the start and again, as `https://id.example/keys`: at most 1,000 keys and
+        /// 1 MiB. When it cannot be fetched, the last one stays. `https`, or `http` on this machine.
+        jwt_keys_url: Option<String> = None;
+        /// Certificates in PEM of those who sign the certificate of `jwt_keys_url`, for `https`.
+        jwt_keys_ca: Option<PathBuf> = None;
+        /// Time between two fetches. A token with an unknown key id causes one at once, though none within 10 seconds of the
+        /// last; after a failed one the next comes within 10 seconds, too.
+        jwt_keys_interval: TimeSpan = TimeSpan::from_secs(600), TimeSpan::from_secs(10) => TimeSpan::from_days(1);
+        /// Ways of signing that are accepted: `HS256`, `RS256`, `ES256`, `EdDSA`. To be given with `jwt_keys` and
+        /// `jwt_keys_url`.
         jwt_algorithms: Vec<JwtAlgorithm> = Vec::new();
         /// By how much the clocks of issuer and broker may differ.
         jwt_leeway: TimeSpan = TimeSpan::from_secs(30), TimeSpan::ZERO => TimeSpan::from_secs(600);
@@ -49,6 +60,8 @@ section! {
         failures_free: u32 = 10, 0 => 1_000_000;
         /// Longest such wait. Failures are forgotten after ten times as long, or with the next success.
         failure_wait_max: TimeSpan = TimeSpan::from_secs(30), TimeSpan::from_secs(1) => TimeSpan::from_secs(3600);
+        /// A service that is asked: `[auth.http]`.
+        http: AuthHttp = AuthHttp::default();
     }
 }
 
@@ -72,18 +85,41 @@ section! {
 impl Auth {
     /// Whether anything but certificates can tell who a client is.
     pub fn knows_users(&self) -> bool {
-        self.password_file.is_some() || !self.jwt_keys.is_empty()
+        self.password_file.is_some() || self.has_tokens() || self.http.url.is_some()
+    }
+
+    /// Whether tokens are accepted.
+    pub fn has_tokens(&self) -> bool {
+        !self.jwt_keys.is_empty() || self.jwt_keys_url.is_some()
+    }
+
+    /// What deserves a warning at each start.
+    pub fn risks(&self) -> Vec<&'static str> {
+        let is_risky = self.http.is_risky();
+        let risk = is_risky
+            .then_some("auth.http.url: passwords travel as plain text, and so does what lets clients in");
+        risk.into_iter().collect()
     }
 
     pub(super) fn check(&self, path: &str, problems: &mut Vec<Problem>) {
         self.check_bounds(path, problems);
-        if !self.jwt_keys.is_empty() && self.jwt_algorithms.is_empty() {
+        self.http.check(&format!("{path}.http"), problems);
+        if let Some(url) = &self.jwt_keys_url {
+            check_url(
+                (&format!("{path}.jwt_keys_url"), url),
+                (&format!("{path}.jwt_keys_ca"), self.jwt_keys_ca.is_some()),
+                false,
+                problems,
+            );
+        }
+        if self.has_tokens() && self.jwt_algorithms.is_empty() {
             let message = "is missing: say how tokens are signed, as `jwt_algorithms = [\"ES256\"]`";
             problems.push(Problem::new(format!("{path}.jwt_algorithms"), message));
         }
         for (method, is_there) in [
             (AuthMethod::Password, self.password_file.is_some()),
-            (AuthMethod::Jwt, !self.jwt_keys.is_empty()),
+            (AuthMethod::Jwt, self.has_tokens()),
+            (AuthMethod::Http, self.http.url.is_some()),
         ] {
             if is_there && !self.order.contains(&method) {
                 let message = format!("`{method}` is configured and not asked: add \"{method}\"");

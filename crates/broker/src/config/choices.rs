@@ -138,6 +138,8 @@ choice! {
         Password = "password",
         /// A JSON Web Token in place of the password.
         Jwt = "jwt",
+        /// A service, asked over HTTP.
+        Http = "http",
     }
 }
 

@@ -25,6 +25,10 @@ section! {
         /// Certificates in PEM of those who sign client certificates. When given, a client has to show one, and is the user
         /// that `certificate_user` in `[auth]` finds in it.
         client_ca: Option<PathBuf> = None;
+        /// Lists in PEM of client certificates that are revoked, for `client_ca`: one list of each signer between a client's
+        /// certificate and a certificate of `client_ca`. Who is on a list, or whose signer has none or one that is past its
+        /// end, is refused in the handshake. Read at the start and again on SIGHUP; who is connected stays.
+        client_crl: Option<PathBuf> = None;
         /// Path of the WebSocket, for `ws` and `wss`.
         path: String = String::from("/mqtt");
         /// Whether clients may come without saying who they are. Who does say it is judged all the same. Default: on loopback
@@ -109,9 +113,10 @@ impl Listener {
             ("cert", &self.cert),
             ("key", &self.key),
             ("client_ca", &self.client_ca),
+            ("client_crl", &self.client_crl),
         ];
         for (key, file) in files {
-            let needed = self.protocol.is_encrypted() && key != "client_ca";
+            let needed = self.protocol.is_encrypted() && matches!(key, "cert" | "key");
             if needed && file.is_none() {
                 let message = format!(
                     "`{}` needs a certificate: add `{key} = \"server.{key}.pem\"`",
@@ -123,6 +128,10 @@ impl Listener {
                 let message = format!("has no meaning for `{}`: use \"tls\" or \"wss\"", self.protocol);
                 problems.push(Problem::new(format!("{path}.{key}"), message));
             }
+        }
+        if self.protocol.is_encrypted() && self.client_crl.is_some() && self.client_ca.is_none() {
+            let message = "no client shows a certificate: add `client_ca = \"clients.pem\"` to this listener";
+            problems.push(Problem::new(format!("{path}.client_crl"), message));
         }
     }
 

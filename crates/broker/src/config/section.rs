@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{ByteSize, Cidr, ClusterTls, TimeSpan, Token};
+use super::{AuthHttp, ByteSize, Cidr, ClusterTls, TimeSpan, Token};
 
 /// A mistake in a configuration and the key that it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,15 +141,21 @@ impl Value for Token {
 /// The kind of a key that is a section of its own: listed there, and not with the keys around it.
 const SUBSECTION: &str = "section";
 
-impl Value for ClusterTls {
-    fn kind() -> String {
-        SUBSECTION.to_owned()
-    }
+macro_rules! subsection {
+    ($($type:ty),*) => {$(
+        impl Value for $type {
+            fn kind() -> String {
+                SUBSECTION.to_owned()
+            }
 
-    fn show(&self) -> Option<String> {
-        None
-    }
+            fn show(&self) -> Option<String> {
+                None
+            }
+        }
+    )*};
 }
+
+subsection!(AuthHttp, ClusterTls);
 
 /// Takes out the keys that are sections of their own.
 pub(super) fn plain_keys(mut keys: Vec<Key>) -> Vec<Key> {

@@ -27,6 +27,7 @@ use crate::message::{qos_of, to_stored};
 use crate::pass::{Denied, Pass};
 use crate::places::{Place, PlaceOf};
 use crate::refusal::Rejected;
+use crate::refusals::Refused;
 use crate::registry::{Connected as Registered, Facts};
 use crate::shared::Shared;
 
@@ -142,6 +143,8 @@ struct Arrival<'a, S> {
     /// The client's Maximum Packet Size, once it has named one.
     packet_size_max: u32,
     read: Read,
+    /// Client id and user name, as far as they were said.
+    said: (String, String),
 }
 
 impl<'a, S: Stream> Arrival<'a, S> {
@@ -160,6 +163,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             input: Bytes::new(),
             packet_size_max: u32::MAX,
             read: Read::default(),
+            said: Default::default(),
         }
     }
 
@@ -175,6 +179,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
             }
         };
         self.packet_size_max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        let name = connect.username.as_ref().map(ToString::to_string);
+        self.said = (connect.client_id.to_string(), name.unwrap_or_default());
         let version = connect.version;
         let limits = &self.shared.limits;
         let refuse = |why, error| Refusal::Answer(why, version, error);
@@ -218,7 +224,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 login.password = connect.password.clone().map(Secret);
                 let judgement = self.shared.authenticator.login(login).await;
                 let refused = |reason| {
-                    let error = ProtocolError::new(reason, "login was refused");
+                    let error = ProtocolError::new(reason, why_refused(reason));
                     refuse(Rejected::Credentials, error)
                 };
                 (judgement.map_err(refused)?, None)
@@ -590,6 +596,18 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }
     }
 
+    fn remember(&self, error: &ProtocolError) {
+        let (client_id, user) = self.said.clone();
+        self.shared.refusals.note(Refused {
+            client_id,
+            user,
+            address: self.origin.peer.ip().to_canonical().to_string(),
+            reason_code: Some(error.reason_code),
+            reason: error.detail.to_owned(),
+            ..Refused::connect()
+        });
+    }
+
     async fn refuse(&mut self, refusal: Refusal) {
         let (Refusal::Silent(why, _) | Refusal::Answer(why, ..)) = &refusal;
         self.shared.metrics.rejected(*why);
@@ -600,6 +618,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 }
                 Refusal::Answer(_, version, error) => {
                     debug!(address = %self.origin.peer, %error, "connection refused");
+                    self.remember(&error);
                     let connack = self.refusal(version, error);
                     self.write(&connack, version).await;
                 }
@@ -609,6 +628,19 @@ impl<'a, S: Stream> Arrival<'a, S> {
             }
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+}
+
+/// What the reason code of a refused login says, and no more.
+fn why_refused(reason: ReasonCode) -> &'static str {
+    match reason {
+        ReasonCode::BadUserNameOrPassword => "user name or password is wrong",
+        ReasonCode::NotAuthorized => "the client does not say who it is",
+        ReasonCode::ClientIdentifierNotValid => "the client id is not one of this user",
+        ReasonCode::ConnectionRateExceeded => "too many failed logins just before",
+        ReasonCode::ServerUnavailable => "nobody can say now who the client is",
+        ReasonCode::ServerBusy => "too many passwords wait to be judged",
+        _ => "login was refused",
     }
 }
 

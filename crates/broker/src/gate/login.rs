@@ -1,10 +1,12 @@
 //! User name, password, token and certificate of a CONNECT: who among the configured ones knows the client.
 
+use access::inquiry::Answer as ServiceAnswer;
 use access::jwt;
 use mqtt_codec::ReasonCode;
+use tokio::time::Instant;
 
 use super::policy::{Policy, Tokens};
-use super::{Inner, Outcome, Refusal};
+use super::{Inner, Outcome, Refusal, Said};
 use crate::auth::{Admission, Judgement, Login, Secret};
 use crate::config::AuthMethod;
 
@@ -41,8 +43,8 @@ impl Inner {
     async fn judge(&self, login: &Login) -> Result<Admission, Refusal> {
         let shows_something = login.username.is_some() || login.password.is_some();
         // Beside a token a name proves nothing, and many clients may send the same: no failure is held against it.
-        let is_guess =
-            self.auth.password_file.is_some() && !login.password.as_ref().is_some_and(looks_like_token);
+        let is_guess = (self.auth.password_file.is_some() || self.service.is_some())
+            && !login.password.as_ref().is_some_and(looks_like_token);
         let user = login.username.as_deref().filter(|_| is_guess);
         if shows_something && self.auth.knows_users() {
             self.check_patience(login, user)?;
@@ -50,15 +52,15 @@ impl Inner {
         let policy = self.policy.load_full();
         let mut was_judged = false;
         for method in &self.auth.order {
+            let begun = Instant::now();
             let answer = match method {
-                AuthMethod::Certificate => self.by_certificate(login),
-                AuthMethod::Password => self.by_password(&policy, login).await?,
-                AuthMethod::Jwt => policy
-                    .tokens
-                    .as_ref()
-                    .map_or(Answer::NotMine, |tokens| self.by_token(tokens, login)),
+                AuthMethod::Certificate => Ok(self.by_certificate(login)),
+                AuthMethod::Password => self.by_password(&policy, login).await,
+                AuthMethod::Jwt => self.by_token(&policy, login).await,
+                AuthMethod::Http => self.by_service(&policy, login).await,
             };
-            match answer {
+            self.measure(*method, &answer, begun);
+            match answer? {
                 Answer::Known(admission) => {
                     // Who has a certificate has shown no password: the failures of the name stay.
                     if *method != AuthMethod::Certificate {
@@ -125,14 +127,14 @@ impl Inner {
     }
 
     /// The user is the one that the token names, whatever name was sent along with it.
-    fn by_token(&self, tokens: &Tokens, login: &Login) -> Answer {
-        let Some(password) = &login.password else {
-            return Answer::NotMine;
+    async fn by_token(&self, policy: &Policy, login: &Login) -> Result<Answer, Refusal> {
+        let (Some(tokens), Some(password)) = (&policy.tokens, &login.password) else {
+            return Ok(Answer::NotMine);
         };
         let Ok(token) = std::str::from_utf8(&password.0) else {
-            return Answer::Unknown;
+            return Ok(Answer::Unknown);
         };
-        match jwt::verify(token, &tokens.policy, &tokens.keys, self.now().as_secs()) {
+        Ok(match self.verify(tokens, token).await? {
             Ok(accepted) => {
                 let mut principal = login.principal(Some(accepted.user));
                 principal.groups = accepted.groups;
@@ -143,7 +145,77 @@ impl Inner {
                 })
             }
             Err(_) => Answer::Unknown,
+        })
+    }
+
+    /// By the keys of the files, by those that were fetched, and by those that a fetch brings now.
+    async fn verify(
+        &self,
+        tokens: &Tokens,
+        token: &str,
+    ) -> Result<Result<jwt::Accepted, jwt::Refusal>, Refusal> {
+        let by = |keys: &jwt::KeySet| jwt::verify(token, &tokens.policy, keys, self.now().as_secs());
+        let judged = by(&tokens.keys);
+        let (Some(fetched), Err(jwt::Refusal::NoKey | jwt::Refusal::Signature)) = (&self.key_sets, &judged)
+        else {
+            return Ok(judged);
+        };
+        let judged = by(&fetched.keys());
+        if !matches!(judged, Err(jwt::Refusal::NoKey)) {
+            return Ok(judged);
         }
+        fetched.look_again().await;
+        match fetched.are_known() {
+            true => Ok(by(&fetched.keys())),
+            false => Err(unavailable()),
+        }
+    }
+
+    /// A service knows what the client shows, or says that it does not.
+    async fn by_service(&self, policy: &Policy, login: &Login) -> Result<Answer, Refusal> {
+        let (Some(service), Some(client)) = (&self.service, &policy.service) else {
+            return Ok(Answer::NotMine);
+        };
+        let shows_something = login.username.is_some() || login.password.is_some();
+        if !shows_something && login.certificate.is_none() {
+            return Ok(Answer::NotMine);
+        }
+        Ok(
+            match service.ask(client, login).await.map_err(|_| unavailable())? {
+                ServiceAnswer::Allow(allowed) => {
+                    let mut principal = login.principal(allowed.user.or_else(|| login.username.clone()));
+                    principal.groups = allowed.groups;
+                    principal.claims = allowed.claims;
+                    Answer::known(Admission {
+                        expires_at_ms: allowed.expires_at_ms,
+                        ..Admission::new(principal, "http")
+                    })
+                }
+                ServiceAnswer::Deny => Answer::Wrong,
+                ServiceAnswer::Ignore if shows_something => Answer::Unknown,
+                ServiceAnswer::Ignore => Answer::NotMine,
+            },
+        )
+    }
+
+    fn measure(&self, method: AuthMethod, answer: &Result<Answer, Refusal>, begun: Instant) {
+        let said = match answer {
+            Ok(Answer::NotMine) => return,
+            Ok(Answer::Known(_)) => Said::Allow,
+            Ok(Answer::Wrong) => Said::Deny,
+            Ok(Answer::Unknown) => Said::Ignore,
+            Err(_) => Said::Unavailable,
+        };
+        self.metrics.asked[method as usize][said as usize].increment(1);
+        self.metrics.durations[method as usize].record(begun.elapsed());
+    }
+}
+
+/// Nobody can say whether the client is right: it may try again.
+fn unavailable() -> Refusal {
+    Refusal {
+        reason_code: ReasonCode::ServerUnavailable,
+        result: Outcome::Unavailable,
     }
 }
 

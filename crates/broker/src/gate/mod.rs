@@ -3,8 +3,10 @@
 
 mod exchange;
 mod hashing;
+mod key_sets;
 mod login;
 mod policy;
+mod service;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,18 +19,20 @@ use access::rules::Permissions;
 use access::{ClientIdRule, Principal, scram};
 use arc_swap::ArcSwap;
 use cluster::Clock;
-use metrics::{Counter, counter, describe_counter};
+use metrics::{Counter, Histogram, counter, describe_counter, describe_histogram, histogram};
 use mqtt_codec::ReasonCode;
 use mqtt_topic::TopicName;
 use parking_lot::Mutex;
 use tracing::info;
 
 use crate::auth::{Admission, Authenticator, Exchange, Judgement, Login};
-use crate::config::{Auth, Config, Problem};
+use crate::config::{Auth, AuthMethod, Config, Problem};
 use crate::log_limit::LogLimit;
 use exchange::ScramExchange;
 use hashing::Hashing;
+use key_sets::KeySets;
 use policy::Policy;
+use service::Service;
 
 /// Addresses and user names whose failures are remembered.
 const FAILING_MAX: usize = 100_000;
@@ -55,6 +59,8 @@ struct Inner {
     policy: ArcSwap<Policy>,
     generation: AtomicU64,
     hashing: Hashing,
+    service: Option<Arc<Service>>,
+    key_sets: Option<Arc<KeySets>>,
     failures: Mutex<Backoff>,
     clock: Arc<dyn Clock>,
     /// Decides what unknown users are measured against; the same for the life of the process.
@@ -76,11 +82,39 @@ enum Outcome {
     Refused,
     BackedOff,
     Busy,
+    Unavailable,
+}
+
+/// Those who can be asked, in the order of `AuthMethod`.
+const BACKENDS: [AuthMethod; 4] = [
+    AuthMethod::Certificate,
+    AuthMethod::Password,
+    AuthMethod::Jwt,
+    AuthMethod::Http,
+];
+
+/// What one of them says, as the metric has it.
+#[derive(Clone, Copy)]
+enum Said {
+    Allow,
+    Deny,
+    Ignore,
+    Unavailable,
+}
+
+impl Said {
+    const WORDS: [&'static str; 4] = ["allow", "deny", "ignore", "unavailable"];
 }
 
 struct Metrics {
     /// In the order of `Outcome`.
-    logins: [Counter; 4],
+    logins: [Counter; 5],
+    /// In the order of `AuthMethod` and of `Said`.
+    asked: [[Counter; 4]; 4],
+    durations: [Histogram; 4],
+    from_cache: Counter,
+    /// Good ones, and others.
+    key_fetches: [Counter; 2],
 }
 
 impl Gate {
@@ -99,15 +133,18 @@ impl Gate {
             forget_after: longest_wait * 10,
             keys_max: FAILING_MAX,
         };
+        let metrics = Metrics::new();
         let inner = Inner {
             policy: ArcSwap::from_pointee(policy),
             generation: AtomicU64::new(1),
+            service: Service::new(config, Arc::clone(&clock), &metrics.from_cache),
+            key_sets: KeySets::new(&auth, Arc::clone(&clock), &metrics.key_fetches),
             hashing: Hashing::new(auth.hashing_threads, auth.hashing_waiting_max),
             failures: Mutex::new(Backoff::new(patience)),
             clock,
             secret,
             refusals: LogLimit::new(REFUSALS_EVERY),
-            metrics: Metrics::new(),
+            metrics,
             auth,
             access,
         };
@@ -156,6 +193,15 @@ impl Authenticator for Gate {
         policy.passwords.as_ref().and_then(|file| file.mark(user)) == Some(mark)
     }
 
+    fn upkeep(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            if let Some(key_sets) = &inner.key_sets {
+                key_sets.run(|| inner.policy.load().key_sets.clone()).await;
+            }
+        })
+    }
+
     fn generation(&self) -> u64 {
         self.inner.generation.load(Ordering::Acquire)
     }
@@ -165,6 +211,12 @@ impl Authenticator for Gate {
         match Policy::load(&inner.auth, &inner.access, inner.secret) {
             Ok(policy) => {
                 inner.policy.store(Arc::new(policy));
+                if let Some(service) = &inner.service {
+                    service.forget();
+                }
+                if let Some(key_sets) = &inner.key_sets {
+                    key_sets.refresh();
+                }
                 inner.generation.fetch_add(1, Ordering::AcqRel);
                 Ok(())
             }
@@ -251,17 +303,47 @@ impl Outcome {
         Self::WORDS[self as usize]
     }
 
-    const WORDS: [&'static str; 4] = ["accepted", "refused", "backed_off", "busy"];
+    const WORDS: [&'static str; 5] = ["accepted", "refused", "backed_off", "busy", "unavailable"];
 }
 
 impl Metrics {
     fn new() -> Self {
         describe_counter!("flotilla_logins_total", "Logins, by result");
+        describe_counter!(
+            "flotilla_auth_total",
+            "Answers of those who were asked for a client, by who it was and what it said"
+        );
+        describe_histogram!(
+            "flotilla_auth_duration_seconds",
+            "How long they took to answer, waits included"
+        );
+        describe_counter!(
+            "flotilla_auth_http_cached_total",
+            "Logins judged by an answer that the service of auth.http had given before"
+        );
+        describe_counter!(
+            "flotilla_jwt_key_fetches_total",
+            "Times that auth.jwt_keys_url was fetched, by result"
+        );
+        let asked = |backend: AuthMethod| {
+            Said::WORDS.map(
+                |result| counter!("flotilla_auth_total", "backend" => backend.as_str(), "result" => result),
+            )
+        };
+        let duration =
+            |backend: AuthMethod| histogram!("flotilla_auth_duration_seconds", "backend" => backend.as_str());
         Self {
+            from_cache: counter!("flotilla_auth_http_cached_total"),
+            key_fetches: ["done", "failed"]
+                .map(|result| counter!("flotilla_jwt_key_fetches_total", "result" => result)),
+            asked: BACKENDS.map(asked),
+            durations: BACKENDS.map(duration),
             logins: Outcome::WORDS.map(|result| counter!("flotilla_logins_total", "result" => result)),
         }
     }
 }
 
+#[cfg(test)]
+mod service_tests;
 #[cfg(test)]
 mod tests;

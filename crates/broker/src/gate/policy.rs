@@ -9,7 +9,9 @@ use access::password::PasswordFile;
 use access::rules::Rules;
 use access::{LineError, jwt};
 
+use super::{key_sets, service};
 use crate::config::{Access, Auth, Problem};
+use crate::http_client::HttpClient;
 
 const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Lines of a file that are named when it cannot be read.
@@ -19,6 +21,9 @@ pub(super) struct Policy {
     pub(super) passwords: Option<Arc<PasswordFile>>,
     pub(super) tokens: Option<Tokens>,
     pub(super) rules: Option<Rules>,
+    /// The ways to what `[auth.http]` and `jwt_keys_url` name.
+    pub(super) service: Option<HttpClient>,
+    pub(super) key_sets: Option<HttpClient>,
 }
 
 pub(super) struct Tokens {
@@ -35,9 +40,9 @@ impl Policy {
             let read = lines(path, |text| PasswordFile::parse(text, secret));
             read.map_err(|message| note("auth.password_file", message)).ok()
         });
-        let tokens = match auth.jwt_keys.is_empty() {
-            true => None,
-            false => tokens(auth)
+        let tokens = match auth.has_tokens() {
+            false => None,
+            true => tokens(auth)
                 .map_err(|message| note("auth.jwt_keys", message))
                 .ok(),
         };
@@ -50,6 +55,12 @@ impl Policy {
                 .ok(),
             (None, None) => None,
         };
+        let service = service::client(&auth.http)
+            .map_err(|message| note("auth.http.ca", message))
+            .unwrap_or_default();
+        let key_sets = key_sets::client(auth)
+            .map_err(|message| note("auth.jwt_keys_ca", message))
+            .unwrap_or_default();
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -57,6 +68,8 @@ impl Policy {
             passwords: passwords.map(Arc::new),
             tokens,
             rules,
+            service,
+            key_sets,
         })
     }
 }
@@ -95,10 +108,10 @@ fn tokens(auth: &Auth) -> Result<Tokens, String> {
         user_claim: auth.jwt_user_claim.clone(),
         groups_claim: auth.jwt_groups_claim.clone(),
     };
-    if !keys
+    let has_useful = keys
         .algorithms()
-        .any(|algorithm| policy.algorithms.contains(&algorithm))
-    {
+        .any(|algorithm| policy.algorithms.contains(&algorithm));
+    if !auth.jwt_keys.is_empty() && !has_useful {
         return Err("none of the keys is for one of `jwt_algorithms`".to_owned());
     }
     Ok(Tokens { policy, keys })

@@ -17,7 +17,7 @@ use crate::auth::{Secret, Step};
 use crate::config::{ClientIds, JwtAlgorithm};
 
 #[derive(Default)]
-struct Hand(AtomicU64);
+pub(super) struct Hand(AtomicU64);
 
 impl Clock for Hand {
     fn now_ms(&self) -> u64 {
@@ -25,10 +25,10 @@ impl Clock for Hand {
     }
 }
 
-struct World {
+pub(super) struct World {
     files: TempDir,
-    config: Config,
-    clock: Arc<Hand>,
+    pub(super) config: Config,
+    pub(super) clock: Arc<Hand>,
 }
 
 const CHEAP: ArgonCost = ArgonCost {
@@ -43,7 +43,7 @@ fn hash(password: &str) -> PasswordHash {
 
 impl World {
     /// Where anna's password is `secret`, and bob has a verifier of `pencil`.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let world = Self {
             files: TempDir::with_prefix("flotilla-test-").unwrap(),
             config: Config::default(),
@@ -65,16 +65,16 @@ impl World {
         self
     }
 
-    fn gate(&self) -> Gate {
+    pub(super) fn gate(&self) -> Gate {
         Gate::open(&self.config, Arc::clone(&self.clock) as Arc<dyn Clock>).unwrap()
     }
 
-    fn pass_ms(&self, milliseconds: u64) {
+    pub(super) fn pass_ms(&self, milliseconds: u64) {
         self.clock.0.fetch_add(milliseconds, Ordering::Relaxed);
     }
 }
 
-fn from(address: &str, credentials: Option<(&str, &str)>) -> Login {
+pub(super) fn from(address: &str, credentials: Option<(&str, &str)>) -> Login {
     Login {
         address: SocketAddr::new(address.parse().unwrap(), 1),
         listener: "mqtt".into(),
@@ -86,7 +86,7 @@ fn from(address: &str, credentials: Option<(&str, &str)>) -> Login {
     }
 }
 
-async fn login(gate: &Gate, user: &str, password: &str) -> Result<Option<String>, ReasonCode> {
+pub(super) async fn login(gate: &Gate, user: &str, password: &str) -> Result<Option<String>, ReasonCode> {
     let judged = gate.login(from("10.0.0.1", Some((user, password)))).await;
     judged.map(|admission| admission.principal.user)
 }

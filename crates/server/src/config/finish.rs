@@ -86,6 +86,7 @@ fn check_files(config: &Config, problems: &mut Vec<Problem>) {
             ("cert", &listener.cert),
             ("key", &listener.key),
             ("client_ca", &listener.client_ca),
+            ("client_crl", &listener.client_crl),
         ] {
             if let Some(error) = file.as_deref().and_then(unreadable) {
                 problems.push(Problem::new(format!("{LISTENERS}[{index}].{key}"), error));

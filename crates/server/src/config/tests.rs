@@ -294,7 +294,7 @@ fn single_mistakes_are_told_apart() {
         ),
         (
             "[zebra]",
-            "flotilla.toml:1: zebra: unknown section; there are node, drain, listeners, auth, access, limits",
+            "flotilla.toml:1: zebra: unknown section; there are node, drain, listeners, auth, auth.http, access, limits",
         ),
         (
             "[limits]\nreceive_maximum = -1",

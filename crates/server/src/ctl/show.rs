@@ -249,6 +249,41 @@ pub(super) fn explain(ctl: &Ctl<'_>, topic: &str, qos: u8) -> anyhow::Result<Exi
     ctl.say(&(lines.join("\n") + "\n"))
 }
 
+pub(super) fn refusals(
+    ctl: &Ctl<'_>,
+    query: &[(&str, &Option<String>)],
+    limit: usize,
+) -> anyhow::Result<ExitCode> {
+    let mut path = format!("/api/v1/refusals?limit={limit}");
+    for (name, value) in query {
+        if let Some(value) = value {
+            path += &format!("&{name}={}", escaped(value));
+        }
+    }
+    let refusals = ctl.get(&path)?;
+    if ctl.is_json() {
+        return ctl.print(&refusals);
+    }
+    let rows = items(&refusals, "items").iter().map(|one| {
+        let code = one["reason_code"].as_u64().map(|code| format!("0x{code:02X}"));
+        [
+            span(&one["ago_s"]),
+            cell(one, "count"),
+            cell(one, "action"),
+            cell(one, "client_id"),
+            cell(one, "user"),
+            cell(one, "address"),
+            cell(one, "topic"),
+            code.unwrap_or_else(|| "-".to_owned()),
+            cell(one, "reason"),
+        ]
+    });
+    let head = [
+        "AGO", "TIMES", "ACTION", "CLIENT", "USER", "ADDRESS", "TOPIC", "CODE", "REASON",
+    ];
+    ctl.say(&table(head, rows.collect()))
+}
+
 pub(super) fn retained(ctl: &Ctl<'_>, topic: &str) -> anyhow::Result<ExitCode> {
     let message = ctl.get(&format!("/api/v1/retained/message?topic={}", escaped(topic)))?;
     if ctl.is_json() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use broker::config::Config;
+use broker::config::{Config, Listener};
 
 /// Of each file that is read again; none for one that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +30,14 @@ impl Stamps {
         let auth = auth.into_iter().flatten().chain(&config.auth.jwt_keys);
         let listeners = config.listeners.iter();
         let listeners = listeners.flat_map(|listener| {
-            [&listener.cert, &listener.key, &listener.client_ca]
-                .into_iter()
-                .flatten()
+            let Listener {
+                cert,
+                key,
+                client_ca,
+                client_crl,
+                ..
+            } = listener;
+            [cert, key, client_ca, client_crl].into_iter().flatten()
         });
         let peers = config
             .cluster
