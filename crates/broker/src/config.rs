@@ -131,7 +131,7 @@ section! {
         /// Subscriptions one session holds. One more is refused with 0x97 (quota exceeded) in SUBACK.
         subscriptions_per_client_max: u32 = 1000, 1 => 1_000_000;
         /// Retained messages in the whole cluster; counted ten times a second. One more is refused with 0x97 (quota exceeded),
-        /// and its connection is closed where MQTT cannot say so (QoS 1 and 2 before 5.0); one that replaces another and is no
+        /// a will at CONNECT, and its connection is closed where MQTT cannot say so (QoS 1 and 2 before 5.0); one that replaces another and is no
         /// larger is welcome. 0: no limit.
         retained_messages_max: u32 = 1_000_000, 0 => 100_000_000;
         /// Bytes of retained messages in the whole cluster, in the same way. They are in the memory of each node that has a

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytestring::ByteString;
 use cluster::{Clock, Cluster};
-use mqtt_codec::QoS;
+use mqtt_codec::{Publication, QoS};
 use mqtt_session::ServerLimits;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -119,6 +119,12 @@ impl Shared {
     pub(crate) fn server_reference(&self) -> Option<ByteString> {
         let reference = &self.config.cluster.server_reference;
         (!reference.is_empty()).then(|| reference.as_str().into())
+    }
+
+    /// Whether a message may be retained. An empty one removes what is retained, and is always welcome. [MQTT-3.3.1-6]
+    pub(crate) fn may_retain(&self, publication: &Publication) -> bool {
+        let room = &self.retained_room;
+        publication.payload_len() == 0 || room.admits(&self.cluster, &self.config.limits, publication)
     }
 
     /// A number no other connection of this process has had.

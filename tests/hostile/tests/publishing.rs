@@ -115,6 +115,20 @@ async fn a_retained_bomb_ends_at_the_limit_and_its_readers_get_it_piece_by_piece
         refused > 700 && retained == refused as f64,
         "{refused} {retained}"
     );
+    // What room is left is less than one of them: it is filled by smaller ones.
+    let mut small = 0;
+    while bomber
+        .publish(Message::new(&format!("small/{small}"), [4; 1000]).qos(1).retain())
+        .await?
+        != ReasonCode::QuotaExceeded
+    {
+        small += 1;
+        ensure!(small < 200, "there is no end of it");
+    }
+    let mut heir = Client::open(scene.broker.mqtt_addr()).await?;
+    let will = Message::new("bomb/will", vec![3; 60_000]).retain();
+    heir.send_connect(ConnectOptions::v5("heir").will(will)).await?;
+    ensure!(heir.expect_connack().await?.reason_code == ReasonCode::QuotaExceeded);
     // What is there already may change, or go.
     let replaced = bomber
         .publish(Message::new("bomb/0/0", [2; 1000]).qos(1).retain())

@@ -26,7 +26,7 @@ use crate::mailbox::{Close, LiveMessage, Mailbox};
 use crate::message::{qos_of, to_stored};
 use crate::pass::{Denied, Pass};
 use crate::places::{Place, PlaceOf};
-use crate::refusal::Rejected;
+use crate::refusal::{Limited, Rejected};
 use crate::refusals::Refused;
 use crate::registry::{Connected as Registered, Facts};
 use crate::shared::Shared;
@@ -238,6 +238,16 @@ impl<'a, S: Stream> Arrival<'a, S> {
             return Err(refuse(
                 Rejected::Will,
                 ProtocolError::new(ReasonCode::NotAuthorized, "the will may not be published"),
+            ));
+        }
+        if let Some(will) = &connect.will
+            && will.retain
+            && !self.shared.may_retain(&will.publication)
+        {
+            self.shared.metrics.limited(Limited::Retained);
+            return Err(refuse(
+                Rejected::Will,
+                ProtocolError::new(ReasonCode::QuotaExceeded, "too much is retained already"),
             ));
         }
         let places = self

@@ -66,7 +66,7 @@ impl<S: Stream> Connection<S> {
             self.acknowledge_publish(packet_id, ReasonCode::NotAuthorized);
             return Ok(());
         }
-        if retain && !self.may_retain(&message.publication) {
+        if retain && !self.shared.may_retain(&message.publication) {
             return self.refuse_retained(packet_id);
         }
         if let (QoS::ExactlyOnce, true, Some(packet_id)) = (qos, self.session.is_durable(), packet_id) {
@@ -96,12 +96,6 @@ impl<S: Stream> Connection<S> {
         }
         self.route(message, packet_id);
         Ok(())
-    }
-
-    /// An empty message removes what is retained, and is always welcome. [MQTT-3.3.1-6]
-    fn may_retain(&self, publication: &Publication) -> bool {
-        let (room, config) = (&self.shared.retained_room, &self.shared.config);
-        publication.payload_len() == 0 || room.admits(&self.shared.cluster, &config.limits, publication)
     }
 
     fn refuse_retained(&mut self, packet_id: Option<PacketId>) -> Result<(), End> {
