@@ -4,7 +4,7 @@
 mod stamps;
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use admin::views::{ReloadView, Setting};
 use broker::Broker;
@@ -57,7 +57,7 @@ impl Reloader {
         log: Arc<LogControl>,
     ) -> Self {
         let metrics = Metrics::new();
-        metrics.succeeded(&config);
+        metrics.succeeded(&config, now_s(&broker));
         let read = Stamps::of(flags.config.as_deref(), &config);
         Self {
             flags,
@@ -110,7 +110,7 @@ impl Reloader {
             Ok(mut view) => {
                 view.changed.splice(0..0, stamps.changed_since(&state.read));
                 (state.read, state.failed) = (stamps, None);
-                self.metrics.succeeded(&state.config);
+                self.metrics.succeeded(&state.config, now_s(&self.broker));
                 Ok(view)
             }
             Err(problems) => {
@@ -199,6 +199,14 @@ fn changed_keys(state: &State, loaded: &Loaded) -> Vec<String> {
     changed
 }
 
+/// Seconds since the Unix epoch, by the node's clock; 0 when the node has stopped.
+fn now_s(broker: &SharedBroker) -> u64 {
+    let broker = broker.read().unwrap_or_else(PoisonError::into_inner);
+    broker
+        .as_ref()
+        .map_or(0, |broker| broker.operator().now_ms() / 1000)
+}
+
 fn path(setting: &Setting) -> String {
     format!("{}.{}", setting.section, setting.key)
 }
@@ -230,10 +238,9 @@ impl Metrics {
         }
     }
 
-    fn succeeded(&self, config: &Config) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    fn succeeded(&self, config: &Config, now_s: u64) {
         self.successful.set(1.0);
-        self.succeeded_at.set(now.as_secs() as f64);
+        self.succeeded_at.set(now_s as f64);
         for (listener, not_after_s) in certificates::ends(config) {
             let ends = gauge!("flotilla_certificate_not_after_timestamp_seconds", "listener" => listener);
             ends.set(not_after_s as f64);
