@@ -23,6 +23,7 @@ mod proposal;
 pub mod proxy_protocol;
 mod publisher;
 mod queue_memory;
+mod rebalance;
 mod registry;
 mod router;
 mod run;
