@@ -109,6 +109,17 @@ struct Rate {
     rate: Option<u32>,
 }
 
+impl Rate {
+    fn checked(self) -> Result<Option<u32>, AdminError> {
+        match self.rate {
+            Some(rate) if !(1..=RATE_MAX).contains(&rate) => {
+                Err(AdminError::Invalid(format!("rate is from 1 to {RATE_MAX}")))
+            }
+            rate => Ok(rate),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Disconnect {
@@ -133,6 +144,7 @@ pub(crate) fn routes(operations: OperationsCell) -> Router {
         .route("/api/v1/node", get(node))
         .route("/api/v1/node/drain", post(drain))
         .route("/api/v1/node/undrain", post(undrain))
+        .route("/api/v1/rebalance", post(rebalance))
         .route("/api/v1/clients", get(clients))
         .route("/api/v1/clients/{client}", get(client))
         .route("/api/v1/clients/{client}/disconnect", post(disconnect))
@@ -172,10 +184,12 @@ async fn node(Node(node): Node) -> impl IntoResponse {
 }
 
 async fn drain(Node(node): Node, Query(query): Query<Rate>) -> Result<StatusCode, AdminError> {
-    if query.rate.is_some_and(|rate| !(1..=RATE_MAX).contains(&rate)) {
-        return Err(AdminError::Invalid(format!("rate is from 1 to {RATE_MAX}")));
-    }
-    node.drain(query.rate).map(|()| StatusCode::ACCEPTED)
+    node.drain(query.checked()?).map(|()| StatusCode::ACCEPTED)
+}
+
+async fn rebalance(Node(node): Node, Query(query): Query<Rate>) -> Result<impl IntoResponse, AdminError> {
+    let items = node.rebalance(query.checked()?).await?;
+    Ok(Said(Items { items }))
 }
 
 async fn undrain(Node(node): Node) -> Result<StatusCode, AdminError> {

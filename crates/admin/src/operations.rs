@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use crate::cluster::AdminError;
 use crate::views::{
     CertificateView, ClientDetail, ClientView, Explanation, Message, NodeView, Outcome, Overview, Page,
-    Refusals, ReloadView, RetainedView, RouteView, Setting, SubscriptionView, Watched,
+    Refusals, ReloadView, RetainedView, RouteView, Setting, ShareView, SubscriptionView, Watched,
 };
 
 /// An answer, later.
@@ -143,6 +143,9 @@ pub trait Operations: Send + Sync + 'static {
 
     /// The node is taken back into service.
     fn undrain(&self) -> Result<(), AdminError>;
+
+    /// Has nodes with more than their share of the connections ask some of their clients to go elsewhere.
+    fn rebalance(&self, connections_per_second: Option<u32>) -> Answer<'_, Vec<ShareView>>;
 
     /// What the log tells.
     fn log_level(&self) -> String;

@@ -82,6 +82,19 @@ pub struct DrainView {
     pub remaining_connections: u64,
 }
 
+/// A node that serves, and what becomes of its connections.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShareView {
+    /// Its name.
+    pub name: String,
+    /// Its identifier.
+    pub node_id: String,
+    /// Clients that are connected to it.
+    pub connections: u64,
+    /// Those of them that are being asked to go to other nodes.
+    pub moving: u64,
+}
+
 /// A listener.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListenerView {

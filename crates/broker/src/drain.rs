@@ -12,7 +12,7 @@ use crate::mailbox::{Close, Mailbox};
 use crate::shared::Shared;
 
 /// Between two groups of clients that are asked to leave.
-const TICK: Duration = Duration::from_millis(50);
+pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// Between two looks for clients while there is none, and for those that were asked and are still there.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// What a stop keeps for what comes behind the drain, or half of its time.
@@ -176,15 +176,28 @@ async fn carry_out(shared: &Arc<Shared>, order: Option<Order>) {
 }
 
 /// Who is still to be asked, and how many may be asked now.
-struct Asking {
+pub(crate) struct Asking {
     order: Order,
     /// The last is asked first.
-    waiting: Vec<Arc<Mailbox>>,
+    pub(crate) waiting: Vec<Arc<Mailbox>>,
     may_ask: f64,
     asked_at: Instant,
 }
 
 impl Asking {
+    /// These, at a rate.
+    pub(crate) fn these(waiting: Vec<Arc<Mailbox>>, connections_per_second: u32) -> Self {
+        let order = Order {
+            number: 0,
+            connections_per_second,
+            until: None,
+        };
+        Self {
+            waiting,
+            ..Self::new(order)
+        }
+    }
+
     fn new(order: Order) -> Self {
         Self {
             order,
@@ -194,7 +207,7 @@ impl Asking {
         }
     }
 
-    fn ask(&mut self, now: Instant) {
+    pub(crate) fn ask(&mut self, now: Instant) {
         let per_second = self.per_second(now);
         let since = now.saturating_duration_since(self.asked_at).min(2 * TICK);
         self.asked_at = now;

@@ -26,6 +26,7 @@ mod proposal;
 pub mod proxy_protocol;
 mod publisher;
 mod queue_memory;
+mod rebalance;
 mod refusal;
 mod refusals;
 mod registry;

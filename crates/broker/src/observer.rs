@@ -12,6 +12,7 @@ use crate::incoming;
 use crate::mailbox::Close;
 use crate::metrics::Metrics;
 use crate::operator;
+use crate::rebalance;
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::shared::Shared;
@@ -123,6 +124,11 @@ impl Observer for NodeObserver {
     fn numbers(&self) -> proto::NodeNumbers {
         let shared = self.shared.get().and_then(Weak::upgrade);
         shared.map_or_else(Default::default, |shared| operator::numbers(&shared))
+    }
+
+    fn move_clients(&self, count: u64, per_second: u32) -> bool {
+        let shared = self.shared.get().and_then(Weak::upgrade);
+        shared.is_some_and(|shared| rebalance::move_some(&shared, count as usize, per_second))
     }
 
     fn connection(&self, client: &str) -> proto::ConnectionFacts {

@@ -14,9 +14,11 @@ use mqtt_codec::ProtocolVersion;
 
 use crate::mailbox::{Close, Grant};
 use crate::overload::resident_bytes;
+use crate::rebalance;
 use crate::shared::Shared;
 
 pub use crate::drain::DrainPhase;
+pub use crate::rebalance::Share;
 pub use crate::refusals::Refused;
 pub use publish::{NewMessage, Outcome};
 pub use topics::{Explained, Group, Keeper, Member, Receiver};
@@ -72,6 +74,27 @@ impl Operator {
     /// How far the node is out of service, and how many connections it has.
     pub fn drain_progress(&self) -> (DrainPhase, usize) {
         (self.shared.drain.phase(), self.shared.registry.len())
+    }
+
+    /// Has every node with more than its share of the connections ask the rest to go elsewhere, at the configured rate or
+    /// another one. What is told is as of now; a node that does not answer, or is out of service, is left out.
+    pub async fn rebalance(&self, connections_per_second: Option<u32>) -> Vec<Share> {
+        let cluster = &self.shared.cluster;
+        let configured = self.shared.config.drain.connections_per_second;
+        let per_second = connections_per_second.unwrap_or(configured);
+        let members = cluster.status().members.into_iter();
+        let away = members.filter(|member| member.draining || member.leaving);
+        let away: Vec<u64> = away.map(|member| member.node).collect();
+        let numbers = cluster.numbers().await.into_iter();
+        let serving = numbers.filter(|(node, _)| !away.contains(node));
+        let serving = serving.filter_map(|(node, numbers)| Some((node, numbers?.connections)));
+        let mut shares = rebalance::shares(&serving.collect::<Vec<_>>());
+        for share in shares.iter_mut().filter(|share| share.excess > 0) {
+            if !cluster.ask_to_move(share.node, share.excess, per_second).await {
+                share.excess = 0;
+            }
+        }
+        shares
     }
 
     /// What this node has counted.

@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) started_ms: u64,
     /// For operators who look on as messages pass.
     pub(crate) watches: Arc<Semaphore>,
+    /// For the one task that moves clients elsewhere.
+    pub(crate) moves: Arc<Semaphore>,
     next_connection: AtomicU64,
 }
 
@@ -111,6 +113,7 @@ impl Shared {
             stopping: CancellationToken::new(),
             started_ms,
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            moves: Arc::new(Semaphore::new(1)),
             next_connection: AtomicU64::new(1),
         }
     }

@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cluster_proto::{
-    AskConnection, AskNumbers, ConnectionFacts, NodeNumbers, Subscription, call_request, call_response,
+    AskConnection, AskNumbers, AskToMove, ConnectionFacts, NodeNumbers, Subscription, call_request,
+    call_response,
 };
 use cluster_state::meta::Destination;
 use cluster_state::{QueueItem, SessionView};
@@ -264,6 +265,15 @@ impl Cluster {
             }
         };
         facts.connected.then_some(facts)
+    }
+
+    /// Has a member ask so many of its clients to go elsewhere. False: it does so already, or does not answer.
+    pub async fn ask_to_move(&self, node: u64, count: u64, per_second: u32) -> bool {
+        if node == self.0.node_id {
+            return self.0.observer.move_clients(count, per_second);
+        }
+        let body = call_request::Body::AskToMove(AskToMove { count, per_second });
+        self.ask(node, body).await.is_some()
     }
 
     async fn ask(&self, node: u64, body: call_request::Body) -> Option<call_response::Body> {

@@ -26,6 +26,11 @@ pub trait Observer: Send + Sync + 'static {
     fn numbers(&self) -> NodeNumbers {
         NodeNumbers::default()
     }
+    /// So many clients are to be asked to go to other nodes, at this rate. False: that is under way already.
+    fn move_clients(&self, count: u64, per_second: u32) -> bool {
+        let _ = (count, per_second);
+        false
+    }
     /// What is known of a client that is connected to this node.
     fn connection(&self, client: &str) -> ConnectionFacts {
         let _ = client;

@@ -229,6 +229,12 @@ impl Inner {
                 });
             }
             Body::AskNumbers(_) => reply.send(call_response::Body::Numbers(self.observer.numbers())),
+            Body::AskToMove(asked) => {
+                reply.send(match self.observer.move_clients(asked.count, asked.per_second) {
+                    true => call_response::Body::Done(Empty {}),
+                    false => call_response::Body::Failed(refused("it does so already")),
+                });
+            }
             Body::AskConnection(asked) => {
                 let facts = self.observer.connection(&asked.client);
                 reply.send(call_response::Body::Connection(facts));

@@ -176,6 +176,13 @@ pub(crate) enum CtlAbout {
     },
     /// Take the node back into service.
     Undrain,
+    /// Have every node with more than its share of the connections ask the rest to go elsewhere, at a bounded rate. The load
+    /// balancer says where they go: one that knows how many connections a node has evens them out.
+    Rebalance {
+        /// Clients of each node to ask in a second. Default: `drain.connections_per_second` of the node's configuration.
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rate: Option<u32>,
+    },
     /// Sessions, connected or away.
     #[command(subcommand)]
     Clients(ClientsCommand),

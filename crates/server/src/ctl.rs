@@ -66,6 +66,7 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
         CtlAbout::Drain { rate, wait, within } => {
             drain::run(&ctl, *rate, wait.then(|| Duration::from_secs(*within)))
         }
+        CtlAbout::Rebalance { rate } => drain::rebalance(&ctl, *rate),
         CtlAbout::Undrain => ctl.change("POST", "/api/v1/node/undrain"),
         CtlAbout::Clients(command) => clients(&ctl, command),
         CtlAbout::Refusals {

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use admin::views::{
     CertificateView, ClientDetail, ClientView, Covers, DrainView, Explanation, ListenerView, Message,
-    NodeView, Outcome, Overview, Page, Refusals, ReloadView, RetainedView, RouteView, Setting,
+    NodeView, Outcome, Overview, Page, Refusals, ReloadView, RetainedView, RouteView, Setting, ShareView,
     SubscriptionView, Watched,
 };
 use admin::{AdminError, Answer, ClientQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery};
@@ -197,6 +197,21 @@ impl Operations for NodeOperations {
                 "the node is stopping: it comes back when it is started".to_owned(),
             )),
         }
+    }
+
+    fn rebalance(&self, connections_per_second: Option<u32>) -> Answer<'_, Vec<ShareView>> {
+        Box::pin(async move {
+            let operator = self.operator()?;
+            let names = Names::of(&operator);
+            let shares = operator.rebalance(connections_per_second).await.into_iter();
+            let shown = shares.map(|share| ShareView {
+                name: names.get(share.node),
+                node_id: shown_id(share.node),
+                connections: share.connections,
+                moving: share.excess,
+            });
+            Ok(shown.collect())
+        })
     }
 
     fn log_level(&self) -> String {

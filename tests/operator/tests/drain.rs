@@ -248,3 +248,34 @@ async fn clients_of_a_drained_node_go_on_elsewhere() -> Result<()> {
     assert!(led(&apis[0], cluster.name(2)).is_some());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_more_than_its_share_sends_the_rest_elsewhere() -> Result<()> {
+    let cluster = tokio::task::spawn_blocking(|| Cluster::start(ClusterOptions::default())).await??;
+    let mut clients = Vec::new();
+    for number in 0..9 {
+        let options = ConnectOptions::v5(format!("c{number}"));
+        clients.push(Client::connect(cluster.mqtt_addr(0), options).await?);
+    }
+    // Any node can be asked.
+    let shown = Member(&cluster, 1).ctl(&["rebalance", "--rate", "1000", "--output", "json"])?;
+    assert!(shown.status.success(), "{shown:?}");
+    let shares: Value = serde_json::from_str(&printed(&shown))?;
+    let full = shares["items"].as_array().context("items")?.iter();
+    let full: Vec<_> = full.filter(|share| share["name"] == cluster.name(0)).collect();
+    assert_eq!(
+        (&full[0]["connections"], &full[0]["moving"]),
+        (&json!(9), &json!(6)),
+        "{shares}"
+    );
+    // Those that came last go, and the others stay.
+    for client in &mut clients[3..] {
+        client.expect_disconnect(ReasonCode::UseAnotherServer).await?;
+    }
+    for client in &mut clients[..3] {
+        client.ping().await?;
+    }
+    let again = Api::at(cluster.admin_addr(2)).ask("POST", "/api/v1/rebalance?rate=0", None)?;
+    assert_eq!(again.status, 400);
+    Ok(())
+}

@@ -1,11 +1,11 @@
-//! `flotilla ctl drain`: the order, and a look at what becomes of it.
+//! `flotilla ctl drain` and `rebalance`: the orders, and a look at what becomes of them.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::table::cell;
+use super::table::{cell, items, table};
 use super::{Ctl, well};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -21,6 +21,22 @@ pub(super) fn run(ctl: &Ctl<'_>, rate: Option<u32>, wait: Option<Duration>) -> a
         Some(within) => look_on(ctl, within),
         None => ctl.done(),
     }
+}
+
+/// Gives the order, and shows what every node has and is about to ask.
+pub(super) fn rebalance(ctl: &Ctl<'_>, rate: Option<u32>) -> anyhow::Result<ExitCode> {
+    let path = match rate {
+        Some(rate) => format!("/api/v1/rebalance?rate={rate}"),
+        None => "/api/v1/rebalance".to_owned(),
+    };
+    let shares: Value = serde_json::from_str(&ctl.ask("POST", &path)?)?;
+    if ctl.is_json() {
+        return ctl.print(&shares);
+    }
+    let rows = items(&shares, "items")
+        .iter()
+        .map(|one| ["name", "connections", "moving"].map(|key| cell(one, key)));
+    ctl.say(&table(["NODE", "CONNECTIONS", "MOVING"], rows.collect()))
 }
 
 /// A line whenever something has changed; in JSON only how it ended.
