@@ -44,7 +44,11 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream) -> Result<()> {
     let mut stream = acceptor.accept(stream).await?;
     let mut input = Vec::new();
     // Each question has a connection of its own, and ends with its head or its document.
-    while !(input.starts_with(b"GET") && input.ends_with(b"\r\n\r\n")) && !input.ends_with(b"}") {
+    let is_whole = |input: &[u8]| match input.starts_with(b"GET") {
+        true => input.ends_with(b"\r\n\r\n"),
+        false => input.ends_with(b"}"),
+    };
+    while !is_whole(&input) {
         ensure!(stream.read_buf(&mut input).await? > 0, "the question ended early");
     }
     let request = String::from_utf8(input)?;
