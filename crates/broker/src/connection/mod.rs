@@ -176,7 +176,10 @@ pub(crate) async fn serve<S: Stream>(shared: Arc<Shared>, accepted: Box<Accepted
 }
 
 impl<S: Stream> Connection<S> {
-    /// The box is taken along, since it lives until the end of whoever has it, empty or not.
+    #[expect(
+        clippy::boxed_local,
+        reason = "a box lives until the end of whoever has it, empty or not: not as long as the connection"
+    )]
     fn new(shared: Arc<Shared>, accepted: Box<Accepted<S>>) -> Box<Self> {
         let Accepted {
             stream,

@@ -195,11 +195,13 @@ fn encode_options(options: &Options) -> Vec<u8> {
     options.with_filter("").encode_to_vec()
 }
 
+/// Boxed: a table that grows has room for twice as many.
+type Slot = Option<Box<(Arc<str>, Session)>>;
+
 #[derive(Default, Debug)]
 pub(crate) struct Sessions {
     names: BTreeMap<Arc<str>, SessionId>,
-    /// Boxed: a table that grows has room for twice as many.
-    slots: Vec<Option<Box<(Arc<str>, Session)>>>,
+    slots: Vec<Slot>,
     free: Vec<SessionId>,
     dirty: Vec<SessionId>,
     /// Records of sessions that ended since the last checkpoint.
