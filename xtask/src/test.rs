@@ -17,9 +17,15 @@ const NOT_OVER_NODES: [&str; 1] = ["restart::"];
 /// Runs all of it; the first phase that fails ends it.
 pub(crate) fn run() -> Result<()> {
     tools::install()?;
-    judges::install()?;
     verify::build()?;
-    step::run("unit tests", &mut verify::unit_tests())?;
+    // The judges of the operator's files come over the network, while the tests are busy with the processor.
+    std::thread::scope(|scope| {
+        let judges = scope.spawn(judges::install);
+        step::run("unit tests", &mut verify::unit_tests())?;
+        judges
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
     let mut deploy = tests(&["deploy"]);
     step::run("operator's files", deploy.env("FLOTILLA_TOOLS_REQUIRED", "1"))?;
     step::run(
