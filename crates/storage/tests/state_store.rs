@@ -173,6 +173,23 @@ fn a_store_that_is_whole_opens_again() {
 }
 
 #[test]
+fn a_store_that_is_about_to_be_closed_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = SledKv::open(dir.path(), 1 << 20).unwrap();
+    put(&kv, "key", "value");
+    let closing = std::thread::spawn(move || {
+        // Long enough for the other one to find it open.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        drop(kv);
+    });
+
+    let again = SledKv::open(dir.path(), 1 << 20).unwrap();
+
+    assert_eq!(keys(&again), ["key"]);
+    closing.join().unwrap();
+}
+
+#[test]
 fn a_store_without_its_end_is_refused_with_words_that_help() {
     let dir = tempfile::tempdir().unwrap();
     written_store(dir.path());
