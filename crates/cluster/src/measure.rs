@@ -11,6 +11,7 @@ use metrics::{
 use transport::PeerStats;
 
 use crate::node::Inner;
+use crate::{MemberStatus, Status};
 
 /// Gauges are as old as this at most.
 const EVERY: Duration = Duration::from_secs(2);
@@ -83,8 +84,9 @@ impl Inner {
         let mut leaders = BTreeMap::new();
         let mut links = BTreeMap::new();
         loop {
-            self.measure(&handles, &mut leaders);
-            self.measure_links(&mut links);
+            let status = self.status();
+            self.measure(&status, &handles, &mut leaders);
+            self.measure_links(&status.members, &mut links);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}
@@ -93,10 +95,9 @@ impl Inner {
     }
 
     /// The connections to the other members; of one that is a member no more, nothing is connected.
-    fn measure_links(&self, links: &mut BTreeMap<String, Link>) {
+    fn measure_links(&self, members: &[MemberStatus], links: &mut BTreeMap<String, Link>) {
         let Some(peers) = &self.peers else { return };
         let stats = peers.stats();
-        let members = self.status().members;
         for member in members.iter().filter(|member| member.node != self.node_id) {
             links
                 .entry(member.name.clone())
@@ -108,8 +109,7 @@ impl Inner {
         }
     }
 
-    fn measure(&self, handles: &Handles, leaders: &mut BTreeMap<u64, u64>) {
-        let status = self.status();
+    fn measure(&self, status: &Status, handles: &Handles, leaders: &mut BTreeMap<u64, u64>) {
         if !status.cluster_id.is_empty() {
             gauge!("flotilla_cluster_info", "cluster_id" => status.cluster_id.clone()).set(1.0);
         }

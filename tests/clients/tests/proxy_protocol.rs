@@ -1,14 +1,10 @@
 //! Clients behind a proxy: whose header is believed, on every kind of listener, and what happens to the others.
 
-use std::sync::Arc;
-
 use anyhow::{Context, Result, ensure};
 use harness::{Broker, BrokerOptions, Client, ConnectOptions};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 const LINE: &[u8] = b"PROXY TCP4 192.0.2.7 127.0.0.1 4711 1883\r\n";
 const MALFORMED: &[u8] = b"PROXY TCP4 192.0.2.7\r\n";
@@ -137,16 +133,9 @@ async fn a_probe_that_says_nothing_is_not_worth_a_line() -> Result<()> {
 async fn the_header_comes_before_tls_and_before_http() -> Result<()> {
     let broker = broker()?;
     let certificate = broker.certificate().context("a broker with TLS")?;
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&certificate.chain_path)?)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     let mut stream = TcpStream::connect(broker.mqtts_addr()).await?;
     stream.write_all(&binary()).await?;
-    let connector = TlsConnector::from(Arc::new(config));
+    let connector = certificate.connector()?;
     let stream = connector
         .connect(ServerName::try_from("localhost")?, stream)
         .await?;

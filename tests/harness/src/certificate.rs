@@ -1,8 +1,13 @@
 //! A certificate for `localhost`, made anew for each broker that a test starts with TLS.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
 
 /// A self-signed certificate on disk; clients trust it by its own file.
 #[derive(Clone, Debug)]
@@ -25,5 +30,17 @@ impl Certificate {
         std::fs::write(&certificate.chain_path, made.cert.pem())?;
         std::fs::write(&certificate.key_path, made.signing_key.serialize_pem())?;
         Ok(certificate)
+    }
+
+    /// TLS for clients that trust this certificate and nothing else.
+    pub fn connector(&self) -> Result<TlsConnector> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.chain_path)?)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(TlsConnector::from(Arc::new(config)))
     }
 }

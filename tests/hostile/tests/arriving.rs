@@ -1,16 +1,13 @@
 //! Before CONNECT: who says nothing, half of something, or too much of it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use harness::{Broker, BrokerOptions, Client, ConnectOptions};
+use harness::{BrokerOptions, Client, ConnectOptions};
 use hostile::{CLOSED_WITHIN, Scene, all_closed, crowd};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// On each listener more than it lets in at a time.
 const CROWD: usize = 120;
@@ -87,7 +84,8 @@ async fn a_byte_now_and_then_buys_no_time() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_tls_handshakes_leaves_the_others_their_turn() -> Result<()> {
     let scene = impatient().await?;
-    let connector = connector(&scene.broker)?;
+    let certificate = scene.broker.certificate().context("started with TLS")?;
+    let connector = certificate.connector()?;
     let address = scene.broker.mqtts_addr();
     let mut tasks = Vec::new();
     for _ in 0..8 {
@@ -112,18 +110,6 @@ async fn a_flood_of_tls_handshakes_leaves_the_others_their_turn() -> Result<()> 
         .reaches("flotilla_connects_rejected_total{reason=\"tls\"}", 200)
         .await?;
     scene.ends_well().await
-}
-
-fn connector(broker: &Broker) -> Result<TlsConnector> {
-    let certificate = broker.certificate().context("started with TLS")?;
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&certificate.chain_path)?)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
