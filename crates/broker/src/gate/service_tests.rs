@@ -267,8 +267,9 @@ async fn with_every_place_taken_the_others_wait_no_longer_than_for_an_answer() {
 const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"one","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
 
 fn with_token(header: &str) -> Login {
-    // Nobody's signature: what is asked is whether there is a key to judge it by.
-    let mut login = from("10.0.0.1", Some(("anna", "")));
+    // Nobody's signature: what is asked is whether there is a key to judge it by. The name is in no file: one that is there
+    // would be judged by its password alone.
+    let mut login = from("10.0.0.1", Some(("token", "")));
     login.password = Some(Secret(bytes::Bytes::from(format!("{header}.e30.AAAA"))));
     login
 }
