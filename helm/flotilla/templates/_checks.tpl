@@ -9,6 +9,20 @@
 {{- if and .Values.cluster.tls.existingSecret (ne .Values.cluster.tls.mode "existing-secret") -}}
 {{- fail "cluster.tls.existingSecret: has no meaning unless cluster.tls.mode is `existing-secret`" -}}
 {{- end -}}
+{{- $auth := default dict .Values.config.auth -}}
+{{- if and .Values.auth.passwords.existingSecret $auth.password_file -}}
+{{- fail "auth.passwords.existingSecret and config.auth.password_file exclude each other" -}}
+{{- end -}}
+{{- if and .Values.auth.jwt.existingSecret (not $auth.jwt_algorithms) -}}
+{{- fail "auth.jwt.existingSecret: say in config.auth.jwt_algorithms how the tokens are signed, as [ES256]" -}}
+{{- end -}}
+{{- if and .Values.auth.serviceCa.existingSecret (not (or $auth.jwt_keys_url (and $auth.http $auth.http.url))) -}}
+{{- fail "auth.serviceCa.existingSecret: has no meaning without config.auth.jwt_keys_url or config.auth.http.url" -}}
+{{- end -}}
+{{- $access := default dict .Values.config.access -}}
+{{- if gt (len (compact (list .Values.access.rules .Values.access.existingSecret $access.rules $access.mosquitto_acl))) 1 -}}
+{{- fail "access.rules, access.existingSecret, config.access.rules and config.access.mosquitto_acl exclude each other" -}}
+{{- end -}}
 {{- $listeners := include "flotilla.listeners" . | fromJsonArray -}}
 {{- if not $listeners -}}
 {{- fail "listeners: all are off, so no client could connect; enable one" -}}
@@ -31,8 +45,11 @@
 {{- if not (or .tls.existingSecret .tls.certManager.issuerRef) -}}
 {{- fail (printf "%s.tls: needs a certificate: set existingSecret to a secret with tls.crt and tls.key, or certManager.issuerRef" $path) -}}
 {{- end -}}
-{{- if not (or .tls.clientCa.existingSecret .allowAnonymous .insecure) -}}
-{{- fail (printf "%s: nothing tells who connects: set tls.clientCa.existingSecret to ask for client certificates, or allowAnonymous to let everybody in" $path) -}}
+{{- if not (or .tls.clientCa.existingSecret .allowAnonymous .insecure (include "flotilla.knowsUsers" $)) -}}
+{{- fail (printf "%s: nothing tells who connects: set tls.clientCa.existingSecret to ask for client certificates, auth.passwords.existingSecret for users, or allowAnonymous to let everybody in" $path) -}}
+{{- end -}}
+{{- if and .tls.clientCa.crlKey (not .tls.clientCa.existingSecret) -}}
+{{- fail (printf "%s.tls.clientCa.crlKey: has no meaning without existingSecret" $path) -}}
 {{- end -}}
 {{- else -}}
 {{- if not .insecure -}}

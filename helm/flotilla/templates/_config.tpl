@@ -26,6 +26,7 @@
 {{- $_ := set $table "key" (printf "/etc/flotilla/tls/%s/tls.key" .name) -}}
 {{- if .tls.clientCa.existingSecret -}}
 {{- $_ := set $table "client_ca" (printf "/etc/flotilla/client-ca/%s/%s" .name (default "ca.crt" .tls.clientCa.key)) -}}
+{{- with .tls.clientCa.crlKey -}}{{- $_ := set $table "client_crl" (printf "/etc/flotilla/client-ca/%s/%s" $table.name .) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if has .protocol (list "ws" "wss") -}}{{- $_ := set $table "path" .path -}}{{- end -}}
@@ -40,6 +41,53 @@
 {{- include "flotilla.toml.section" $table -}}
 {{- end -}}
 
+{{/* The files that say who may come in and what they may do; as JSON. */}}
+{{- define "flotilla.gate" -}}
+{{- $auth := dict -}}
+{{- $access := dict -}}
+{{- $config := default dict .Values.config.auth -}}
+{{- if .Values.auth.passwords.existingSecret -}}
+{{- $_ := set $auth "password_file" (printf "/etc/flotilla/auth-passwords/%s" .Values.auth.passwords.key) -}}
+{{- end -}}
+{{- if .Values.auth.jwt.existingSecret -}}
+{{- $keys := list -}}
+{{- range .Values.auth.jwt.keys -}}{{- $keys = append $keys (printf "/etc/flotilla/auth-jwt/%s" .) -}}{{- end -}}
+{{- $_ := set $auth "jwt_keys" $keys -}}
+{{- end -}}
+{{- if .Values.auth.serviceCa.existingSecret -}}
+{{- $ca := printf "/etc/flotilla/auth-service-ca/%s" .Values.auth.serviceCa.key -}}
+{{- if $config.jwt_keys_url -}}{{- $_ := set $auth "jwt_keys_ca" $ca -}}{{- end -}}
+{{- if and $config.http $config.http.url -}}{{- $_ := set $auth "http" (dict "ca" $ca) -}}{{- end -}}
+{{- end -}}
+{{- if .Values.access.rules -}}
+{{- $_ := set $access "rules" "/etc/flotilla/config/rules" -}}
+{{- else if .Values.access.existingSecret -}}
+{{- $_ := set $access "rules" (printf "/etc/flotilla/access-rules/%s" .Values.access.key) -}}
+{{- end -}}
+{{- $gate := dict -}}
+{{- if $auth -}}{{- $_ := set $gate "auth" $auth -}}{{- end -}}
+{{- if $access -}}{{- $_ := set $gate "access" $access -}}{{- end -}}
+{{- toJson $gate -}}
+{{- end -}}
+
+{{/* The secrets with files of theirs, by the name of the volume; as JSON. */}}
+{{- define "flotilla.secretVolumes" -}}
+{{- $volumes := dict "auth-passwords" .Values.auth.passwords.existingSecret "auth-jwt" .Values.auth.jwt.existingSecret
+      "auth-service-ca" .Values.auth.serviceCa.existingSecret "access-rules" .Values.access.existingSecret
+      "admin-tokens" .Values.admin.tokens.existingSecret -}}
+{{- range $volume, $secret := $volumes -}}{{- if not $secret -}}{{- $_ := unset $volumes $volume -}}{{- end -}}{{- end -}}
+{{- toJson $volumes -}}
+{{- end -}}
+
+{{/* Whether clients may be known by something else than a certificate; empty: no. */}}
+{{- define "flotilla.knowsUsers" -}}
+{{- $auth := default dict .Values.config.auth -}}
+{{- $http := default dict $auth.http -}}
+{{- if or .Values.auth.passwords.existingSecret .Values.auth.jwt.existingSecret $auth.password_file $auth.jwt_keys $auth.jwt_keys_url $http.url -}}
+yes
+{{- end -}}
+{{- end -}}
+
 {{/* The broker's configuration, without what differs from pod to pod: that comes by the environment. */}}
 {{- define "flotilla.toml" -}}
 {{- $config := deepCopy .Values.config -}}
@@ -48,7 +96,12 @@
 {{- $seed := printf "dns:%s:%d" (include "flotilla.domain" .) (int .Values.cluster.port) -}}
 {{- $cluster := mergeOverwrite (default dict $config.cluster) (dict "listen" (printf "%s:%d" .Values.bindAddress (int .Values.cluster.port)) "seeds" (list $seed) "expect" .Values.replicaCount) -}}
 {{- if eq .Values.cluster.tls.mode "none" -}}{{- $_ := set $cluster "insecure" true -}}{{- end -}}
-{{- $sections := mergeOverwrite $config (dict "node" $node "log" $log "cluster" $cluster "admin" (dict "bind" (printf "%s:%d" .Values.bindAddress (int .Values.admin.port)))) -}}
+{{- $admin := dict "bind" (printf "%s:%d" .Values.bindAddress (int .Values.admin.port)) -}}
+{{- if .Values.admin.tokens.existingSecret -}}
+{{- $_ := set $admin "write_token_file" (printf "/etc/flotilla/admin-tokens/%s" .Values.admin.tokens.writeKey) -}}
+{{- with .Values.admin.tokens.readKey -}}{{- $_ := set $admin "read_token_file" (printf "/etc/flotilla/admin-tokens/%s" .) -}}{{- end -}}
+{{- end -}}
+{{- $sections := mergeOverwrite $config (dict "node" $node "log" $log "cluster" $cluster "admin" $admin) (include "flotilla.gate" . | fromJson) -}}
 # Made by the chart from its values. Every key: docs/configuration.md.
 {{- range $section := keys $sections | sortAlpha }}
 

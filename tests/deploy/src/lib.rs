@@ -148,6 +148,10 @@ pub fn object<'a>(rendered: &'a str, kind: &str, name: &str) -> Result<&'a str> 
 pub fn broker_config(rendered: &str, name: &str) -> Result<String> {
     let map = object(rendered, "ConfigMap", name)?;
     let (_, text) = map.split_once("flotilla.toml: |\n").context("no flotilla.toml")?;
-    let lines = text.lines().map(|line| line.strip_prefix("    ").unwrap_or(line));
+    // Up to the next key of the map.
+    let lines = text
+        .lines()
+        .take_while(|line| line.starts_with("    ") || line.is_empty())
+        .map(|line| line.strip_prefix("    ").unwrap_or(line));
     Ok(lines.collect::<Vec<_>>().join("\n") + "\n")
 }

@@ -137,10 +137,18 @@ fn the_broker_accepts_every_configuration_that_the_chart_writes() -> Result<()> 
         let config = broker_config(&render_case(&helm, &case)?, name)?;
         let mounted = files.path().join("mounted").display().to_string();
         let config = config.replace("/etc/flotilla", &mounted);
-        // That the files are there is all that is looked at.
+        // That most files are there is all that is looked at.
         for path in config.split('"').filter(|text| text.starts_with(&mounted)) {
             std::fs::create_dir_all(std::path::Path::new(path).parent().context("a folder")?)?;
-            std::fs::write(path, "")?;
+            let content = match path {
+                // Long enough to be a secret.
+                path if path.contains("/auth-jwt/") => vec![b'k'; 32],
+                path if path.contains("/auth-service-ca/") => {
+                    std::fs::read(harness::Certificate::create(files.path())?.chain_path)?
+                }
+                _ => Vec::new(),
+            };
+            std::fs::write(path, content)?;
         }
         let file = files.path().join("flotilla.toml");
         std::fs::write(&file, &config)?;
@@ -209,6 +217,9 @@ fn values_that_do_not_exist_or_do_not_fit_are_refused() -> Result<()> {
         ),
         ("drain.stopSeconds=5", "at '/drain/stopSeconds': minimum"),
         ("image.digest=abc", "does not match pattern"),
+        ("auth.passwords.key=../users", "does not match pattern"),
+        ("auth.jwt.keys=jwks.json", "at '/auth/jwt/keys'"),
+        ("admin.token=x", "additional properties 'token' not allowed"),
         ("topologySpread.zone=Never", "at '/topologySpread/zone'"),
         (
             "resources.limit.memory=1Gi",
@@ -227,6 +238,8 @@ fn values_that_contradict_each_other_are_refused_with_what_to_do() -> Result<()>
     let Some(helm) = tool("helm") else { return Ok(()) };
     let tls = "listeners.mqtts.enabled=true";
     let unknown_clients = format!("{tls},listeners.mqtts.tls.existingSecret=x");
+    let revoked =
+        format!("{unknown_clients},listeners.mqtts.insecure=true,listeners.mqtts.tls.clientCa.crlKey=x");
     for (value, reason) in [
         ("replicaCount=17", "begins with at most 16 nodes"),
         ("cluster.tls.mode=existing-secret", "needs the name of a secret"),
@@ -239,6 +252,17 @@ fn values_that_contradict_each_other_are_refused_with_what_to_do() -> Result<()>
         ("admin.port=7883", "admin.port and cluster.port are the same"),
         (tls, "needs a certificate"),
         (unknown_clients.as_str(), "nothing tells who connects"),
+        (revoked.as_str(), "crlKey: has no meaning without existingSecret"),
+        ("auth.jwt.existingSecret=x", "how the tokens are signed"),
+        ("auth.serviceCa.existingSecret=x", "has no meaning without"),
+        (
+            "auth.passwords.existingSecret=x,config.auth.password_file=/y",
+            "exclude each other",
+        ),
+        (
+            "access.rules=allow all #,access.existingSecret=x",
+            "exclude each other",
+        ),
         (
             "listeners.mqtt.insecure=false",
             "plain text can be read by others",

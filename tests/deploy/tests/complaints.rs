@@ -13,6 +13,11 @@ fn nodes(rendered: &str) -> Result<&str> {
     object(rendered, "StatefulSet", "flotilla")
 }
 
+/// The pod of `helm test`.
+fn test(rendered: &str) -> Result<&str> {
+    object(rendered, "Pod", "flotilla-test")
+}
+
 fn needs(text: &str, lines: &[&str]) -> Result<()> {
     for line in lines {
         ensure!(text.contains(line), "`{line}` is missing in\n{text}");
@@ -348,7 +353,23 @@ fn the_chart_wants_rights_a_password_or_the_pods_token() -> Result<()> {
         )?;
         ensure!(!rendered.contains("automountServiceAccountToken: true"), "{case}");
     }
+    // Who tests an installation has no token, and is nobody that the API answers.
     let rendered = render(&helm, &[])?;
+    needs(test(&rendered)?, &["args: [health, --admin"])?;
+    lacks(test(&rendered)?, &["ctl"])?;
+    let with_tokens = render(&helm, &["--set", "admin.tokens.existingSecret=operators"])?;
+    needs(
+        test(&with_tokens)?,
+        &[
+            "args: [ctl, --admin",
+            "name: FLOTILLA_TOKEN_FILE",
+            "secretName: operators",
+        ],
+    )?;
+    needs(
+        nodes(&with_tokens)?,
+        &["name: FLOTILLA_TOKEN_FILE", "secretName: operators"],
+    )?;
     let hardened = [
         "automountServiceAccountToken: false",
         "enableServiceLinks: false",
