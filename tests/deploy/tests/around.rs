@@ -37,6 +37,8 @@ fn the_images_run_as_nobody_and_hold_the_binary_alone() -> Result<()> {
             "USER 65532:65532\n",
             "ENTRYPOINT [\"/usr/bin/flotilla\"]\n",
             "CMD [\"start\"]\n",
+            "CMD [\"/usr/bin/flotilla\", \"health\"]\n",
+            "VOLUME /var/lib/flotilla\n",
         ] {
             ensure!(image.contains(line), "{file} lacks {line}");
         }
