@@ -12,13 +12,15 @@ use crate::flags;
 use crate::step::{self, cargo};
 
 /// The targets; each is a file in `fuzz/targets` with seeds in `fuzz/seeds`.
-const TARGETS: [&str; 7] = [
+const TARGETS: [&str; 9] = [
     "codec",
     "split",
     "filters",
     "session",
     "configuration",
     "proxy_protocol",
+    "websocket",
+    "peers",
     "access",
 ];
 
@@ -63,24 +65,17 @@ fn build() -> Result<()> {
         "fuzz/Cargo.toml",
         "--target-dir",
     ]);
+    // Naming the target, even the host's own, keeps the instrumentation away from build scripts.
     command
         .arg(target_dir())
-        .args(["--target", &host()?])
+        .args(["--target", &step::host()?])
         .env("RUSTFLAGS", INSTRUMENTATION);
     step::run("fuzz build", &mut command)
 }
 
-/// Naming the target, even the host's own, keeps the instrumentation away from build scripts.
-fn host() -> Result<String> {
-    let output = Command::new("rustc").arg("-vV").output().context("rustc -vV")?;
-    let text = String::from_utf8(output.stdout)?;
-    let line = text.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(line.context("rustc does not say its host")?.to_owned())
-}
-
 /// New inputs go to `target/`, the seeds in the tree are only read. A finding is left beside them with how to repeat it.
 fn target(name: &str, seconds: u64) -> Result<()> {
-    let program = target_dir().join(host()?).join("release").join(name);
+    let program = target_dir().join(step::host()?).join("release").join(name);
     let corpus = target_dir().join("corpus").join(name);
     let findings = target_dir().join("findings");
     std::fs::create_dir_all(&corpus)?;

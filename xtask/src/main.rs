@@ -8,6 +8,7 @@ mod flags;
 mod fuzz;
 mod http;
 mod judges;
+mod release;
 mod simulate;
 mod step;
 mod test;
@@ -31,6 +32,7 @@ cargo xtask COMMAND
   cluster [--nodes N]    starts N nodes (default 3) and HAProxy on this machine, until Ctrl-C
   compare [..]           the same load on Flotilla and on other brokers, side by side
   compare --cluster [..] three nodes beside one, and what three nodes should reach
+  release                the last commit as a static binary, with a list of its parts, an archive and checksums
 ";
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<()> {
         "fuzz" => fuzz::run(rest),
         "cluster" => cluster::run(rest),
         "compare" => compare::run(rest),
+        "release" => release::run(rest),
         "help" | "-h" | "--help" => {
             print!("{HELP}");
             Ok(())

@@ -44,6 +44,25 @@ pub(crate) fn run(title: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// What a command says, without the last newline.
+pub(crate) fn output(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| program.to_owned())?;
+    if !output.status.success() {
+        bail!("{program}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+}
+
+/// The compiler's name for this machine.
+pub(crate) fn host() -> Result<String> {
+    let text = output("rustc", &["-vV"])?;
+    let line = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(line.context("rustc does not say its host")?.to_owned())
+}
+
 /// Whether a program can be started at all.
 pub(crate) fn exists(program: &str, probe: &str) -> bool {
     let mut command = Command::new(program);

@@ -28,6 +28,13 @@ pub(crate) fn run() -> Result<()> {
         "fuzz lock",
         cargo().args(["fetch", "--locked", "--manifest-path", "fuzz/Cargo.toml"]),
     )?;
+    // A test judges the same. Advisories need a database from the network: `cargo deny check advisories`.
+    if step::exists("cargo-deny", "--version") {
+        step::run(
+            "cargo deny",
+            cargo().args(["deny", "check", "bans", "licenses", "sources"]),
+        )?;
+    }
     let clippy = [
         "clippy",
         "--workspace",

@@ -5,6 +5,8 @@ pub mod config;
 mod connection;
 mod drain;
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gate;
 mod handover;
 mod http_client;

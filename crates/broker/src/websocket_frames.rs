@@ -187,7 +187,8 @@ impl<S: Stream> ByteStream<S> {
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
             let read = part.filled().len();
             buf.advance(read);
-            self.ended |= read == 0;
+            // No room is no end.
+            self.ended |= read == 0 && room > 0;
         } else {
             let length = room.min(self.input.len());
             buf.put_slice(&self.input[..length]);
