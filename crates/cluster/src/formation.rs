@@ -11,18 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_proto::{AdoptRequest, HelloRequest, HelloResponse, Introduction, Member};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::node::Inner;
+use crate::said::Said;
 use crate::{StartError, chance};
 
 /// The version of the protocol between nodes.
 pub(crate) const PROTOCOL: u32 = 1;
 const ASK_WITHIN: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(200);
-/// What holds the formation up is said again after this time.
-const SAY_AFTER: Duration = Duration::from_secs(10);
 
 /// What a round of questions came to.
 enum Found {
@@ -98,7 +97,7 @@ impl Inner {
 
     /// Looks for the cluster until this node has its log, or there is one to ask for it.
     pub(crate) async fn run_formation(self: Arc<Self>) {
-        let mut said: Option<(String, Instant)> = None;
+        let mut said = Said::default();
         while !self.is_founded() && !self.is_stopping() {
             let reason = match self.look_around().await {
                 Found::Cluster(cluster_id) => match self.adopt_cluster(&cluster_id) {
@@ -114,12 +113,8 @@ impl Inner {
                 },
                 Found::Wait(reason) => reason,
             };
-            let news = said
-                .as_ref()
-                .is_none_or(|(known, at)| *known != reason || at.elapsed() > SAY_AFTER);
-            if news {
+            if said.is_news(&reason) {
                 info!(reason, "no cluster yet");
-                said = Some((reason, Instant::now()));
             }
             sleep(PAUSE).await;
         }

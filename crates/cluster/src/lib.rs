@@ -27,6 +27,7 @@ mod proposer;
 mod raft;
 mod reads;
 mod remote_queues;
+mod said;
 mod shard;
 mod shard_duties;
 mod slot;

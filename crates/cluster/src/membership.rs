@@ -187,8 +187,14 @@ impl Inner {
             // This node may not have heard of its end yet.
             Some(answer) if answer.is_over => self.begin_new_life(),
             Some(answer) if answer.is_retired => self.retire(),
-            Some(answer) => warn!(reason = answer.reason, "the cluster does not take this node"),
-            None => {}
+            Some(answer) if self.not_taken.lock().is_news(&answer.reason) => {
+                warn!(
+                    name = self.config.name,
+                    reason = answer.reason,
+                    "the cluster does not take this node"
+                );
+            }
+            Some(_) | None => {}
         }
     }
 

@@ -27,6 +27,7 @@ use crate::lease::{Heard, Lease};
 use crate::meta::Meta;
 use crate::raft::Payload;
 use crate::remote_queues::RemoteQueues;
+use crate::said::Said;
 use crate::shard::Node;
 use crate::slot::Slot;
 use crate::{Clock, Config, Observer, PeerConfig, ProposeError, ShardId};
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) draining: Draining,
     /// Lives that were declared down and are not waited for any more.
     pub(crate) given_up: Mutex<BTreeSet<(u64, u64)>>,
+    /// Why the cluster does not take this node.
+    pub(crate) not_taken: Mutex<Said>,
     pub(crate) announcer: Announcer,
     pub(crate) applied: Applied,
     pub(crate) remote_queues: RemoteQueues,

@@ -162,6 +162,7 @@ impl Cluster {
             heard: Heard::default(),
             draining: Draining::default(),
             given_up: Mutex::default(),
+            not_taken: Mutex::default(),
             announcer: Announcer::new(node_id),
             applied: Applied::default(),
             remote_queues: RemoteQueues::default(),

@@ -4,6 +4,9 @@ use cluster_proto::{Join, Member, NodeDown};
 
 use super::{MetaEffect, MetaState};
 
+/// A lost node is down after a few seconds; two nodes of one machine have one name unless they are given others.
+const NAME_IS_TAKEN: &str = "another live node has this name; give each its own with --node NAME or node.name, or wait until the other is down";
+
 impl MetaState {
     pub(super) fn join(&mut self, command: Join, effects: &mut Vec<MetaEffect>) -> Result<(), &'static str> {
         let Some(mut member) = command.member else {
@@ -47,7 +50,7 @@ impl MetaState {
             return Ok(());
         }
         if self.members_named(&new.name).any(|member| !member.down) {
-            return Err("a live node has this name");
+            return Err(NAME_IS_TAKEN);
         }
         let old: Vec<u64> = self.members_named(&new.name).map(|member| member.node).collect();
         for old in old {
