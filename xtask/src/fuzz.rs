@@ -37,7 +37,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         None => all(seconds),
         Some(name) if TARGETS.contains(&name) => {
             build()?;
-            target(name, seconds)
+            target(name, seconds.max(1))
         }
         Some(name) => bail!("there is no target `{name}`; there are {}", TARGETS.join(", ")),
     }

@@ -11,7 +11,7 @@ use crate::{tools, verify};
 
 /// Writes down the parts of a Cargo project.
 const PARTS_TOOL: &str = "cargo-cyclonedx";
-const PARTS_TOOL_VERSION: &str = "0.5.7";
+const PARTS_TOOL_VERSION: &str = "0.5.9";
 
 /// Builds a release into `target/dist`.
 pub(crate) fn run(args: &[String]) -> Result<()> {

@@ -13,6 +13,7 @@ use crate::handover::{self, Handover};
 use crate::incoming::outgoing;
 use crate::mailbox::LiveMessage;
 use crate::message::to_stored;
+use crate::router::Route;
 use crate::shared::Shared;
 use crate::sources::Source;
 
@@ -30,6 +31,8 @@ pub(crate) struct NodeBatch<T> {
     pub(crate) messages: Vec<ForwardMessage>,
     /// Of the payloads of the last one.
     run_bytes: usize,
+    /// Of the last one, which is for all subscribers: the same route is the same topic.
+    route: Option<Arc<Route>>,
     /// Of the publishes that wait for the node.
     pub(crate) tickets: SmallVec<[T; 4]>,
     /// Messages for one member of a group: if the node dies before it has them, others get them.
@@ -50,24 +53,33 @@ impl<T: Send + 'static> NodeBatch<T> {
             congested,
             messages: Vec::new(),
             run_bytes: 0,
+            route: None,
             tickets: SmallVec::new(),
             kept: Vec::new(),
         }
     }
 
     /// For all subscribers there. What is like the message before, but for its payload, travels with it.
-    pub(crate) fn push(&mut self, message: &LiveMessage, publisher: &str, source: Option<Source>) {
+    pub(crate) fn push(
+        &mut self,
+        message: &LiveMessage,
+        publisher: &str,
+        source: Option<Source>,
+        route: &Arc<Route>,
+    ) {
         let payload = message.publication.payload();
         if let Some(last) = self.messages.last_mut()
             && source.is_none()
             && last.more_payloads.len() + 1 < RUN_MESSAGES_MAX
             && self.run_bytes + payload.len() <= RUN_BYTES_MAX
+            && self.route.as_ref().is_some_and(|last| Arc::ptr_eq(last, route))
             && is_alike(last, message)
         {
             self.run_bytes += payload.len();
             return last.more_payloads.push(payload);
         }
         self.run_bytes = payload.len();
+        self.route = Some(Arc::clone(route));
         self.messages
             .push(outgoing(to_stored(message, publisher), source));
     }
@@ -163,14 +175,13 @@ pub(crate) fn count_of(message: &ForwardMessage) -> u64 {
     1 + message.more_payloads.len() as u64
 }
 
-/// Whether a message of the same publisher differs from the last one in its payload at the most.
+/// Whether a message of the same publisher and topic differs from the last one in its payload at the most.
 fn is_alike(last: &ForwardMessage, message: &LiveMessage) -> bool {
     let Some(stored) = &last.publication else {
         return false;
     };
     last.only_client.is_empty()
         && last.source_shard.is_none()
-        && stored.topic == message.publication.topic().as_str()
         && stored.qos == message.qos as u32
         && stored.retain == message.retain
         && stored.expires_at_ms == message.expires_at.unwrap_or(0)

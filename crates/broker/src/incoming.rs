@@ -177,6 +177,7 @@ mod tests {
     use super::*;
     use crate::forward::NodeBatch;
     use crate::mailbox::Grant;
+    use crate::router::Route;
     use crate::testing::{grant, message, node, received, subscribe};
 
     fn shared_message(client: &str, payload: &str) -> ForwardMessage {
@@ -215,6 +216,7 @@ mod tests {
         let (_files, shared) = node().await;
         let all = subscribe(&shared, "all", "#", grant(QoS::AtLeastOnce), false);
         let mut sent = NodeBatch::<()>::new(2, false);
+        let (a, b) = (Arc::new(Route::default()), Arc::new(Route::default()));
         for (topic, payload) in [
             ("a", "1"),
             ("a", "2"),
@@ -224,12 +226,13 @@ mod tests {
             ("a", "6"),
         ] {
             let stored = message("p", topic, payload, 1).publication.unwrap();
-            sent.push(&from_stored(&stored).unwrap(), "p", None);
+            let route = if topic == "a" { &a } else { &b };
+            sent.push(&from_stored(&stored).unwrap(), "p", None, route);
         }
         let numbered = Source { shard: 1, number: 7 };
         for source in [Some(numbered), None] {
             let stored = message("p", "a", "7", 1).publication.unwrap();
-            sent.push(&from_stored(&stored).unwrap(), "p", source);
+            sent.push(&from_stored(&stored).unwrap(), "p", source, &a);
         }
         let together: Vec<u64> = sent.messages.iter().map(count_of).collect();
         assert_eq!(together, [3, 2, 1, 1, 1], "what has a number travels alone");

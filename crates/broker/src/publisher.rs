@@ -68,7 +68,10 @@ pub(crate) struct Publisher<T> {
     client: Arc<str>,
     /// What its lane to each node is chosen by: what goes through one lane stays in order.
     lane: Arc<str>,
+    /// Their names are copies: one that was read with many others would keep all of them.
     routes: HashMap<TopicName, Arc<Route>>,
+    /// The one used last.
+    last: Option<(TopicName, Arc<Route>)>,
     run: Run,
     outgoing: Outgoing<T>,
 }
@@ -84,6 +87,7 @@ impl<T: Copy + Send + 'static> Publisher<T> {
             client,
             lane,
             routes: HashMap::new(),
+            last: None,
             run: Run::default(),
             outgoing: Outgoing::new(),
         }
@@ -124,7 +128,7 @@ impl<T: Copy + Send + 'static> Publisher<T> {
             }
         }
         for node in route.nodes.iter().filter(|node| !(above_0 && node.qos_0_only)) {
-            self.forward(shared, &mut post, node.node);
+            self.forward(shared, &mut post, node.node, &route);
         }
         for (index, group) in route.groups.iter().enumerate() {
             self.share(shared, &mut post, group, index as u64 + 1);
@@ -148,22 +152,25 @@ impl<T: Copy + Send + 'static> Publisher<T> {
     }
 
     fn route(&mut self, shared: &Shared, topic: &TopicName) -> Arc<Route> {
-        if let (Some(route), Some(known)) = (self.run.route(), self.run.topic())
+        if let Some((known, route)) = &self.last
             && known == topic
             && shared.router.is_current(route, &shared.cluster)
         {
             return Arc::clone(route);
         }
-        if let Some(route) = self.routes.get(topic)
+        if let Some((known, route)) = self.routes.get_key_value(topic)
             && shared.router.is_current(route, &shared.cluster)
         {
+            self.last = Some((known.clone(), Arc::clone(route)));
             return Arc::clone(route);
         }
         let route = Arc::new(shared.router.route(topic.as_str(), &shared.cluster));
         if self.routes.len() >= ROUTES_MAX {
             self.routes.clear();
         }
+        let topic = topic.compact();
         self.routes.insert(topic.clone(), Arc::clone(&route));
+        self.last = Some((topic, Arc::clone(&route)));
         route
     }
 
@@ -217,10 +224,10 @@ impl<T: Copy + Send + 'static> Publisher<T> {
     }
 
     /// For all subscribers that are connected to another node.
-    fn forward(&mut self, shared: &Shared, post: &mut Post<T>, node: u64) {
+    fn forward(&mut self, shared: &Shared, post: &mut Post<T>, node: u64, route: &Arc<Route>) {
         let publisher = Arc::clone(&self.client);
         if let Some(batch) = self.batch_for(shared, post, node) {
-            batch.push(&post.message, &publisher, post.source);
+            batch.push(&post.message, &publisher, post.source, route);
         }
     }
 
@@ -339,5 +346,44 @@ impl<T: Copy + Send + 'static> Publisher<T> {
     pub(crate) fn flush(&mut self, shared: &Shared) -> Outgoing<T> {
         self.run.flush(shared, &self.client);
         std::mem::replace(&mut self.outgoing, Outgoing::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use mqtt_codec::Publication;
+
+    use super::*;
+    use crate::testing::{grant, node, received, subscribe};
+
+    /// A read buffer holds packets of many connections. Devices that publish now and then would keep one each.
+    #[tokio::test]
+    async fn a_topic_that_is_remembered_does_not_keep_the_buffer_it_was_read_into() {
+        let (_files, shared) = node().await;
+        let mailbox = subscribe(&shared, "all", "#", grant(QoS::AtMostOnce), false);
+        let buffer = Bytes::from(vec![b'x'; 64 * 1024]);
+        let name = ByteString::try_from(buffer.slice(..5)).unwrap();
+        let publication = Publication::with_properties(
+            TopicName::parse(name).unwrap(),
+            Bytes::new(),
+            None,
+            buffer.slice(5..10),
+        );
+        let message = LiveMessage {
+            publication,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            expires_at: None,
+        };
+        let mut publisher = Publisher::<()>::new("p".into());
+        for _ in 0..2 {
+            publisher.publish(&shared, message.clone(), (), None);
+        }
+        publisher.flush(&shared);
+        drop(message);
+        assert_eq!(received(&mailbox).len(), 2);
+        assert_eq!(publisher.routes.len(), 1);
+        assert!(buffer.is_unique());
     }
 }

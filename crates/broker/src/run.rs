@@ -21,17 +21,6 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// The route of the last message.
-    pub(crate) fn route(&self) -> Option<&Arc<Route>> {
-        self.current.as_ref().map(|(route, _)| route)
-    }
-
-    /// The topic of the last message.
-    pub(crate) fn topic(&self) -> Option<&mqtt_topic::TopicName> {
-        let (_, messages) = self.current.as_ref()?;
-        messages.first().map(|message| message.publication.topic())
-    }
-
     /// Adds a message for the subscribers of a route.
     pub(crate) fn push(&mut self, shared: &Shared, publisher: &str, route: Arc<Route>, message: LiveMessage) {
         if let Some((current, messages)) = &mut self.current

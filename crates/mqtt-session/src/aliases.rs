@@ -44,7 +44,7 @@ impl InboundAliases {
             self.topics.resize(slot + 1, None);
         }
         if !unnamed {
-            self.topics[slot] = Some(publish.publication.topic().clone());
+            self.topics[slot] = Some(publish.publication.topic().compact());
             return Ok(());
         }
         let Some(topic) = &self.topics[slot] else {
@@ -86,6 +86,6 @@ impl OutboundAliases {
 
     /// The client is told of the alias with the packet that goes out now.
     pub(crate) fn learn(&mut self, topic: &TopicName, alias: NonZeroU16) {
-        self.aliases.insert(topic.clone(), alias);
+        self.aliases.insert(topic.compact(), alias);
     }
 }

@@ -50,6 +50,11 @@ impl TopicName {
         &self.0
     }
 
+    /// The same name in memory of its own: for who keeps it longer than the buffer that it was read into.
+    pub fn compact(&self) -> Self {
+        Self(ByteString::from(self.as_str()))
+    }
+
     /// How many levels it has, empty ones included.
     pub fn levels(&self) -> usize {
         self.0.bytes().filter(|byte| *byte == b'/').count() + 1
