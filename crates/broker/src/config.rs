@@ -114,6 +114,11 @@ section! {
         publish_messages_per_second_max: u32 = 0, 0 => 10_000_000;
         /// Bytes of messages a client may publish in a second, in the same way. 0B: no limit.
         publish_bytes_per_second_max: ByteSize = ByteSize::from_bytes(0), ByteSize::from_bytes(0) => ByteSize::from_gib(64);
+        /// Messages a client is sent in a second. Beyond a second's worth those above QoS 0 wait in its queue, with the bounds of
+        /// `[queues]`, and QoS 0 messages are dropped and counted; nobody else waits. 0: no limit.
+        deliver_messages_per_second_max: u32 = 0, 0 => 10_000_000;
+        /// Bytes of messages a client is sent in a second, in the same way. 0B: no limit.
+        deliver_bytes_per_second_max: ByteSize = ByteSize::from_bytes(0), ByteSize::from_bytes(0) => ByteSize::from_gib(64);
         /// Time from accept to a complete CONNECT, TLS and WebSocket handshakes included. Then the connection is closed.
         connect_timeout: TimeSpan = TimeSpan::from_secs(10), TimeSpan::from_millis(10) => TimeSpan::from_secs(600);
         /// Largest packet accepted from a client (Maximum Packet Size in CONNACK). A larger one ends the connection with
@@ -137,6 +142,12 @@ section! {
         /// Bytes of retained messages in the whole cluster, in the same way. They are in the memory of each node that has a
         /// replica. 0B: no limit.
         retained_bytes_max: ByteSize = ByteSize::from_gib(1), ByteSize::from_bytes(0) => ByteSize::from_gib(1024);
+        /// Retained messages in the whole cluster that one user has set, whose name is proved; clients without a name count as
+        /// one user. Counted and refused in the same way; one that replaces another of the same user and is no larger is
+        /// welcome. What an operator retains counts for nobody. 0: no limit.
+        retained_messages_per_user_max: u32 = 0, 0 => 100_000_000;
+        /// Bytes of retained messages of one user, in the same way. 0B: no limit.
+        retained_bytes_per_user_max: ByteSize = ByteSize::from_bytes(0), ByteSize::from_bytes(0) => ByteSize::from_gib(1024);
         /// Topic filters in one SUBSCRIBE or UNSUBSCRIBE. More end the connection with 0x97 (quota exceeded).
         filters_per_packet_max: u32 = 100, 1 => 65_535;
         /// Messages with QoS 1 and 2 a client may have under way to the broker (Receive Maximum in CONNACK). One more

@@ -6,7 +6,10 @@ use mqtt_topic::{SubscriptionFilter, TopicFilter, TopicName};
 use tracing::info;
 
 use crate::auth::Admission;
+use crate::config::Limits;
+use crate::refusal::Limited;
 use crate::refusals::Refused;
+use crate::retained_room::Owner;
 use crate::shared::Shared;
 
 pub(crate) struct Pass {
@@ -52,6 +55,16 @@ impl Pass {
     /// The user name that was proved.
     pub(crate) fn user(&self) -> Option<&str> {
         self.admission.principal.user.as_deref()
+    }
+
+    /// Whom its client's retained messages count for.
+    pub(crate) fn owner(&self, limits: &Limits) -> Owner {
+        Owner {
+            name: format!("user:{}", self.user().unwrap_or_default()),
+            messages_max: limits.retained_messages_per_user_max.into(),
+            bytes_max: limits.retained_bytes_per_user_max.get(),
+            limit: Limited::RetainedPerUser,
+        }
     }
 
     pub(crate) fn is_over(&self, now_ms: u64) -> bool {

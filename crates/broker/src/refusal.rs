@@ -64,16 +64,25 @@ pub(crate) enum Limited {
     Subscriptions,
     /// `limits.retained_messages_max`, `limits.retained_bytes_max`
     Retained,
+    /// `limits.deliver_messages_per_second_max`
+    DeliveredMessages,
+    /// `limits.deliver_bytes_per_second_max`
+    DeliveredBytes,
+    /// `limits.retained_messages_per_user_max`, `limits.retained_bytes_per_user_max`
+    RetainedPerUser,
 }
 
 impl Limited {
     /// By number.
-    pub(crate) const WORDS: [&'static str; 6] = [
+    pub(crate) const WORDS: [&'static str; 9] = [
         "messages",
         "bytes",
         "overload",
         "connects",
         "subscriptions",
         "retained",
+        "delivered_messages",
+        "delivered_bytes",
+        "retained_per_user",
     ];
 }

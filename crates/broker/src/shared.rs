@@ -21,9 +21,10 @@ use crate::metrics::Metrics;
 use crate::overload::Overload;
 use crate::places::Places;
 use crate::queue_memory::QueueMemory;
+use crate::refusal::Limited;
 use crate::refusals::Refusals;
 use crate::registry::Registry;
-use crate::retained_room::RetainedRoom;
+use crate::retained_room::{Owner, RetainedRoom};
 use crate::router::Router;
 use crate::sources::Sources;
 use crate::sys_topics::SysTopics;
@@ -124,10 +125,14 @@ impl Shared {
         (!reference.is_empty()).then(|| reference.as_str().into())
     }
 
-    /// Whether a message may be retained. An empty one removes what is retained, and is always welcome. [MQTT-3.3.1-6]
-    pub(crate) fn may_retain(&self, publication: &Publication) -> bool {
+    /// Whether a message may be retained, or the limit that is against it. An empty one removes what is retained, and is
+    /// always welcome. [MQTT-3.3.1-6]
+    pub(crate) fn may_retain(&self, publication: &Publication, owner: &Owner) -> Result<(), Limited> {
+        if publication.payload_len() == 0 {
+            return Ok(());
+        }
         let room = &self.retained_room;
-        publication.payload_len() == 0 || room.admits(&self.cluster, &self.config.limits, publication)
+        room.admits(&self.cluster, &self.config.limits, publication, owner)
     }
 
     /// A number no other connection of this process has had.

@@ -23,10 +23,10 @@ use tracing::{debug, info};
 use crate::auth::{Admission, Login, Secret, Step};
 use crate::config::Protocol;
 use crate::mailbox::{Close, LiveMessage, Mailbox};
-use crate::message::{qos_of, to_stored};
+use crate::message::{qos_of, to_owned};
 use crate::pass::{Denied, Pass};
 use crate::places::{Place, PlaceOf};
-use crate::refusal::{Limited, Rejected};
+use crate::refusal::Rejected;
 use crate::refusals::Refused;
 use crate::registry::{Connected as Registered, Facts};
 use crate::shared::Shared;
@@ -242,9 +242,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }
         if let Some(will) = &connect.will
             && will.retain
-            && !self.shared.may_retain(&will.publication)
+            && let Err(limited) = self
+                .shared
+                .may_retain(&will.publication, &pass.owner(&self.shared.config.limits))
         {
-            self.shared.metrics.limited(Limited::Retained);
+            self.shared.metrics.limited(limited);
             return Err(refuse(
                 Rejected::Will,
                 ProtocolError::new(ReasonCode::QuotaExceeded, "too much is retained already"),
@@ -506,7 +508,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             will: connect
                 .will
                 .as_ref()
-                .map(|will| to_stored_will(will, client, shared)),
+                .map(|will| to_stored_will(will, client, pass, shared)),
             user: pass
                 .user()
                 .or(connect.username.as_deref())
@@ -654,7 +656,7 @@ fn why_refused(reason: ReasonCode) -> &'static str {
     }
 }
 
-fn to_stored_will(will: &mqtt_codec::Will, client: &str, shared: &Shared) -> proto::Will {
+fn to_stored_will(will: &mqtt_codec::Will, client: &str, pass: &Pass, shared: &Shared) -> proto::Will {
     let message = LiveMessage {
         publication: will.publication.clone(),
         qos: will.qos,
@@ -662,7 +664,7 @@ fn to_stored_will(will: &mqtt_codec::Will, client: &str, shared: &Shared) -> pro
         expires_at: None,
     };
     proto::Will {
-        publication: Some(to_stored(&message, client)),
+        publication: Some(to_owned(&message, client, &pass.owner(&shared.config.limits))),
         delay_s: will.delay_interval.min(shared.limits.will_delay_max),
         message_expiry_s: will.publication.message_expiry_interval().unwrap_or(0),
     }

@@ -42,7 +42,7 @@ pub(crate) use attachment::is_rejected;
 pub(crate) use connect::{Accepted, Origin, accept};
 use publish::{Held, Part};
 use subscribe::{Entering, Told};
-use throttle::Throttle;
+use throttle::{Pace, Throttle};
 
 /// Bytes waiting for the socket beyond which nothing more is encoded for it, and nothing is read.
 const OUT_MAX: usize = 256 * 1024;
@@ -134,6 +134,8 @@ struct Connection<S> {
     batches_under_way: usize,
     congested: bool,
     throttle: Throttle,
+    /// `None`: what the client is sent in a second is not limited.
+    pace: Option<Box<Pace>>,
     /// There may be something in the session's replicated queue.
     pull: bool,
     /// No UNSUBSCRIBE is under way that may take messages out of it.
@@ -201,6 +203,10 @@ impl<S: Stream> Connection<S> {
             limits.publish_messages_per_second_max.into(),
             limits.publish_bytes_per_second_max.get(),
         );
+        let pace = Pace::new(
+            limits.deliver_messages_per_second_max.into(),
+            limits.deliver_bytes_per_second_max.get(),
+        );
         Box::new(Self {
             fetch_from: session.next_sequence(),
             queued: HeldMemory::new(&shared.memory),
@@ -226,6 +232,7 @@ impl<S: Stream> Connection<S> {
             batches_under_way: 0,
             congested: false,
             throttle,
+            pace,
             retained: VecDeque::new(),
             received: SmallVec::new(),
             acknowledge_at: None,
@@ -547,7 +554,8 @@ impl<S: Stream> Connection<S> {
             return Poll::Ready(End::KeepAlive);
         }
         let expiry = self.pass.admission.expires_at_ms;
-        let deadlines = [keep_alive, self.acknowledge_at, expiry, throttled];
+        let paced = self.paced_until(now).filter(|_| self.has_waiting());
+        let deadlines = [keep_alive, self.acknowledge_at, expiry, throttled, paced];
         let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return Poll::Pending;
         };

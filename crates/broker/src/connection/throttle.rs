@@ -1,4 +1,5 @@
-//! How fast a client may publish: what is beyond its limits stays unread, so that the client's own socket holds it up.
+//! How fast a client may publish, and how fast it is sent messages: what it publishes beyond its limits stays unread, so that its
+//! own socket holds it up; what comes for it beyond them waits in its own queue.
 
 use crate::meter::Meter;
 use crate::overload::Level;
@@ -63,9 +64,67 @@ impl Throttle {
     }
 }
 
+/// Messages and bytes that are sent to one client, where that is limited.
+#[derive(Debug)]
+pub(super) struct Pace {
+    messages: Meter,
+    bytes: Meter,
+}
+
+impl Pace {
+    /// Limits per second; 0: none. `None`: neither is limited.
+    pub(super) fn new(messages: u64, bytes: u64) -> Option<Box<Self>> {
+        (messages > 0 || bytes > 0).then(|| {
+            Box::new(Self {
+                messages: Meter::new(messages, BURST_US),
+                bytes: Meter::new(bytes, BURST_US),
+            })
+        })
+    }
+
+    /// A message was sent. Names the limit that keeps the next one waiting, if none did before.
+    pub(super) fn charge(&mut self, bytes: usize, now_ms: u64) -> Option<Limited> {
+        let waited = self.waits_until(now_ms).is_some();
+        self.messages.charge(1, now_ms * 1000);
+        self.bytes.charge(bytes as u64, now_ms * 1000);
+        let latest = match self.messages.welcome_ms() > self.bytes.welcome_ms() {
+            true => Limited::DeliveredMessages,
+            false => Limited::DeliveredBytes,
+        };
+        (!waited && self.waits_until(now_ms).is_some()).then_some(latest)
+    }
+
+    /// When the next one may be sent, in milliseconds; `None`: now.
+    pub(super) fn waits_until(&self, now_ms: u64) -> Option<u64> {
+        let welcome_ms = self.messages.welcome_ms().max(self.bytes.welcome_ms());
+        (welcome_ms > now_ms).then_some(welcome_ms)
+    }
+
+    /// Messages and bytes that may be sent now, if any may: the last of them may be larger.
+    pub(super) fn room(&self, now_ms: u64) -> (usize, usize) {
+        let units = |meter: &Meter| usize::try_from(meter.room(now_ms * 1000)).unwrap_or(usize::MAX);
+        (units(&self.messages).max(1), units(&self.bytes).max(1))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_sent_a_seconds_worth_and_then_its_rate() {
+        let mut pace = Pace::new(10, 0).expect("limited");
+        let limits: Vec<_> = (0..10).filter_map(|_| pace.charge(1_000_000, 7)).collect();
+        assert_eq!(limits, [], "a second's worth");
+        assert_eq!(pace.charge(1, 7), Some(Limited::DeliveredMessages));
+        assert_eq!(pace.charge(1, 7), None, "told once");
+        assert_eq!(pace.waits_until(7), Some(207));
+        assert_eq!((pace.waits_until(207), pace.room(207).0), (None, 1));
+        let mut pace = Pace::new(0, 1_000).expect("limited");
+        assert_eq!(pace.room(7), (usize::MAX, 1_000));
+        assert_eq!(pace.charge(3_000, 7), Some(Limited::DeliveredBytes));
+        assert_eq!(pace.waits_until(7), Some(2_007));
+    }
 
     /// How many messages of so many bytes are taken within ten seconds by somebody who sends whenever it is welcome.
     fn taken(mut throttle: Throttle, bytes: usize, level: Level) -> u64 {
