@@ -9,6 +9,7 @@ mod choices;
 mod cluster;
 mod listener;
 mod overload;
+mod tenants;
 mod token;
 mod units;
 
@@ -22,12 +23,13 @@ pub use auth::{Access, Auth};
 pub use auth_http::AuthHttp;
 pub use choices::{
     AckLevel, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, LogFormat, Protocol, ProxyProtocol,
-    SharedStrategy, WhenFull,
+    SharedStrategy, TenantSource, WhenFull, WithoutTenant,
 };
 pub use cluster::{Cluster, ClusterTls, PEER_PORT};
 pub use listener::Listener;
 pub use overload::Overload;
 pub use section::{Key, Problem, Section, SectionReference};
+pub use tenants::{TenantQuotas, Tenants};
 pub use token::Token;
 pub use units::{ByteSize, TimeSpan, UnitError};
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub access: Access,
     /// What one client, one packet and one node may use.
     pub limits: Limits,
+    /// Who belongs to whom.
+    pub tenants: Tenants,
     /// Messages waiting for their receivers.
     pub queues: Queues,
     /// What the node does when its memory runs short.
@@ -332,6 +336,7 @@ impl Default for Config {
             auth: Auth::default(),
             access: Access::default(),
             limits: Limits::default(),
+            tenants: Tenants::default(),
             queues: Queues::default(),
             overload: Overload::default(),
             mqtt: Mqtt::default(),
@@ -355,6 +360,7 @@ impl Config {
             AuthHttp::reference("auth.http"),
             Access::reference("access"),
             Limits::reference("limits"),
+            Tenants::reference("tenants"),
             Queues::reference("queues"),
             Overload::reference("overload"),
             Mqtt::reference("mqtt"),
@@ -382,6 +388,8 @@ impl Config {
         self.auth.check("auth", &mut problems);
         self.access.check("access", &mut problems);
         self.limits.check_bounds("limits", &mut problems);
+        self.tenants
+            .check("tenants", self.access.has_rules(), &mut problems);
         self.queues.check_bounds("queues", &mut problems);
         self.overload.check_bounds("overload", &mut problems);
         self.mqtt.check_bounds("mqtt", &mut problems);

@@ -28,6 +28,7 @@ use crate::retained_room::{Owner, RetainedRoom};
 use crate::router::Router;
 use crate::sources::Sources;
 use crate::sys_topics::SysTopics;
+use crate::tenants::{Tenants, TopicBounds};
 
 /// Denials are told one by one this often.
 const DENIALS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) sources: Sources,
     pub(crate) overload: Overload,
     pub(crate) retained_room: RetainedRoom,
+    pub(crate) tenants: Tenants,
     /// Of the connections that all listeners accept.
     pub(crate) accepts: Mutex<Meter>,
     pub(crate) drain: Drain,
@@ -92,6 +94,7 @@ impl Shared {
             limits: Arc::new(server_limits(&config)),
             overload: Overload::default(),
             retained_room: RetainedRoom::default(),
+            tenants: Tenants::new(&config.tenants),
             accepts: Mutex::new(Meter::new(
                 config.limits.connects_per_second_max.into(),
                 ACCEPTS_BURST_US,
@@ -133,6 +136,14 @@ impl Shared {
         }
         let room = &self.retained_room;
         room.admits(&self.cluster, &self.config.limits, publication, owner)
+    }
+
+    /// Of topics and filters, with a tenant's name in front.
+    pub(crate) fn topic_bounds(&self) -> TopicBounds {
+        TopicBounds {
+            bytes_max: self.limits.topic_bytes_max,
+            levels_max: self.limits.topic_levels_max,
+        }
     }
 
     /// A number no other connection of this process has had.

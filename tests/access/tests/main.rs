@@ -9,5 +9,6 @@ mod rules;
 mod scram;
 mod secrets;
 mod service;
+mod tenants;
 mod tokens;
 mod users;

@@ -42,6 +42,9 @@ impl<S: Stream> Connection<S> {
     }
 
     pub(super) fn deliver(&mut self, delivery: Delivery, now: u64) {
+        let Some(delivery) = self.seen(delivery) else {
+            return;
+        };
         let (qos, publication) = (delivery.qos, &delivery.publication);
         let (payload, size) = (publication.payload_len(), publication.size());
         let is_paced = self.paced_until(now).is_some();
@@ -59,6 +62,21 @@ impl<S: Stream> Connection<S> {
             false => self.session.deliver(delivery, now, &mut self.out),
         };
         self.note(outcome, qos, payload, size, now);
+    }
+
+    /// A message as the client is to see it; `None`: it is not for its tenant.
+    fn seen(&self, delivery: Delivery) -> Option<Delivery> {
+        let Some(tenant) = &self.pass.tenant else {
+            return Some(delivery);
+        };
+        let publication = tenant.leave(delivery.publication);
+        if publication.is_none() {
+            self.shared.metrics.denied(Denied::Deliver);
+        }
+        publication.map(|publication| Delivery {
+            publication,
+            ..delivery
+        })
     }
 
     /// When the client may be sent the next message; `None`: now.
@@ -153,26 +171,32 @@ impl<S: Stream> Connection<S> {
         let Some(message) = from_stored(&queued.publication) else {
             return;
         };
-        // It may have been queued under older rules.
-        let topic = message.publication.topic();
-        if !self.pass.may_receive(topic) {
-            self.pass.denied(&self.shared, Denied::Deliver, topic.as_str());
-            self.session.skip_durable(queued.sequence);
-            return;
-        }
         let qos = qos_of(u32::from(queued.qos));
-        let (payload, size) = (message.publication.payload_len(), message.publication.size());
-        let delivery = Delivery {
+        let delivery = self.seen(Delivery {
             publication: message.publication,
             qos,
             retain: queued.retain,
             subscription_ids: SmallVec::from_vec(queued.subscription_ids),
             expires_at: message.expires_at,
             share: None,
+        });
+        // It may have been queued under older rules.
+        let Some(delivery) = delivery.filter(|delivery| self.may_receive(delivery)) else {
+            self.session.skip_durable(queued.sequence);
+            return;
         };
+        let (payload, size) = (delivery.publication.payload_len(), delivery.publication.size());
         let outcome = self
             .session
             .send_durable(queued.sequence, &delivery, now, &mut self.out);
         self.note(outcome, qos, payload, size, now);
+    }
+    fn may_receive(&self, delivery: &Delivery) -> bool {
+        let topic = delivery.publication.topic();
+        let may_receive = self.pass.may_receive(topic);
+        if !may_receive {
+            self.pass.denied(&self.shared, Denied::Deliver, topic.as_str());
+        }
+        may_receive
     }
 }

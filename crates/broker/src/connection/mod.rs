@@ -36,6 +36,7 @@ use crate::publisher::Publisher;
 use crate::queue_memory::HeldMemory;
 use crate::registry::Facts;
 use crate::shared::Shared;
+use crate::tenants::Tenant;
 
 use attachment::Attachment;
 pub(crate) use attachment::is_rejected;
@@ -147,6 +148,8 @@ struct Connection<S> {
     acknowledge_at: Option<u64>,
     pass: Pass,
     will_topic: Option<TopicName>,
+    /// The topic that was entered last into the tenant's space.
+    entered: Option<TopicName>,
     origin: Origin,
     method: Option<bytestring::ByteString>,
     exchange: Option<Box<dyn Exchange>>,
@@ -202,6 +205,7 @@ impl<S: Stream> Connection<S> {
         let throttle = Throttle::new(
             limits.publish_messages_per_second_max.into(),
             limits.publish_bytes_per_second_max.get(),
+            pass.tenant.clone().filter(|tenant| tenant.is_rate_limited()),
         );
         let pace = Pace::new(
             limits.deliver_messages_per_second_max.into(),
@@ -238,6 +242,7 @@ impl<S: Stream> Connection<S> {
             acknowledge_at: None,
             pass,
             will_topic,
+            entered: None,
             origin,
             method,
             exchange: None,
@@ -387,14 +392,15 @@ impl<S: Stream> Connection<S> {
         if !self.shared.authenticator.still_admits(&self.pass.admission) {
             return Err(End::Revoked);
         }
-        self.pass = Pass::new(&self.shared, self.pass.admission.clone());
+        let (admission, tenant) = (self.pass.admission.clone(), self.pass.tenant.clone());
+        self.pass = Pass::new(&self.shared, admission, tenant);
         let has_will = self.will_topic.as_ref();
         if has_will.is_some_and(|topic| !self.pass.may_publish(topic)) {
             self.attachment.void_will();
             return Err(End::Revoked);
         }
         let mut subscriptions = self.attachment.subscriptions.values();
-        match subscriptions.all(|entered| self.pass.may_subscribe(entered.filter.filter())) {
+        match subscriptions.all(|entered| self.pass.may_keep(entered.filter.filter())) {
             true => Ok(()),
             false => Err(End::Revoked),
         }
@@ -461,7 +467,7 @@ impl<S: Stream> Connection<S> {
         let exchange = match self.exchange.take() {
             Some(exchange) => Some(exchange),
             None => {
-                let login = self.origin.login(&self.attachment.client);
+                let login = self.origin.login(&self.pass.admission.principal.client_id);
                 self.shared.authenticator.exchange(&method, &login)
             }
         };
@@ -473,13 +479,21 @@ impl<S: Stream> Connection<S> {
             }
             Some((Step::Success(data, admission), _)) => {
                 // The session is the user's who opened it.
-                if admission.principal.user != self.pass.admission.principal.user {
+                let tenant = self
+                    .shared
+                    .tenants
+                    .of(&admission.principal, self.shared.clock.now_ms());
+                let name =
+                    |tenant: &Option<Arc<Tenant>>| tenant.as_ref().map(|tenant| tenant.name().to_owned());
+                let is_same = admission.principal.user == self.pass.admission.principal.user
+                    && tenant.is_ok_and(|tenant| name(&tenant) == name(&self.pass.tenant));
+                if !is_same {
                     return Err(End::Protocol(ProtocolError::new(
                         ReasonCode::NotAuthorized,
                         "re-authentication as somebody else",
                     )));
                 }
-                self.pass = Pass::new(&self.shared, *admission);
+                self.pass = Pass::new(&self.shared, *admission, self.pass.tenant.clone());
                 (ReasonCode::Success, data)
             }
             Some((Step::Refuse(reason), _)) => {
@@ -727,7 +741,20 @@ impl<S: Stream> Connection<S> {
     /// Shared messages of a member that leaves go to another one. [MQTT-4.8.2-5]
     fn undelivered_shared(&mut self) -> Vec<Handover> {
         let waiting = self.session.in_flight() + self.session.queued().0 + self.retained.len();
-        let mut messages = self.session.take_shared();
+        let mut messages: Vec<Delivery> = self.session.take_shared();
+        // The session has them as its client sees them.
+        if self.pass.tenant.is_some() {
+            messages = messages
+                .into_iter()
+                .filter_map(|delivery| {
+                    let publication = self.enter(delivery.publication).ok()?;
+                    Some(Delivery {
+                        publication,
+                        ..delivery
+                    })
+                })
+                .collect();
+        }
         let mut lost = waiting.saturating_sub(messages.len());
         for event in self.attachment.mailbox.drain() {
             match event {

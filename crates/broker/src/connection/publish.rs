@@ -48,25 +48,25 @@ impl<S: Stream> Connection<S> {
         packet_id: Option<PacketId>,
         now: u64,
     ) -> Result<(), End> {
-        let expires_at = expires_at(&publication, now);
-        let message = LiveMessage {
-            publication,
-            qos,
-            retain,
-            expires_at,
-        };
-        if message.publication.topic().is_dollar() {
+        if publication.topic().is_dollar() {
             // Topics that begin with `$` are the server's own.
             self.acknowledge_publish(packet_id, ReasonCode::NotAuthorized);
             return Ok(());
         }
-        if !self.pass.may_publish(message.publication.topic()) {
-            let topic = message.publication.topic().as_str();
+        if !self.pass.may_publish(publication.topic()) {
+            let topic = publication.topic().as_str();
             self.pass.denied(&self.shared, Denied::Publish, topic);
             // Before MQTT 5.0 an acknowledgement cannot say so. [MQTT-3.3.5-2] of 3.1.1
             self.acknowledge_publish(packet_id, ReasonCode::NotAuthorized);
             return Ok(());
         }
+        let publication = self.enter(publication)?;
+        let message = LiveMessage {
+            expires_at: expires_at(&publication, now),
+            publication,
+            qos,
+            retain,
+        };
         let owner = retain.then(|| self.pass.owner(&self.shared.config.limits));
         if let Some(owner) = &owner
             && let Err(limited) = self.shared.may_retain(&message.publication, owner)
@@ -99,6 +99,15 @@ impl<S: Stream> Connection<S> {
         }
         self.route(message, packet_id);
         Ok(())
+    }
+
+    /// A message of the client as everybody else sees it.
+    pub(super) fn enter(&mut self, publication: Publication) -> Result<Publication, End> {
+        let Some(tenant) = &self.pass.tenant else {
+            return Ok(publication);
+        };
+        let entered = tenant.enter(publication, self.shared.topic_bounds(), &mut self.entered);
+        entered.map_err(|detail| End::Protocol(ProtocolError::new(ReasonCode::TopicNameInvalid, detail)))
     }
 
     fn stored(&self, message: &LiveMessage, owner: Option<&Owner>) -> proto::Publication {
