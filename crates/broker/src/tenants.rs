@@ -254,6 +254,11 @@ impl Tenants {
         }
     }
 
+    /// Whether a whole client id is that of a tenant's client.
+    pub(crate) fn is_of_a_tenant(&self, client: &str) -> bool {
+        self.config.is_on() && client.contains('/')
+    }
+
     /// Tenant, client id and topic as a client wrote them that is gone, and of which only its whole client id is left.
     pub(crate) fn as_written(&self, client: &str, topic: TopicName) -> (Option<String>, String, TopicName) {
         let written = || {

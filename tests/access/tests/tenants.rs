@@ -414,6 +414,14 @@ allow publish acme/# user=backend
     ensure!(globex.subscribe("public/#", 1).await? == ReasonCode::GrantedQoS1);
     ensure!(globex.subscribe("#", 1).await? == ReasonCode::NotAuthorized);
     ensure!(globex.publish(Message::new("public/1", "x").qos(1)).await? == ReasonCode::NotAuthorized);
+    for (topic, expected) in [
+        ("acme/a", r#""allowed":true,"rule_line":1,"exact":true"#),
+        ("globex/a", r#""allowed":false,"rule_line":null,"exact":true"#),
+    ] {
+        let query = format!("/api/v1/explain?topic={topic}&client=acme/c-1");
+        let said = world.broker.admin_get(&query)?;
+        ensure!(said.contains(expected), "{topic}: {said}");
+    }
     // Its client id could be one of a tenant's client.
     let token = token("\"sub\":\"backend\"", 3600);
     let thief = ConnectOptions::v5("acme/c-1").credentials("", token.as_bytes());

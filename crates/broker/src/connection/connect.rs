@@ -447,6 +447,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             keep_alive: handshake.keep_alive,
             since_ms: shared.clock.now_ms(),
             durable,
+            principal: (shared.authenticator.has_rules()).then(|| Box::new(pass.admission.principal.clone())),
             in_flight: AtomicU32::new(0),
         });
         let registered = Registered {
