@@ -11,7 +11,9 @@ use crate::Certificate;
 pub struct Principal {
     /// The name it has proved; `None`: anonymous.
     pub user: Option<String>,
-    /// Its client id, assigned ones included.
+    /// The tenant it belongs to.
+    pub tenant: Option<String>,
+    /// Its client id as it wrote it, assigned ones included.
     pub client_id: String,
     /// Where it connects from.
     pub address: IpAddr,
@@ -28,6 +30,7 @@ impl Principal {
     pub fn anonymous(client_id: impl Into<String>, address: IpAddr) -> Self {
         Self {
             user: None,
+            tenant: None,
             client_id: client_id.into(),
             address,
             groups: Vec::new(),

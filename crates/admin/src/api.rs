@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::access::Granted;
 use crate::cluster::{AdminError, refusal};
-use crate::operations::{ClientQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery};
+use crate::operations::{ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery};
 use crate::views::{LogLevel, Message, Messages, Outcome, Watched};
 
 /// Messages in one request.
@@ -92,8 +92,6 @@ struct Items<T> {
 #[serde(deny_unknown_fields)]
 struct OfTopic {
     topic: String,
-    #[serde(default)]
-    qos: u8,
 }
 
 #[derive(Deserialize)]
@@ -238,11 +236,17 @@ async fn routes_of_filters(
     node.routes(query).await.map(Said)
 }
 
-async fn explain(Node(node): Node, Query(query): Query<OfTopic>) -> Result<impl IntoResponse, AdminError> {
+async fn explain(
+    Node(node): Node,
+    Query(query): Query<ExplainQuery>,
+) -> Result<impl IntoResponse, AdminError> {
     if query.qos > 2 {
         return Err(AdminError::Invalid("qos is 0, 1 or 2".to_owned()));
     }
-    node.explain(query.topic, query.qos).await.map(Said)
+    if query.client.is_some() && query.user.is_some() {
+        return Err(AdminError::Invalid("give client or user, not both".to_owned()));
+    }
+    node.explain(query).await.map(Said)
 }
 
 async fn retained(

@@ -32,7 +32,9 @@ use tokio::time::MissedTickBehavior;
 pub use access::{Access, Role, TOKEN_BYTES_MIN};
 pub use cluster::{AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus};
 pub use health::{Health, Probe};
-pub use operations::{Answer, ClientQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery, limit_of};
+pub use operations::{
+    Answer, ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery, limit_of,
+};
 
 /// Histograms collect samples until upkeep puts them into buckets: this often, so that they stay small.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);

@@ -58,6 +58,21 @@ pub struct TopicQuery {
     pub limit: Option<usize>,
 }
 
+/// What would be published, and by whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainQuery {
+    /// Its topic.
+    pub topic: String,
+    /// Its quality of service.
+    #[serde(default)]
+    pub qos: u8,
+    /// Who publishes: a client by its id.
+    pub client: Option<String>,
+    /// Or somebody by a user name.
+    pub user: Option<String>,
+}
+
 /// Which refusals.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -120,8 +135,8 @@ pub trait Operations: Send + Sync + 'static {
     /// A page of routes.
     fn routes(&self, query: TopicQuery) -> Answer<'_, Page<RouteView>>;
 
-    /// Where a message would go.
-    fn explain(&self, topic: String, qos: u8) -> Answer<'_, Explanation>;
+    /// Where a message would go, and whether it may be published.
+    fn explain(&self, query: ExplainQuery) -> Answer<'_, Explanation>;
 
     /// A page of retained messages.
     fn retained(&self, query: RetainedQuery) -> Answer<'_, Page<RetainedView>>;

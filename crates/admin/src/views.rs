@@ -340,6 +340,21 @@ pub struct Explanation {
     pub groups: Vec<ExplainedGroup>,
     /// The shard of the topic's retained message.
     pub retained_shard: u32,
+    /// What the access rules say, if it was asked who publishes.
+    pub access: Option<AccessView>,
+}
+
+/// What the access rules say of a publish.
+#[derive(Debug, Clone, Serialize)]
+pub struct AccessView {
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// The line of the rule that decides, if one does.
+    pub rule_line: Option<u32>,
+    /// False: rules that ask for a certificate, a token or an address were passed over, since they are not known.
+    pub exact: bool,
+    /// The same in words.
+    pub reason: String,
 }
 
 /// Connections of the answering node that get a message at once.

@@ -9,6 +9,7 @@ mod choices;
 mod cluster;
 mod listener;
 mod overload;
+mod tenants;
 mod token;
 mod units;
 
@@ -22,12 +23,13 @@ pub use auth::{Access, Auth};
 pub use auth_http::AuthHttp;
 pub use choices::{
     AckLevel, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, LogFormat, Protocol, ProxyProtocol,
-    SharedStrategy, WhenFull,
+    SharedStrategy, TenantSource, WhenFull, WithoutTenant,
 };
 pub use cluster::{Cluster, ClusterTls, PEER_PORT};
 pub use listener::Listener;
 pub use overload::Overload;
 pub use section::{Key, Problem, Section, SectionReference};
+pub use tenants::{TenantQuotas, Tenants};
 pub use token::Token;
 pub use units::{ByteSize, TimeSpan, UnitError};
 
@@ -47,6 +49,8 @@ pub struct Config {
     pub access: Access,
     /// What one client, one packet and one node may use.
     pub limits: Limits,
+    /// Who belongs to whom.
+    pub tenants: Tenants,
     /// Messages waiting for their receivers.
     pub queues: Queues,
     /// What the node does when its memory runs short.
@@ -114,6 +118,11 @@ section! {
         publish_messages_per_second_max: u32 = 0, 0 => 10_000_000;
         /// Bytes of messages a client may publish in a second, in the same way. 0B: no limit.
         publish_bytes_per_second_max: ByteSize = ByteSize::from_bytes(0), ByteSize::from_bytes(0) => ByteSize::from_gib(64);
+        /// Messages a client is sent in a second. Beyond a second's worth those above QoS 0 wait in its queue, with the bounds of
+        /// `[queues]`, and QoS 0 messages are dropped and counted; nobody else waits. 0: no limit.
+        deliver_messages_per_second_max: u32 = 0, 0 => 10_000_000;
+        /// Bytes of messages a client is sent in a second, in the same way. 0B: no limit.
+        deliver_bytes_per_second_max: ByteSize = ByteSize::from_bytes(0), ByteSize::from_bytes(0) => ByteSize::from_gib(64);
         /// Time from accept to a complete CONNECT, TLS and WebSocket handshakes included. Then the connection is closed.
         connect_timeout: TimeSpan = TimeSpan::from_secs(10), TimeSpan::from_millis(10) => TimeSpan::from_secs(600);
         /// Largest packet accepted from a client (Maximum Packet Size in CONNACK). A larger one ends the connection with
@@ -137,6 +146,12 @@ section! {
         /// Bytes of retained messages in the whole cluster, in the same way. They are in the memory of each node that has a
         /// replica. 0B: no limit.
         retained_bytes_max: ByteSize = ByteSize::from_gib(1), ByteSize::from_bytes(0) => ByteSize::from_gib(1024);
+        /// Retained messages in the whole cluster that one user has set, whose name is proved; clients without a name count as
+        /// one user. Counted and refused in the same way; one that replaces another of the same user and is no larger is
+        /// welcome. What an operator retains counts for nobody. 0: no limit.
+        retained_messages_per_user_max: u32 = 0, 0 => 100_000_000;
+        /// Bytes of retained messages of one user, in the same way. 0B: no limit.
+        retained_bytes_per_user_max: ByteSize = ByteSize::from_bytes(0), ByteSize::from_bytes(0) => ByteSize::from_gib(1024);
         /// Topic filters in one SUBSCRIBE or UNSUBSCRIBE. More end the connection with 0x97 (quota exceeded).
         filters_per_packet_max: u32 = 100, 1 => 65_535;
         /// Messages with QoS 1 and 2 a client may have under way to the broker (Receive Maximum in CONNACK). One more
@@ -321,6 +336,7 @@ impl Default for Config {
             auth: Auth::default(),
             access: Access::default(),
             limits: Limits::default(),
+            tenants: Tenants::default(),
             queues: Queues::default(),
             overload: Overload::default(),
             mqtt: Mqtt::default(),
@@ -344,6 +360,7 @@ impl Config {
             AuthHttp::reference("auth.http"),
             Access::reference("access"),
             Limits::reference("limits"),
+            Tenants::reference("tenants"),
             Queues::reference("queues"),
             Overload::reference("overload"),
             Mqtt::reference("mqtt"),
@@ -371,6 +388,8 @@ impl Config {
         self.auth.check("auth", &mut problems);
         self.access.check("access", &mut problems);
         self.limits.check_bounds("limits", &mut problems);
+        self.tenants
+            .check("tenants", self.access.has_rules(), &mut problems);
         self.queues.check_bounds("queues", &mut problems);
         self.overload.check_bounds("overload", &mut problems);
         self.mqtt.check_bounds("mqtt", &mut problems);

@@ -40,6 +40,7 @@ mod shared;
 mod sources;
 mod sys_load;
 mod sys_topics;
+mod tenants;
 #[cfg(test)]
 mod testing;
 mod tls;

@@ -6,6 +6,7 @@ use mqtt_codec::{Publication, QoS};
 use mqtt_topic::TopicName;
 
 use crate::mailbox::LiveMessage;
+use crate::retained_room::Owner;
 
 /// When a message that came at `now_ms` expires, in milliseconds since the Unix epoch.
 pub(crate) fn expires_at(publication: &Publication, now_ms: u64) -> Option<u64> {
@@ -24,6 +25,16 @@ pub(crate) fn to_stored(message: &LiveMessage, publisher: &str) -> proto::Public
         retain: message.retain,
         expires_at_ms: message.expires_at.unwrap_or(0),
         publisher: publisher.to_owned(),
+        owner: String::new(),
+    }
+}
+
+/// For the replicated state, and what is retained of it counts for its owner.
+pub(crate) fn to_owned(message: &LiveMessage, publisher: &str, owner: &Owner) -> proto::Publication {
+    let owner = if message.retain { owner.name.as_str() } else { "" };
+    proto::Publication {
+        owner: owner.to_owned(),
+        ..to_stored(message, publisher)
     }
 }
 

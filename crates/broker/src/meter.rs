@@ -37,6 +37,18 @@ impl Meter {
         };
     }
 
+    /// How many units may come now; one that is larger is welcome as long as there is any room.
+    pub(crate) fn room(&self, now_us: u64) -> u64 {
+        if self.per_second == 0 {
+            return u64::MAX;
+        }
+        let ahead_us = now_us
+            .saturating_add(self.burst_us)
+            .saturating_sub(self.paid_at_us);
+        let units = u128::from(ahead_us.min(self.burst_us)) * u128::from(self.per_second) / 1_000_000;
+        u64::try_from(units).unwrap_or(u64::MAX)
+    }
+
     /// When the next unit is welcome, in milliseconds.
     pub(crate) fn welcome_ms(&self) -> u64 {
         self.paid_at_us.saturating_sub(self.burst_us).div_ceil(1000)
@@ -46,6 +58,17 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_room_for_what_is_not_used_up_ahead() {
+        let mut meter = Meter::new(1_000, 1_000_000);
+        assert_eq!(meter.room(5_000_000), 1_000);
+        meter.charge(400, 5_000_000);
+        assert_eq!(meter.room(5_000_000), 600);
+        meter.charge(2_000, 5_000_000);
+        assert_eq!((meter.room(5_000_000), meter.room(6_500_000)), (0, 100));
+        assert_eq!(Meter::new(0, 1_000_000).room(0), u64::MAX);
+    }
 
     #[test]
     fn what_is_owed_is_cut_when_the_rate_changes_and_forgiven_when_it_ends() {

@@ -85,6 +85,7 @@ pub(crate) struct Metrics {
     pub(crate) dropped_session_ended: Counted,
     pub(crate) dropped_peer_congested: Counted,
     pub(crate) dropped_overload: Counted,
+    pub(crate) dropped_rate_limited: Counted,
     pub(crate) forwarded_in: Counter,
     forwarded_out: Counter,
     announced: Counter,
@@ -148,6 +149,7 @@ impl Metrics {
             dropped_session_ended: dropped("session_ended"),
             dropped_peer_congested: dropped("peer_congested"),
             dropped_overload: dropped("overload"),
+            dropped_rate_limited: dropped("rate_limited"),
             forwarded_in: counter!("flotilla_forwarded_messages_total", "direction" => "in"),
             forwarded_out: counter!("flotilla_forwarded_messages_total", "direction" => "out"),
             announced: counter!("flotilla_subscribe_announcements_total", "outcome" => "announced"),
@@ -180,6 +182,7 @@ impl Metrics {
             &self.dropped_session_ended,
             &self.dropped_peer_congested,
             &self.dropped_overload,
+            &self.dropped_rate_limited,
         ];
         reasons.into_iter().map(Counted::total).sum()
     }

@@ -21,7 +21,7 @@ pub use crate::drain::DrainPhase;
 pub use crate::rebalance::Share;
 pub use crate::refusals::Refused;
 pub use publish::{NewMessage, Outcome};
-pub use topics::{Explained, Group, Keeper, Member, Receiver};
+pub use topics::{Explained, Group, Keeper, Member, Receiver, Ruling, Who};
 pub use watch::{Watch, WatchError, Watched};
 
 /// A hand on the node. Cheap to clone.

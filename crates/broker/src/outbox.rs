@@ -113,8 +113,12 @@ fn is_allowed(shared: &Shared, stored: &Publication) -> bool {
     let Ok(topic) = TopicName::parse(stored.topic.as_str().into()) else {
         return true;
     };
+    let (tenant, client_id, topic) = shared.tenants.as_written(&stored.publisher, topic);
     // A name may have been claimed where nobody asked for a proof.
-    let nobody = Principal::anonymous(stored.publisher.as_str(), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let nobody = Principal {
+        tenant,
+        ..Principal::anonymous(client_id, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    };
     let user = Principal {
         user: Some(session.user).filter(|user| !user.is_empty()),
         ..nobody.clone()

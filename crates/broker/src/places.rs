@@ -1,4 +1,4 @@
-//! How many connections an address and a user have on this node.
+//! How many connections an address, a user and a tenant have on this node.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum PlaceOf {
     Address(IpAddr),
-    User(Arc<str>),
+    /// Of a tenant, or of none.
+    User(Option<Arc<str>>, Arc<str>),
+    Tenant(Arc<str>),
 }
 
 /// The counts; who has none is not in it.
@@ -61,7 +63,7 @@ mod tests {
     #[test]
     fn places_are_counted_apart_and_given_back() {
         let places = Arc::new(Places::default());
-        let user = || PlaceOf::User("anna".into());
+        let user = || PlaceOf::User(None, "anna".into());
         let address = PlaceOf::Address(IpAddr::from([10, 0, 0, 1]));
         let first = places.take(user(), 2);
         let second = places.take(user(), 2);

@@ -19,6 +19,10 @@ pub(crate) enum Rejected {
     Connections,
     ConnectionsPerAddress,
     ConnectionsPerUser,
+    /// `tenants.connections_max`
+    ConnectionsPerTenant,
+    /// It is of no tenant, or of one whose name cannot be.
+    Tenant,
     /// User, password, token, certificate or exchange.
     Credentials,
     Will,
@@ -30,7 +34,7 @@ pub(crate) enum Rejected {
 
 impl Rejected {
     /// By number.
-    pub(crate) const WORDS: [&'static str; 15] = [
+    pub(crate) const WORDS: [&'static str; 17] = [
         "timeout",
         "closed",
         "tls",
@@ -42,6 +46,8 @@ impl Rejected {
         "connections",
         "connections_per_address",
         "connections_per_user",
+        "connections_per_tenant",
+        "tenant",
         "credentials",
         "will",
         "unavailable",
@@ -64,16 +70,31 @@ pub(crate) enum Limited {
     Subscriptions,
     /// `limits.retained_messages_max`, `limits.retained_bytes_max`
     Retained,
+    /// `limits.deliver_messages_per_second_max`
+    DeliveredMessages,
+    /// `limits.deliver_bytes_per_second_max`
+    DeliveredBytes,
+    /// `limits.retained_messages_per_user_max`, `limits.retained_bytes_per_user_max`
+    RetainedPerUser,
+    /// `tenants.publish_messages_per_second_max`, `tenants.publish_bytes_per_second_max`
+    Tenant,
+    /// `tenants.retained_messages_max`, `tenants.retained_bytes_max`
+    RetainedPerTenant,
 }
 
 impl Limited {
     /// By number.
-    pub(crate) const WORDS: [&'static str; 6] = [
+    pub(crate) const WORDS: [&'static str; 11] = [
         "messages",
         "bytes",
         "overload",
         "connects",
         "subscriptions",
         "retained",
+        "delivered_messages",
+        "delivered_bytes",
+        "retained_per_user",
+        "tenant",
+        "retained_per_tenant",
     ];
 }

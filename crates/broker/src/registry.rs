@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+use access::Principal;
 use bytestring::ByteString;
 use cluster::Ended;
 use foldhash::HashMap;
@@ -37,6 +38,8 @@ pub(crate) struct Facts {
     pub(crate) since_ms: u64,
     /// The session is kept in a shard.
     pub(crate) durable: bool,
+    /// Who the client has shown to be, where rules are judged by it.
+    pub(crate) principal: Option<Box<Principal>>,
     /// Deliveries that the client has not acknowledged, as of its last turn.
     pub(crate) in_flight: AtomicU32,
 }
@@ -194,6 +197,7 @@ mod tests {
                 keep_alive: 60,
                 since_ms: 0,
                 durable: false,
+                principal: None,
                 in_flight: AtomicU32::new(0),
             }),
         }

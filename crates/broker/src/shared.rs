@@ -21,12 +21,14 @@ use crate::metrics::Metrics;
 use crate::overload::Overload;
 use crate::places::Places;
 use crate::queue_memory::QueueMemory;
+use crate::refusal::Limited;
 use crate::refusals::Refusals;
 use crate::registry::Registry;
-use crate::retained_room::RetainedRoom;
+use crate::retained_room::{Owner, RetainedRoom};
 use crate::router::Router;
 use crate::sources::Sources;
 use crate::sys_topics::SysTopics;
+use crate::tenants::{Tenants, TopicBounds};
 
 /// Denials are told one by one this often.
 const DENIALS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
@@ -52,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) sources: Sources,
     pub(crate) overload: Overload,
     pub(crate) retained_room: RetainedRoom,
+    pub(crate) tenants: Tenants,
     /// Of the connections that all listeners accept.
     pub(crate) accepts: Mutex<Meter>,
     pub(crate) drain: Drain,
@@ -91,6 +94,7 @@ impl Shared {
             limits: Arc::new(server_limits(&config)),
             overload: Overload::default(),
             retained_room: RetainedRoom::default(),
+            tenants: Tenants::new(&config.tenants),
             accepts: Mutex::new(Meter::new(
                 config.limits.connects_per_second_max.into(),
                 ACCEPTS_BURST_US,
@@ -124,10 +128,22 @@ impl Shared {
         (!reference.is_empty()).then(|| reference.as_str().into())
     }
 
-    /// Whether a message may be retained. An empty one removes what is retained, and is always welcome. [MQTT-3.3.1-6]
-    pub(crate) fn may_retain(&self, publication: &Publication) -> bool {
+    /// Whether a message may be retained, or the limit that is against it. An empty one removes what is retained, and is
+    /// always welcome. [MQTT-3.3.1-6]
+    pub(crate) fn may_retain(&self, publication: &Publication, owner: &Owner) -> Result<(), Limited> {
+        if publication.payload_len() == 0 {
+            return Ok(());
+        }
         let room = &self.retained_room;
-        publication.payload_len() == 0 || room.admits(&self.cluster, &self.config.limits, publication)
+        room.admits(&self.cluster, &self.config.limits, publication, owner)
+    }
+
+    /// Of topics and filters, with a tenant's name in front.
+    pub(crate) fn topic_bounds(&self) -> TopicBounds {
+        TopicBounds {
+            bytes_max: self.limits.topic_bytes_max,
+            levels_max: self.limits.topic_levels_max,
+        }
     }
 
     /// A number no other connection of this process has had.

@@ -17,6 +17,7 @@ use common::{Shard, message, persistent, subscription, will};
 
 const GOLDEN: &str = include_str!("golden/shard-1.txt");
 const GOLDEN_MANY: &str = include_str!("golden/shard-2.txt");
+const GOLDEN_OWNED: &str = include_str!("golden/shard-3.txt");
 const GOLDEN_META: &str = include_str!("golden/meta-1.txt");
 
 /// What one node alone needs.
@@ -35,6 +36,28 @@ fn the_records_of_a_shard_with_many_nodes_are_read_and_written_unchanged() {
     let state = ShardState::restore(from_text(GOLDEN_MANY)).expect("can be read");
     state.check().expect("sound");
     assert_eq!(state.records(), from_text(GOLDEN_MANY));
+}
+
+/// Retained messages that count for somebody.
+#[test]
+fn the_records_of_owned_retained_messages_are_read_and_written_unchanged() {
+    let mut shard = Shard::new();
+    for (topic, owner) in [("a", "user:anna"), ("b", "tenant:acme"), ("c", "")] {
+        let publication = Some(Publication {
+            owner: owner.into(),
+            retain: true,
+            ..message(topic, "kept", 1)
+        });
+        shard.apply(Command::Retain(Retain {
+            publication,
+            ..Retain::default()
+        }));
+    }
+    same_history_same_records(&shard.state.records(), GOLDEN_OWNED);
+    let state = ShardState::restore(from_text(GOLDEN_OWNED)).expect("can be read");
+    state.check().expect("sound");
+    assert_eq!(state.records(), from_text(GOLDEN_OWNED));
+    assert_eq!(state.retained_of("tenant:acme"), (1, 5));
 }
 
 #[test]

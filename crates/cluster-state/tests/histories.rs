@@ -46,12 +46,14 @@ fn publication() -> impl Strategy<Value = Publication> {
         any::<bool>(),
         select(vec![0u64, 0, 1500, 20_000]),
         client(),
+        select(vec!["", "user:a", "tenant:a"]),
     )
         .prop_map(
-            |(topic, payload, qos, retain, expires_at_ms, publisher)| Publication {
+            |(topic, payload, qos, retain, expires_at_ms, publisher, owner)| Publication {
                 retain,
                 expires_at_ms,
                 publisher,
+                owner: owner.to_owned(),
                 ..message(topic, &payload, qos)
             },
         )

@@ -68,6 +68,33 @@ fn expired_messages_are_invisible_at_once_and_gone_with_the_next_tick() {
 }
 
 #[test]
+fn what_is_retained_counts_for_who_set_it_last_until_it_is_gone() {
+    let mut shard = Shard::new();
+    let of = |owner: &str, topic, payload| Publication {
+        owner: owner.into(),
+        ..message(topic, payload, 1)
+    };
+    shard.retain(of("user:anna", "a", "12"));
+    shard.retain(of("user:anna", "b", "1"));
+    shard.retain(message("nobody's", "1", 1));
+    assert_eq!(shard.state.retained_of("user:anna"), (2, 5));
+    shard.retain(of("user:bob", "a", "123"));
+    shard.restart();
+    assert_eq!(shard.state.retained_of("user:anna"), (1, 2));
+    assert_eq!(shard.state.retained_of("user:bob"), (1, 4));
+    shard.retain(Publication {
+        expires_at_ms: shard.now_ms + 1000,
+        ..of("user:bob", "a", "1")
+    });
+    shard.tick_after_s(2);
+    shard.retain(message("b", "", 1));
+    for owner in ["user:anna", "user:bob", ""] {
+        assert_eq!(shard.state.retained_of(owner), (0, 0), "{owner}");
+    }
+    shard.restart();
+}
+
+#[test]
 fn a_visit_can_be_stopped() {
     let mut shard = Shard::new();
     for topic in ["a/1", "a/2", "a/3", "b/1"] {

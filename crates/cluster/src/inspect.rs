@@ -72,6 +72,15 @@ impl Cluster {
         totals
     }
 
+    /// Messages and bytes that are retained for an owner in the shards that this node has a replica of.
+    pub fn retained_held(&self, owner: &str) -> (u64, u64) {
+        let replicas = self.0.slots.iter().filter_map(|slot| slot.replica());
+        replicas.fold((0, 0), |(messages, bytes), replica| {
+            let (more, larger) = replica.machine.read(|state| state.retained_of(owner));
+            (messages + more, bytes + larger)
+        })
+    }
+
     /// A session, from this node's replica of its shard. None: it has no replica, or there is no such session.
     pub fn session(&self, client: &str, queue_max: usize) -> Option<Session> {
         let slot = self.0.slot(self.shard_of_client(client))?;

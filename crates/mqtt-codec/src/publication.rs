@@ -139,6 +139,31 @@ impl Publication {
         values
     }
 
+    /// The same message with another response topic, if it has one; where `change` has none, it is left out. What comes back is
+    /// not longer than 65,535 bytes.
+    pub fn map_response_topic(self, change: impl FnOnce(&str) -> Option<String>) -> Self {
+        if !self.has_response_topic() {
+            return self;
+        }
+        let mut properties = self.properties();
+        properties.response_topic = properties
+            .response_topic
+            .and_then(|topic| change(&topic))
+            .map(ByteString::from);
+        let mut wire = Vec::new();
+        properties.write_properties(&mut wire);
+        Self {
+            properties: wire.into(),
+            ..self
+        }
+    }
+
+    fn has_response_topic(&self) -> bool {
+        let mut reader = Reader::new(&self.properties);
+        let mut properties = std::iter::from_fn(|| read_judged(&mut reader));
+        properties.any(|property| matches!(property, Property::ResponseTopic(_)))
+    }
+
     /// The lifetime its publisher gave it, in seconds. (3.3.2.3.3)
     pub fn message_expiry_interval(&self) -> Option<u32> {
         self.message_expiry_interval

@@ -374,6 +374,11 @@ impl Session {
         if delivery.qos == QoS::AtMostOnce || (self.outbound.room() > 0 && self.outbound.queued().0 == 0) {
             return self.deliver_now(delivery, now_ms, out);
         }
+        self.deliver_later(delivery)
+    }
+
+    /// Puts a message above QoS 0 to a session in memory behind those that wait, whether the window has room or not.
+    pub fn deliver_later(&mut self, delivery: Delivery) -> Outcome {
         let mut dropped = 0;
         while self.has_no_room_for(&delivery) {
             let gives_way = self.limits.drop_oldest && self.outbound.dequeue().is_some();
@@ -401,21 +406,19 @@ impl Session {
         too_many || (messages > 0 && bytes + delivery.publication.size() > self.limits.queue_bytes_max)
     }
 
-    /// Sends what waits in memory while the window has room. Calls `lost` for what could not be sent; answers with the
-    /// bytes of the payloads that were.
-    pub fn send_queued(&mut self, now_ms: u64, out: &mut WriteQueue, mut lost: impl FnMut(Outcome)) -> usize {
-        let mut sent = 0;
-        while self.outbound.room() > 0 {
-            let Some(delivery) = self.outbound.dequeue() else {
-                break;
-            };
-            let payload = delivery.publication.payload_len();
-            match self.deliver_now(delivery, now_ms, out) {
-                Outcome::Sent => sent += payload,
-                outcome => lost(outcome),
-            }
+    /// Sends the oldest message that waits in memory, if there is one and the window has room for it. Answers with what
+    /// became of it, its QoS, the length of its payload and its size.
+    pub fn send_next(&mut self, now_ms: u64, out: &mut WriteQueue) -> Option<(Outcome, QoS, usize, usize)> {
+        if self.outbound.room() == 0 {
+            return None;
         }
-        sent
+        let delivery = self.outbound.dequeue()?;
+        let (qos, payload, size) = (
+            delivery.qos,
+            delivery.publication.payload_len(),
+            delivery.publication.size(),
+        );
+        Some((self.deliver_now(delivery, now_ms, out), qos, payload, size))
     }
 
     fn deliver_now(&mut self, delivery: Delivery, now_ms: u64, out: &mut WriteQueue) -> Outcome {

@@ -212,9 +212,10 @@ fn the_window_holds_back_what_the_client_did_not_ask_for() {
     );
     assert_eq!(server.sent().len(), 3);
     server.take(Packet::PubAck(ack(id(1)))).unwrap();
-    server
-        .session
-        .send_queued(server.now, &mut server.out, |_| panic!("nothing is lost"));
+    let next = server.session.send_next(server.now, &mut server.out);
+    let (outcome, qos, ..) = next.expect("the window has room again");
+    assert_eq!((outcome, qos), (Outcome::Sent, QoS::AtLeastOnce));
+    assert!(server.session.send_next(server.now, &mut server.out).is_none());
     assert_eq!(server.sent().len(), 1);
 }
 

@@ -17,6 +17,8 @@ pub enum TopicError {
     MisplacedWildcard,
     /// The share name is empty or has a wildcard, or no filter follows it. [MQTT-4.8.2-1] [MQTT-4.8.2-2]
     BadShareName,
+    /// The name of a topic space is not one level of a topic.
+    BadSpaceName,
 }
 
 impl fmt::Display for TopicError {
@@ -28,6 +30,9 @@ impl fmt::Display for TopicError {
             TopicError::NulCharacter => "it has a NUL character",
             TopicError::MisplacedWildcard => {
                 "a wildcard is not a level of its own, or # is not the last level"
+            }
+            TopicError::BadSpaceName => {
+                "it is not one level of a topic, without $ in front, wildcards and control characters, of 64 bytes at the most"
             }
             TopicError::BadShareName => "$share/ wants a name without wildcards, a slash and a filter",
         })

@@ -40,6 +40,11 @@ impl TopicName {
         Self(ByteString::new())
     }
 
+    /// A part of a name that is a name, too: it shares its bytes.
+    pub(crate) fn part_of(name: &Self, part: &str) -> Self {
+        Self(name.0.slice_ref(part))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -227,6 +227,12 @@ pub(crate) enum CtlAbout {
         /// Its quality of service.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
         qos: u8,
+        /// Say whether this client may publish it, and which rule decides.
+        #[arg(long, value_name = "ID", conflicts_with = "user")]
+        client: Option<String>,
+        /// The same of a user.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
     },
     /// Retained messages.
     #[command(subcommand)]

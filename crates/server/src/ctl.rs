@@ -84,7 +84,12 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
             paging,
         } => list::subscriptions(&ctl, filter.as_deref(), client.as_deref(), paging.limit),
         CtlAbout::Routes { filter, paging } => list::routes(&ctl, filter.as_deref(), paging.limit),
-        CtlAbout::Explain { topic, qos } => show::explain(&ctl, topic, *qos),
+        CtlAbout::Explain {
+            topic,
+            qos,
+            client,
+            user,
+        } => show::explain(&ctl, topic, *qos, &[("client", client), ("user", user)]),
         CtlAbout::Retained(command) => retained(&ctl, command),
         CtlAbout::Publish {
             topic,

@@ -17,7 +17,9 @@ use admin::views::{
     NodeView, Outcome, Overview, Page, Refusals, ReloadView, RetainedView, RouteView, Setting, ShareView,
     SubscriptionView, Watched,
 };
-use admin::{AdminError, Answer, ClientQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery};
+use admin::{
+    AdminError, Answer, ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery,
+};
 use broker::Broker;
 use broker::config::Config;
 use broker::operator::{DrainPhase, Operator};
@@ -161,8 +163,8 @@ impl Operations for NodeOperations {
         Box::pin(async move { self.list_routes(&query) })
     }
 
-    fn explain(&self, topic: String, qos: u8) -> Answer<'_, Explanation> {
-        Box::pin(async move { self.explain_topic(topic, qos) })
+    fn explain(&self, query: ExplainQuery) -> Answer<'_, Explanation> {
+        Box::pin(async move { self.explain_topic(query) })
     }
 
     fn retained(&self, query: RetainedQuery) -> Answer<'_, Page<RetainedView>> {

@@ -7,7 +7,7 @@
 {{- else if kindIs "slice" . -}}
 [{{ range $index, $item := . }}{{ if $index }}, {{ end }}{{ include "flotilla.toml.value" $item }}{{ end }}]
 {{- else if kindIs "map" . -}}
-{ {{- range $index, $key := keys . | sortAlpha }}{{ if $index }},{{ end }} {{ $key }} = {{ include "flotilla.toml.value" (index $ $key) }}{{ end }} }
+{ {{- range $index, $key := keys . | sortAlpha }}{{ if $index }},{{ end }} {{ if regexMatch "^[A-Za-z0-9_-]+$" $key }}{{ $key }}{{ else }}{{ toJson $key }}{{ end }} = {{ include "flotilla.toml.value" (index $ $key) }}{{ end }} }
 {{- else -}}
 {{ int64 . }}
 {{- end -}}

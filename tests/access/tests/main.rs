@@ -2,11 +2,13 @@
 
 mod certificates;
 mod common;
+mod limits;
 mod reload;
 mod revocation;
 mod rules;
 mod scram;
 mod secrets;
 mod service;
+mod tenants;
 mod tokens;
 mod users;

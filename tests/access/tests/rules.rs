@@ -192,3 +192,42 @@ allow subscribe $SYS/# user=carl
     ensure!(carl.subscribe("$SYS/broker/uptime", 0).await? == ReasonCode::Success);
     Ok(())
 }
+
+#[tokio::test]
+async fn explain_says_which_rule_would_decide_for_a_client_and_for_a_user() -> Result<()> {
+    let rules = "\
+allow publish news/# user=carl
+deny publish house/secret
+allow publish house/# user=anna address=127.0.0.0/8
+";
+    let world = with_rules(rules)?;
+    let _anna = world.client(ANNA, ConnectOptions::v5("c-1")).await?;
+    for (query, expected) in [
+        (
+            "topic=house/door&client=c-1",
+            r#""allowed":true,"rule_line":3,"exact":true"#,
+        ),
+        (
+            "topic=house/secret&client=c-1",
+            r#""allowed":false,"rule_line":2,"exact":true"#,
+        ),
+        (
+            "topic=news/1&client=c-1",
+            r#""allowed":false,"rule_line":null,"exact":true"#,
+        ),
+        (
+            "topic=news/1&user=carl",
+            r#""allowed":true,"rule_line":1,"exact":false"#,
+        ),
+        // From where is not known of a user alone.
+        (
+            "topic=house/door&user=anna",
+            r#""allowed":false,"rule_line":null,"exact":false"#,
+        ),
+        ("topic=house/door", r#""access":null"#),
+    ] {
+        let said = world.broker.admin_get(&format!("/api/v1/explain?{query}"))?;
+        ensure!(said.contains(expected), "{query}: {said}");
+    }
+    Ok(())
+}

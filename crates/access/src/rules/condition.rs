@@ -12,6 +12,7 @@ pub(super) enum Condition {
     /// It has no user name.
     Anonymous,
     Client(String),
+    Tenant(String),
     /// By the rules file or by its token.
     Group(String),
     Address(Cidr),
@@ -36,6 +37,7 @@ impl Condition {
             Self::AnyUser => principal.user.is_some(),
             Self::Anonymous => principal.user.is_none(),
             Self::Client(client_id) => principal.client_id == *client_id,
+            Self::Tenant(tenant) => principal.tenant.as_ref() == Some(tenant),
             Self::Group(group) => groups.contains(&group.as_str()),
             Self::Address(block) => block.contains(principal.address),
             Self::Claim { name, value } => list(principal.claims.get(name), value),
@@ -51,10 +53,10 @@ impl Condition {
         }
     }
 
-    /// As `holds`, of somebody who is gone: only user and client id are known. `None`: it may or may not have held.
+    /// As `holds`, of somebody who is gone: only user, tenant and client id are known. `None`: it may or may not have held.
     pub(super) fn held(&self, principal: &Principal, groups: &[&str]) -> Option<bool> {
         match self {
-            Self::User(_) | Self::AnyUser | Self::Anonymous | Self::Client(_) => {
+            Self::User(_) | Self::AnyUser | Self::Anonymous | Self::Client(_) | Self::Tenant(_) => {
                 Some(self.holds(principal, groups))
             }
             // Whoever has a token has a name.
@@ -85,6 +87,7 @@ impl Condition {
             "user" if value == "*" => Self::AnyUser,
             "user" => Self::User(value),
             "client" => Self::Client(value),
+            "tenant" => Self::Tenant(value),
             "group" => Self::Group(value),
             "address" => Self::Address(
                 value
@@ -98,7 +101,7 @@ impl Condition {
             "fingerprint" => Self::Fingerprint(value.to_ascii_lowercase().replace(':', "")),
             _ => {
                 return Err(format!(
-                    "`{key}` is no condition; there are user, client, group, address, claim.NAME, cn, dns, email, uri, \
+                    "`{key}` is no condition; there are user, client, tenant, group, address, claim.NAME, cn, dns, email, uri, \
                      fingerprint and the word anonymous"
                 ));
             }

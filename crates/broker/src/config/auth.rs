@@ -74,7 +74,7 @@ section! {
     pub struct Access {
         /// Rules, one a line, of which the first that matches decides: `allow` or `deny`; `publish`, `subscribe` or `all`; a
         /// topic filter, where `${user}`, `${client}`, `${cn}` and `${claim.NAME}` are the client's own; conditions that all
-        /// have to hold: `user=`, `client=`, `group=`, `address=`, `cn=`, `dns=`, `email=`, `uri=`, `fingerprint=`,
+        /// have to hold: `user=`, `client=`, `tenant=`, `group=`, `address=`, `cn=`, `dns=`, `email=`, `uri=`, `fingerprint=`,
         /// `claim.NAME=`, `anonymous`. `group NAME USER...` makes a group.
         rules: Option<PathBuf> = None;
         /// An `acl_file` of mosquitto instead. One thing is stricter: a SUBSCRIBE has to lie inside what may be read.

@@ -194,3 +194,24 @@ choice! {
         Json = "json",
     }
 }
+choice! {
+    /// Where the name of a client's tenant is looked for.
+    pub enum TenantSource {
+        /// In the certificate it has shown.
+        Certificate = "certificate",
+        /// Among the claims of its token, or of what a service says of it.
+        Claim = "claim",
+        /// In its user name.
+        User = "user",
+    }
+}
+
+choice! {
+    /// What becomes of a client that has no tenant.
+    pub enum WithoutTenant {
+        /// It is not let in.
+        Refuse = "refuse",
+        /// It sees full names.
+        Allow = "allow",
+    }
+}

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{AuthHttp, ByteSize, Cidr, ClusterTls, TimeSpan, Token};
+use super::{AuthHttp, ByteSize, Cidr, ClusterTls, TenantQuotas, TimeSpan, Token};
 
 /// A mistake in a configuration and the key that it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +125,16 @@ impl Value for BTreeMap<String, String> {
             .map(|(key, value)| format!("{key:?} = {value:?}"))
             .collect();
         Some(format!("{{{}}}", shown.join(", ")))
+    }
+}
+
+impl Value for BTreeMap<String, TenantQuotas> {
+    fn kind() -> String {
+        "table of quotas".to_owned()
+    }
+
+    fn show(&self) -> Option<String> {
+        self.is_empty().then(|| "{}".to_owned())
     }
 }
 

@@ -23,10 +23,10 @@ use tracing::{debug, info};
 use crate::auth::{Admission, Login, Secret, Step};
 use crate::config::Protocol;
 use crate::mailbox::{Close, LiveMessage, Mailbox};
-use crate::message::{qos_of, to_stored};
+use crate::message::{qos_of, to_owned};
 use crate::pass::{Denied, Pass};
 use crate::places::{Place, PlaceOf};
-use crate::refusal::{Limited, Rejected};
+use crate::refusal::Rejected;
 use crate::refusals::Refused;
 use crate::registry::{Connected as Registered, Facts};
 use crate::shared::Shared;
@@ -126,8 +126,13 @@ enum Refusal {
 }
 
 struct Introduction {
+    /// Its will as everybody else sees it.
     connect: Box<Connect>,
     handshake: Handshake,
+    /// As everybody else sees it.
+    client: ByteString,
+    /// As the client wrote it.
+    will_topic: Option<TopicName>,
     pass: Pass,
     places: SmallVec<[Place; 2]>,
     method: Option<ByteString>,
@@ -168,7 +173,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
     }
 
     async fn introduce(&mut self) -> Result<Box<Introduction>, Refusal> {
-        let connect = match self.read_packet().await? {
+        let mut connect = match self.read_packet().await? {
             Packet::Connect(connect) => connect,
             // [MQTT-3.1.0-1]
             _ => {
@@ -230,7 +235,24 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 (judgement.map_err(refused)?, None)
             }
         };
-        let pass = Pass::new(self.shared, admission);
+        let shared = self.shared;
+        let not_of_a_tenant = |detail| {
+            refuse(
+                Rejected::Tenant,
+                ProtocolError::new(ReasonCode::NotAuthorized, detail),
+            )
+        };
+        let tenant = shared.tenants.of(&admission.principal, shared.clock.now_ms());
+        let tenant = tenant.map_err(not_of_a_tenant)?;
+        let client_id_bytes_max = limits.client_id_bytes_max;
+        let client = shared
+            .tenants
+            .client_id(tenant.as_deref(), &handshake.client_id, client_id_bytes_max)
+            .map_err(|detail| {
+                let error = ProtocolError::new(ReasonCode::ClientIdentifierNotValid, detail);
+                refuse(Rejected::Tenant, error)
+            })?;
+        let pass = Pass::new(shared, admission, tenant);
         if let Some(will) = &connect.will
             && !pass.may_publish(will.publication.topic())
         {
@@ -240,22 +262,34 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 ProtocolError::new(ReasonCode::NotAuthorized, "the will may not be published"),
             ));
         }
+        let will_topic = connect.will.as_ref().map(|will| will.publication.topic().clone());
+        if let (Some(tenant), Some(will)) = (&pass.tenant, &mut connect.will) {
+            let entered = tenant.enter(will.publication.clone(), shared.topic_bounds(), &mut None);
+            will.publication = entered.map_err(|detail| {
+                let error = ProtocolError::new(ReasonCode::TopicNameInvalid, detail);
+                refuse(Rejected::Will, error)
+            })?;
+        }
         if let Some(will) = &connect.will
             && will.retain
-            && !self.shared.may_retain(&will.publication)
+            && let Err(limited) = self
+                .shared
+                .may_retain(&will.publication, &pass.owner(&self.shared.config.limits))
         {
-            self.shared.metrics.limited(Limited::Retained);
+            self.shared.metrics.limited(limited);
             return Err(refuse(
                 Rejected::Will,
                 ProtocolError::new(ReasonCode::QuotaExceeded, "too much is retained already"),
             ));
         }
         let places = self
-            .take_places(&pass, &handshake.client_id)
+            .take_places(&pass, &client)
             .map_err(|(why, error)| refuse(why, error))?;
         Ok(Box::new(Introduction {
             connect,
             handshake,
+            client,
+            will_topic,
             pass,
             places,
             method,
@@ -263,16 +297,18 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }))
     }
 
-    /// One of the places of its address and one of its user's, where they are limited. A client that comes for its own
+    /// One of the places of its address, its user's and its tenant's, where they are limited. A client that comes for its own
     /// connection's place has it.
     fn take_places(
         &self,
         pass: &Pass,
-        client_id: &str,
+        client: &str,
     ) -> Result<SmallVec<[Place; 2]>, (Rejected, ProtocolError)> {
         let limits = &self.shared.config.limits;
         let address = PlaceOf::Address(self.origin.peer.ip().to_canonical());
-        let user = pass.user().map(|user| PlaceOf::User(user.into()));
+        let tenant = pass.tenant.as_ref();
+        let name = tenant.map(|tenant| Arc::from(tenant.name()));
+        let user = pass.user().map(|user| PlaceOf::User(name.clone(), user.into()));
         let wanted = [
             (
                 Some(address),
@@ -286,8 +322,14 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 Rejected::ConnectionsPerUser,
                 "too many connections of this user",
             ),
+            (
+                name.map(PlaceOf::Tenant),
+                tenant.map_or(0, |tenant| tenant.quotas.connections_max),
+                Rejected::ConnectionsPerTenant,
+                "too many connections of this tenant",
+            ),
         ];
-        let takes_over = self.shared.registry.get(client_id).is_some();
+        let takes_over = self.shared.registry.get(client).is_some();
         let mut taken = SmallVec::new();
         for (of, max, why, detail) in wanted {
             let Some(of) = of.filter(|_| max > 0) else {
@@ -358,13 +400,14 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let Introduction {
             connect,
             handshake,
+            client,
+            will_topic,
             pass,
             places,
             method,
             authentication_data,
         } = introduction;
         let shared = self.shared;
-        let client = handshake.client_id.clone();
         if let Some(previous) = shared.registry.get(&client) {
             info!(target: "audit", event = "takeover", client_id = ?&*client, user = ?pass.user().unwrap_or_default(),
                 address = %self.origin.peer, previous = %previous.address);
@@ -378,7 +421,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             let _ = tokio::time::timeout(TAKEOVER_WAIT, shared.cluster.kick(&owner, &client)).await;
         }
         let claim = shared.registry.claim(client.clone());
-        let connected = self.request(&connect, &handshake, &pass).await?;
+        let connected = self.request(&connect, &handshake, &client, &pass).await?;
         if let Some(previous) = &connected.previous
             && previous.node != shared.cluster.node_id()
         {
@@ -404,6 +447,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             keep_alive: handshake.keep_alive,
             since_ms: shared.clock.now_ms(),
             durable,
+            principal: (shared.authenticator.has_rules()).then(|| Box::new(pass.admission.principal.clone())),
             in_flight: AtomicU32::new(0),
         });
         let registered = Registered {
@@ -480,7 +524,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             out,
             attachment,
             pass,
-            will_topic: connect.will.as_ref().map(|will| will.publication.topic().clone()),
+            will_topic,
             origin: self.origin.clone(),
             facts,
             method,
@@ -492,11 +536,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
         &self,
         connect: &Connect,
         handshake: &Handshake,
+        client: &ByteString,
         pass: &Pass,
     ) -> Result<Connected, Refusal> {
         let shared = self.shared;
         let queues = &shared.limits;
-        let client = &handshake.client_id;
         let command = Command::Connect(proto::Connect {
             client: client.to_string(),
             node: shared.cluster.node_id(),
@@ -506,7 +550,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             will: connect
                 .will
                 .as_ref()
-                .map(|will| to_stored_will(will, client, shared)),
+                .map(|will| to_stored_will(will, client, pass, shared)),
             user: pass
                 .user()
                 .or(connect.username.as_deref())
@@ -654,7 +698,7 @@ fn why_refused(reason: ReasonCode) -> &'static str {
     }
 }
 
-fn to_stored_will(will: &mqtt_codec::Will, client: &str, shared: &Shared) -> proto::Will {
+fn to_stored_will(will: &mqtt_codec::Will, client: &str, pass: &Pass, shared: &Shared) -> proto::Will {
     let message = LiveMessage {
         publication: will.publication.clone(),
         qos: will.qos,
@@ -662,7 +706,7 @@ fn to_stored_will(will: &mqtt_codec::Will, client: &str, shared: &Shared) -> pro
         expires_at: None,
     };
     proto::Will {
-        publication: Some(to_stored(&message, client)),
+        publication: Some(to_owned(&message, client, &pass.owner(&shared.config.limits))),
         delay_s: will.delay_interval.min(shared.limits.will_delay_max),
         message_expiry_s: will.publication.message_expiry_interval().unwrap_or(0),
     }
@@ -686,8 +730,8 @@ impl Attachment {
             let Ok(filter) = SubscriptionFilter::parse(stored.filter.as_str().into()) else {
                 continue;
             };
-            if !pass.may_subscribe(filter.filter()) {
-                pass.denied(&self.shared, Denied::Resume, &stored.filter);
+            if !pass.may_keep(filter.filter()) {
+                pass.denied(&self.shared, Denied::Resume, &pass.seen(&filter));
                 denied.push(stored.filter.clone());
                 if filter.share().is_some() {
                     hand_over.push(stored.filter.clone());

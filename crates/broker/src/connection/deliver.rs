@@ -42,23 +42,65 @@ impl<S: Stream> Connection<S> {
     }
 
     pub(super) fn deliver(&mut self, delivery: Delivery, now: u64) {
-        let (qos, payload) = (delivery.qos, delivery.publication.payload_len());
-        let waits = qos > QoS::AtMostOnce && self.session.room() == 0;
-        if waits && !self.queued.try_add(delivery.publication.size()) {
-            // All sessions of the node together have too much waiting.
-            return self.note(Outcome::QueueFull(1), qos, 0);
+        let Some(delivery) = self.seen(delivery) else {
+            return;
+        };
+        let (qos, publication) = (delivery.qos, &delivery.publication);
+        let (payload, size) = (publication.payload_len(), publication.size());
+        let is_paced = self.paced_until(now).is_some();
+        if qos == QoS::AtMostOnce && is_paced {
+            return self.shared.metrics.dropped_rate_limited.increment(1);
         }
-        let outcome = self.session.deliver(delivery, now, &mut self.out);
-        self.note(outcome, qos, payload);
+        let waits =
+            qos > QoS::AtMostOnce && (is_paced || self.session.room() == 0 || self.session.queued().0 > 0);
+        if waits && !self.queued.try_add(size) {
+            // All sessions of the node together have too much waiting.
+            return self.shared.metrics.dropped_queue_full.increment(1);
+        }
+        let outcome = match waits {
+            true => self.session.deliver_later(delivery),
+            false => self.session.deliver(delivery, now, &mut self.out),
+        };
+        self.note(outcome, qos, payload, size, now);
+    }
+
+    /// A message as the client is to see it; `None`: it is not for its tenant.
+    fn seen(&self, delivery: Delivery) -> Option<Delivery> {
+        let Some(tenant) = &self.pass.tenant else {
+            return Some(delivery);
+        };
+        let publication = tenant.leave(delivery.publication);
+        if publication.is_none() {
+            self.shared.metrics.denied(Denied::Deliver);
+        }
+        publication.map(|publication| Delivery {
+            publication,
+            ..delivery
+        })
+    }
+
+    /// When the client may be sent the next message; `None`: now.
+    pub(super) fn paced_until(&self, now: u64) -> Option<u64> {
+        self.pace.as_ref()?.waits_until(now)
+    }
+
+    /// Whether there may be messages that wait for the client.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.pull || self.session.queued().0 > 0 || !self.retained.is_empty()
     }
 
     /// Counts what became of a delivery.
-    fn note(&mut self, outcome: Outcome, qos: QoS, payload: usize) {
+    fn note(&mut self, outcome: Outcome, qos: QoS, payload: usize, size: usize, now: u64) {
         let metrics = &self.shared.metrics;
         match outcome {
             Outcome::Sent => {
                 self.tally.sent[qos as usize] += 1;
                 self.tally.payload_sent += payload as u64;
+                if let Some(pace) = &mut self.pace
+                    && let Some(limited) = pace.charge(size, now)
+                {
+                    metrics.limited(limited);
+                }
             }
             Outcome::Queued => {}
             Outcome::TooLarge => metrics.dropped_too_large.increment(1),
@@ -67,21 +109,15 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Sends what waits in memory, as far as the window and the socket allow.
+    /// Sends what waits in memory, as far as the window, the socket and the client's limits allow.
     pub(super) fn send_waiting(&mut self, now: u64) {
-        if self.session.queued().0 > 0 && self.session.room() > 0 {
-            let before = self.session.in_flight();
-            let mut lost: SmallVec<[Outcome; 4]> = SmallVec::new();
-            let payload = self
-                .session
-                .send_queued(now, &mut self.out, |outcome| lost.push(outcome));
-            self.tally.payload_sent += payload as u64;
-            self.tally.sent[QoS::AtLeastOnce as usize] += (self.session.in_flight() - before) as u64;
-            for outcome in lost {
-                self.note(outcome, QoS::AtLeastOnce, 0);
-            }
+        while self.session.queued().0 > 0 && self.paced_until(now).is_none() {
+            let Some((outcome, qos, payload, size)) = self.session.send_next(now, &mut self.out) else {
+                break;
+            };
+            self.note(outcome, qos, payload, size, now);
         }
-        while self.out.len() < OUT_MAX && self.session.queued().0 == 0 {
+        while self.out.len() < OUT_MAX && self.session.queued().0 == 0 && self.paced_until(now).is_none() {
             let Some(next) = self.retained.front() else { return };
             if next.qos > QoS::AtMostOnce && self.session.room() == 0 {
                 return;
@@ -94,13 +130,21 @@ impl<S: Stream> Connection<S> {
 
     /// Takes from the session's replicated queue what the window has room for.
     pub(super) fn pull(&mut self, now: u64) -> Result<(), End> {
-        while self.pull && self.may_pull && self.out.len() < OUT_MAX && self.session.room() > 0 {
-            let messages_max = self.session.room().min(FETCH_MESSAGES);
+        while self.pull
+            && self.may_pull
+            && self.out.len() < OUT_MAX
+            && self.session.room() > 0
+            && self.paced_until(now).is_none()
+        {
+            let pace = self.pace.as_ref();
+            let (messages, bytes) = pace.map_or((usize::MAX, usize::MAX), |pace| pace.room(now));
+            let messages_max = self.session.room().min(FETCH_MESSAGES).min(messages);
+            let bytes_max = FETCH_BYTES.min(bytes);
             let (client, epoch) = (&self.attachment.client, self.attachment.epoch);
             match self
                 .shared
                 .cluster
-                .fetch(client, epoch, self.fetch_from, messages_max, FETCH_BYTES)
+                .fetch(client, epoch, self.fetch_from, messages_max, bytes_max)
             {
                 Fetch::Gone => return Err(End::Closed(Close::TakenOver)),
                 Fetch::Loading => self.pull = false,
@@ -127,26 +171,32 @@ impl<S: Stream> Connection<S> {
         let Some(message) = from_stored(&queued.publication) else {
             return;
         };
-        // It may have been queued under older rules.
-        let topic = message.publication.topic();
-        if !self.pass.may_receive(topic) {
-            self.pass.denied(&self.shared, Denied::Deliver, topic.as_str());
-            self.session.skip_durable(queued.sequence);
-            return;
-        }
         let qos = qos_of(u32::from(queued.qos));
-        let payload = message.publication.payload_len();
-        let delivery = Delivery {
+        let delivery = self.seen(Delivery {
             publication: message.publication,
             qos,
             retain: queued.retain,
             subscription_ids: SmallVec::from_vec(queued.subscription_ids),
             expires_at: message.expires_at,
             share: None,
+        });
+        // It may have been queued under older rules.
+        let Some(delivery) = delivery.filter(|delivery| self.may_receive(delivery)) else {
+            self.session.skip_durable(queued.sequence);
+            return;
         };
+        let (payload, size) = (delivery.publication.payload_len(), delivery.publication.size());
         let outcome = self
             .session
             .send_durable(queued.sequence, &delivery, now, &mut self.out);
-        self.note(outcome, qos, payload);
+        self.note(outcome, qos, payload, size, now);
+    }
+    fn may_receive(&self, delivery: &Delivery) -> bool {
+        let topic = delivery.publication.topic();
+        let may_receive = self.pass.may_receive(topic);
+        if !may_receive {
+            self.pass.denied(&self.shared, Denied::Deliver, topic.as_str());
+        }
+        may_receive
     }
 }

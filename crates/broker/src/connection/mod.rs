@@ -36,13 +36,14 @@ use crate::publisher::Publisher;
 use crate::queue_memory::HeldMemory;
 use crate::registry::Facts;
 use crate::shared::Shared;
+use crate::tenants::Tenant;
 
 use attachment::Attachment;
 pub(crate) use attachment::is_rejected;
 pub(crate) use connect::{Accepted, Origin, accept};
 use publish::{Held, Part};
 use subscribe::{Entering, Told};
-use throttle::Throttle;
+use throttle::{Pace, Throttle};
 
 /// Bytes waiting for the socket beyond which nothing more is encoded for it, and nothing is read.
 const OUT_MAX: usize = 256 * 1024;
@@ -134,6 +135,8 @@ struct Connection<S> {
     batches_under_way: usize,
     congested: bool,
     throttle: Throttle,
+    /// `None`: what the client is sent in a second is not limited.
+    pace: Option<Box<Pace>>,
     /// There may be something in the session's replicated queue.
     pull: bool,
     /// No UNSUBSCRIBE is under way that may take messages out of it.
@@ -145,6 +148,8 @@ struct Connection<S> {
     acknowledge_at: Option<u64>,
     pass: Pass,
     will_topic: Option<TopicName>,
+    /// The topic that was entered last into the tenant's space.
+    entered: Option<TopicName>,
     origin: Origin,
     method: Option<bytestring::ByteString>,
     exchange: Option<Box<dyn Exchange>>,
@@ -200,6 +205,11 @@ impl<S: Stream> Connection<S> {
         let throttle = Throttle::new(
             limits.publish_messages_per_second_max.into(),
             limits.publish_bytes_per_second_max.get(),
+            pass.tenant.clone().filter(|tenant| tenant.is_rate_limited()),
+        );
+        let pace = Pace::new(
+            limits.deliver_messages_per_second_max.into(),
+            limits.deliver_bytes_per_second_max.get(),
         );
         Box::new(Self {
             fetch_from: session.next_sequence(),
@@ -226,11 +236,13 @@ impl<S: Stream> Connection<S> {
             batches_under_way: 0,
             congested: false,
             throttle,
+            pace,
             retained: VecDeque::new(),
             received: SmallVec::new(),
             acknowledge_at: None,
             pass,
             will_topic,
+            entered: None,
             origin,
             method,
             exchange: None,
@@ -380,14 +392,15 @@ impl<S: Stream> Connection<S> {
         if !self.shared.authenticator.still_admits(&self.pass.admission) {
             return Err(End::Revoked);
         }
-        self.pass = Pass::new(&self.shared, self.pass.admission.clone());
+        let (admission, tenant) = (self.pass.admission.clone(), self.pass.tenant.clone());
+        self.pass = Pass::new(&self.shared, admission, tenant);
         let has_will = self.will_topic.as_ref();
         if has_will.is_some_and(|topic| !self.pass.may_publish(topic)) {
             self.attachment.void_will();
             return Err(End::Revoked);
         }
         let mut subscriptions = self.attachment.subscriptions.values();
-        match subscriptions.all(|entered| self.pass.may_subscribe(entered.filter.filter())) {
+        match subscriptions.all(|entered| self.pass.may_keep(entered.filter.filter())) {
             true => Ok(()),
             false => Err(End::Revoked),
         }
@@ -454,7 +467,7 @@ impl<S: Stream> Connection<S> {
         let exchange = match self.exchange.take() {
             Some(exchange) => Some(exchange),
             None => {
-                let login = self.origin.login(&self.attachment.client);
+                let login = self.origin.login(&self.pass.admission.principal.client_id);
                 self.shared.authenticator.exchange(&method, &login)
             }
         };
@@ -466,13 +479,21 @@ impl<S: Stream> Connection<S> {
             }
             Some((Step::Success(data, admission), _)) => {
                 // The session is the user's who opened it.
-                if admission.principal.user != self.pass.admission.principal.user {
+                let tenant = self
+                    .shared
+                    .tenants
+                    .of(&admission.principal, self.shared.clock.now_ms());
+                let name =
+                    |tenant: &Option<Arc<Tenant>>| tenant.as_ref().map(|tenant| tenant.name().to_owned());
+                let is_same = admission.principal.user == self.pass.admission.principal.user
+                    && tenant.is_ok_and(|tenant| name(&tenant) == name(&self.pass.tenant));
+                if !is_same {
                     return Err(End::Protocol(ProtocolError::new(
                         ReasonCode::NotAuthorized,
                         "re-authentication as somebody else",
                     )));
                 }
-                self.pass = Pass::new(&self.shared, *admission);
+                self.pass = Pass::new(&self.shared, *admission, self.pass.tenant.clone());
                 (ReasonCode::Success, data)
             }
             Some((Step::Refuse(reason), _)) => {
@@ -547,7 +568,8 @@ impl<S: Stream> Connection<S> {
             return Poll::Ready(End::KeepAlive);
         }
         let expiry = self.pass.admission.expires_at_ms;
-        let deadlines = [keep_alive, self.acknowledge_at, expiry, throttled];
+        let paced = self.paced_until(now).filter(|_| self.has_waiting());
+        let deadlines = [keep_alive, self.acknowledge_at, expiry, throttled, paced];
         let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return Poll::Pending;
         };
@@ -719,7 +741,20 @@ impl<S: Stream> Connection<S> {
     /// Shared messages of a member that leaves go to another one. [MQTT-4.8.2-5]
     fn undelivered_shared(&mut self) -> Vec<Handover> {
         let waiting = self.session.in_flight() + self.session.queued().0 + self.retained.len();
-        let mut messages = self.session.take_shared();
+        let mut messages: Vec<Delivery> = self.session.take_shared();
+        // The session has them as its client sees them.
+        if self.pass.tenant.is_some() {
+            messages = messages
+                .into_iter()
+                .filter_map(|delivery| {
+                    let publication = self.enter(delivery.publication).ok()?;
+                    Some(Delivery {
+                        publication,
+                        ..delivery
+                    })
+                })
+                .collect();
+        }
         let mut lost = waiting.saturating_sub(messages.len());
         for event in self.attachment.mailbox.drain() {
             match event {

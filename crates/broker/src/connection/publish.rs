@@ -11,11 +11,12 @@ use tokio::time::Instant;
 
 use crate::forward;
 use crate::mailbox::{Event, LiveMessage, Mailbox};
-use crate::message::{expires_at, to_stored};
+use crate::message::{expires_at, to_owned, to_stored};
 use crate::pass::Denied;
 use crate::proposal::{Fate, Settled};
 use crate::publisher::{Outgoing, Routed};
 use crate::refusal::Limited;
+use crate::retained_room::Owner;
 use crate::shared::Shared;
 
 use super::attachment::is_rejected;
@@ -47,30 +48,33 @@ impl<S: Stream> Connection<S> {
         packet_id: Option<PacketId>,
         now: u64,
     ) -> Result<(), End> {
-        let expires_at = expires_at(&publication, now);
-        let message = LiveMessage {
-            publication,
-            qos,
-            retain,
-            expires_at,
-        };
-        if message.publication.topic().is_dollar() {
+        if publication.topic().is_dollar() {
             // Topics that begin with `$` are the server's own.
             self.acknowledge_publish(packet_id, ReasonCode::NotAuthorized);
             return Ok(());
         }
-        if !self.pass.may_publish(message.publication.topic()) {
-            let topic = message.publication.topic().as_str();
+        if !self.pass.may_publish(publication.topic()) {
+            let topic = publication.topic().as_str();
             self.pass.denied(&self.shared, Denied::Publish, topic);
             // Before MQTT 5.0 an acknowledgement cannot say so. [MQTT-3.3.5-2] of 3.1.1
             self.acknowledge_publish(packet_id, ReasonCode::NotAuthorized);
             return Ok(());
         }
-        if retain && !self.shared.may_retain(&message.publication) {
-            return self.refuse_retained(packet_id);
+        let publication = self.enter(publication)?;
+        let message = LiveMessage {
+            expires_at: expires_at(&publication, now),
+            publication,
+            qos,
+            retain,
+        };
+        let owner = retain.then(|| self.pass.owner(&self.shared.config.limits));
+        if let Some(owner) = &owner
+            && let Err(limited) = self.shared.may_retain(&message.publication, owner)
+        {
+            return self.refuse_retained(packet_id, limited);
         }
         if let (QoS::ExactlyOnce, true, Some(packet_id)) = (qos, self.session.is_durable(), packet_id) {
-            self.keep(&message, packet_id);
+            self.keep(self.stored(&message, owner.as_ref()), packet_id);
             return Ok(());
         }
         if retain {
@@ -78,9 +82,8 @@ impl<S: Stream> Connection<S> {
                 .shared
                 .cluster
                 .shard_of_topic(message.publication.topic().as_str());
-            let publication = Some(to_stored(&message, &self.attachment.client));
             let retain = proto::Retain {
-                publication,
+                publication: Some(self.stored(&message, owner.as_ref())),
                 ..proto::Retain::default()
             };
             self.retains.push((
@@ -98,8 +101,25 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
-    fn refuse_retained(&mut self, packet_id: Option<PacketId>) -> Result<(), End> {
-        self.shared.metrics.limited(Limited::Retained);
+    /// A message of the client as everybody else sees it.
+    pub(super) fn enter(&mut self, publication: Publication) -> Result<Publication, End> {
+        let Some(tenant) = &self.pass.tenant else {
+            return Ok(publication);
+        };
+        let entered = tenant.enter(publication, self.shared.topic_bounds(), &mut self.entered);
+        entered.map_err(|detail| End::Protocol(ProtocolError::new(ReasonCode::TopicNameInvalid, detail)))
+    }
+
+    fn stored(&self, message: &LiveMessage, owner: Option<&Owner>) -> proto::Publication {
+        let client = &self.attachment.client;
+        owner.map_or_else(
+            || to_stored(message, client),
+            |owner| to_owned(message, client, owner),
+        )
+    }
+
+    fn refuse_retained(&mut self, packet_id: Option<PacketId>, limited: Limited) -> Result<(), End> {
+        self.shared.metrics.limited(limited);
         if packet_id.is_some() && self.session.version() != ProtocolVersion::V5 {
             // An acknowledgement would say that it is stored.
             let detail = "too much is retained already";
@@ -113,12 +133,12 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Keeps a QoS 2 message in the publisher's shard until its PUBREL: the same shard then sends it on, once.
-    fn keep(&mut self, message: &LiveMessage, packet_id: PacketId) {
+    fn keep(&mut self, publication: proto::Publication, packet_id: PacketId) {
         let command = Command::Inbound(proto::Inbound {
             client: self.attachment.client.to_string(),
             epoch: self.attachment.epoch,
             packet_id: u32::from(packet_id.get()),
-            publication: Some(to_stored(message, &self.attachment.client)),
+            publication: Some(publication),
         });
         self.batches_under_way += 1;
         let began = Instant::now();

@@ -89,6 +89,22 @@ impl<S: Stream> Connection<S> {
                 *entry = Err(ReasonCode::NotAuthorized);
                 continue;
             }
+            if let Some(tenant) = &self.pass.tenant {
+                // Topics that begin with `$` are the server's own, and in no tenant's space.
+                if subscription.filter.filter().as_str().starts_with('$') {
+                    self.pass
+                        .denied(&self.shared, Denied::Subscribe, &subscription.name);
+                    *entry = Err(ReasonCode::NotAuthorized);
+                    continue;
+                }
+                let entered = tenant.enter_filter(&subscription.filter, self.shared.topic_bounds());
+                let Some(entered) = entered else {
+                    *entry = Err(ReasonCode::TopicFilterInvalid);
+                    continue;
+                };
+                subscription.name = entered.to_string().into();
+                subscription.filter = entered;
+            }
             if self.attachment.subscriptions.contains_key(&subscription.name) {
                 continue;
             }
@@ -218,7 +234,7 @@ impl<S: Stream> Connection<S> {
             .entries
             .iter()
             .filter_map(|entry| entry.subscription.as_ref());
-        if entered.any(|subscription| !self.pass.may_subscribe(subscription.filter.filter())) {
+        if entered.any(|subscription| !self.pass.may_keep(subscription.filter.filter())) {
             // The rules have changed while it was stored and announced.
             self.attachment.mailbox.recheck();
         }
@@ -289,13 +305,23 @@ impl<S: Stream> Connection<S> {
         }));
     }
 
-    pub(super) fn unsubscribe(&mut self, packet: Unsubscribe) -> Result<(), End> {
+    pub(super) fn unsubscribe(&mut self, mut packet: Unsubscribe) -> Result<(), End> {
         if packet.filters.len() > self.shared.config.limits.filters_per_packet_max as usize {
             let reason = ReasonCode::QuotaExceeded;
             return Err(End::Protocol(ProtocolError::new(
                 reason,
                 "too many filters in one UNSUBSCRIBE",
             )));
+        }
+        if let Some(tenant) = &self.pass.tenant {
+            let bounds = self.shared.topic_bounds();
+            for name in &mut packet.filters {
+                // What is no filter stays as it is, and is told from what is.
+                let entered = SubscriptionFilter::parse(name.clone())
+                    .ok()
+                    .and_then(|filter| tenant.enter_filter(&filter, bounds));
+                *name = entered.map_or_else(|| name.clone(), |entered| entered.to_string().into());
+            }
         }
         if !self.session.is_durable() {
             self.finish_unsubscribe(packet, Ok(ShardResponse::default()));

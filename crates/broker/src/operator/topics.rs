@@ -1,5 +1,8 @@
 //! Where a message of a topic would go, and why.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use access::Principal;
 use cluster::{NodeRoute, ShardId};
 use mqtt_codec::QoS;
 use mqtt_topic::TopicName;
@@ -73,7 +76,89 @@ pub struct Member {
     pub kept: bool,
 }
 
+/// Who would publish a message.
+#[derive(Clone, Copy, Debug)]
+pub enum Who<'a> {
+    /// A client by its whole id.
+    Client(&'a str),
+    /// Somebody of whom the user name alone is known.
+    User(&'a str),
+}
+
+/// What the access rules say of a publish.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ruling {
+    /// Whether it is allowed.
+    pub is_allowed: bool,
+    /// The line of the rule that decides; `None`: no rule speaks of it, or there are none.
+    pub line: Option<u32>,
+    /// False: rules that ask for a certificate, a token or an address were passed over, since they are not known here.
+    pub is_exact: bool,
+    /// The same in words.
+    pub reason: String,
+}
+
 impl Operator {
+    /// What the rules in force here say of a client or user that publishes to a topic.
+    ///
+    /// # Errors
+    /// Why there cannot be such a message, or that nobody knows the client, in words.
+    pub fn ruling(&self, topic: &str, who: Who<'_>) -> Result<Ruling, String> {
+        let shared = &self.shared;
+        let name = TopicName::parse(topic.into()).map_err(|error| error.to_string())?;
+        if !shared.authenticator.has_rules() {
+            return Ok(Ruling {
+                is_allowed: true,
+                line: None,
+                is_exact: true,
+                reason: "there are no rules".to_owned(),
+            });
+        }
+        let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let (principal, is_exact, name) = match who {
+            Who::User(user) => (Principal::named(user, "", unspecified), false, name),
+            Who::Client(client) => {
+                let (tenant, client_id, seen) = shared.tenants.as_written(client, name);
+                if tenant.is_none() && shared.tenants.is_of_a_tenant(client) {
+                    return Ok(Ruling {
+                        is_allowed: false,
+                        line: None,
+                        is_exact: true,
+                        reason: "the topic is not one of the client's tenant".to_owned(),
+                    });
+                }
+                let here = shared.registry.get(client);
+                match here.and_then(|connected| connected.facts.principal.clone()) {
+                    Some(principal) => (*principal, true, seen),
+                    None => {
+                        let session = shared.cluster.session_info(client);
+                        let session = session.ok_or("this node knows of no such client")?;
+                        let principal = Principal {
+                            user: Some(session.user).filter(|user| !user.is_empty()),
+                            tenant,
+                            ..Principal::anonymous(client_id, unspecified)
+                        };
+                        (principal, false, seen)
+                    }
+                }
+            }
+        };
+        let permissions = shared.authenticator.permissions(&principal).unwrap_or_default();
+        let verdict = permissions.publish(&name);
+        let reason = match (verdict.line, verdict.is_allowed) {
+            (Some(line), true) => format!("line {line} of the rules allows it"),
+            (Some(line), false) => format!("line {line} of the rules denies it"),
+            (None, true) => "the rules allow it".to_owned(),
+            (None, false) => "no rule allows it".to_owned(),
+        };
+        Ok(Ruling {
+            is_allowed: verdict.is_allowed,
+            line: verdict.line,
+            is_exact,
+            reason,
+        })
+    }
+
     /// Where a message would go from here.
     ///
     /// # Errors

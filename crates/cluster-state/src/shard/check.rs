@@ -167,6 +167,14 @@ impl ShardState {
         }
         expected.retained_messages = self.retained.len() as u64;
         expected.retained_bytes = self.retained.iter().map(size_of).sum();
+        let mut owners: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for publication in self.retained.iter().filter(|one| !one.owner.is_empty()) {
+            let (messages, bytes) = owners.entry(publication.owner.clone()).or_default();
+            (*messages, *bytes) = (*messages + 1, *bytes + size_of(publication));
+        }
+        require(*self.retained.owners() == owners, || {
+            format!("owners {:?}, expected {owners:?}", self.retained.owners())
+        })?;
         require(self.totals() == expected, || {
             format!("totals {:?}, expected {expected:?}", self.totals())
         })

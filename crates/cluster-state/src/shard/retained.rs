@@ -22,6 +22,8 @@ const LEVELS_MAX: usize = 64;
 pub(crate) struct Retained {
     topics: BTreeMap<Arc<str>, Publication>,
     bytes: u64,
+    /// Messages and bytes of each owner; who has none is not in it.
+    owners: BTreeMap<String, (u64, u64)>,
     changed: BTreeSet<Arc<str>>,
 }
 
@@ -32,6 +34,16 @@ impl Retained {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Messages and bytes of an owner.
+    pub(crate) fn of_owner(&self, owner: &str) -> (u64, u64) {
+        self.owners.get(owner).copied().unwrap_or_default()
+    }
+
+    /// All owners with their messages and bytes.
+    pub(crate) fn owners(&self) -> &BTreeMap<String, (u64, u64)> {
+        &self.owners
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Publication> {
@@ -50,14 +62,37 @@ impl Retained {
             return;
         };
         self.bytes -= size_of(&old);
+        self.disown(&old);
         timers.cancel(deadline(&old), Due::Retained, topic);
         self.changed.insert(Arc::clone(topic));
     }
 
     pub(crate) fn restore(&mut self, topic: Arc<str>, publication: Publication, timers: &mut Timers) {
         self.bytes += size_of(&publication);
+        self.own(&publication);
         timers.set(deadline(&publication), Due::Retained, &topic);
         self.topics.insert(topic, publication);
+    }
+
+    fn own(&mut self, publication: &Publication) {
+        if publication.owner.is_empty() {
+            return;
+        }
+        let size = size_of(publication);
+        match self.owners.get_mut(&publication.owner) {
+            Some((messages, bytes)) => (*messages, *bytes) = (*messages + 1, *bytes + size),
+            None => drop(self.owners.insert(publication.owner.clone(), (1, size))),
+        }
+    }
+
+    fn disown(&mut self, publication: &Publication) {
+        let Some((messages, bytes)) = self.owners.get_mut(&publication.owner) else {
+            return;
+        };
+        (*messages, *bytes) = (*messages - 1, *bytes - size_of(publication));
+        if *messages == 0 {
+            self.owners.remove(&publication.owner);
+        }
     }
 
     /// Visits the messages whose topics match and come behind `after`, in the order of topics, until `visit` breaks.

@@ -236,6 +236,11 @@ impl ShardState {
         self.retained_matching_after(filter, "", now_ms, visit);
     }
 
+    /// Messages and bytes that are retained for an owner.
+    pub fn retained_of(&self, owner: &str) -> (u64, u64) {
+        self.retained.of_owner(owner)
+    }
+
     /// As `retained_matching`, from behind a topic on: a long list is read in pieces.
     pub fn retained_matching_after(
         &self,

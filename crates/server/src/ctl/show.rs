@@ -184,8 +184,19 @@ pub(super) fn client(ctl: &Ctl<'_>, client: &str) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn explain(ctl: &Ctl<'_>, topic: &str, qos: u8) -> anyhow::Result<ExitCode> {
-    let explained = ctl.get(&format!("/api/v1/explain?topic={}&qos={qos}", escaped(topic)))?;
+pub(super) fn explain(
+    ctl: &Ctl<'_>,
+    topic: &str,
+    qos: u8,
+    who: &[(&str, &Option<String>)],
+) -> anyhow::Result<ExitCode> {
+    let mut path = format!("/api/v1/explain?topic={}&qos={qos}", escaped(topic));
+    for (name, value) in who {
+        if let Some(value) = value {
+            path += &format!("&{name}={}", escaped(value));
+        }
+    }
+    let explained = ctl.get(&path)?;
     if ctl.is_json() {
         return ctl.print(&explained);
     }
@@ -206,6 +217,19 @@ pub(super) fn explain(ctl: &Ctl<'_>, topic: &str, qos: u8) -> anyhow::Result<Exi
         names.join(", ")
     };
     let mut lines = Vec::new();
+    let access = &explained["access"];
+    if access.is_object() {
+        let verdict = if access["allowed"] == true {
+            "allowed"
+        } else {
+            "not allowed"
+        };
+        let doubt = match access["exact"] == true {
+            true => "",
+            false => ", as far as the user name tells: certificate, token and address are not known",
+        };
+        lines.push(format!("{verdict}: {}{doubt}", cell(access, "reason")));
+    }
     if explained["matched"] != true {
         lines.push("nobody subscribes to it".to_owned());
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use admin::views::{
-    ExplainedGroup, ExplainedMember, ExplainedNode, ExplainedShard, Explanation, Here, Page, Receiver,
-    RouteNode, RouteView, SubscriptionView,
+    AccessView, ExplainedGroup, ExplainedMember, ExplainedNode, ExplainedShard, Explanation, Here, Page,
+    Receiver, RouteNode, RouteView, SubscriptionView,
 };
-use admin::{AdminError, TopicQuery, limit_of};
+use admin::{AdminError, ExplainQuery, TopicQuery, limit_of};
+use broker::operator::Who;
 use cluster::Kept;
 use cluster::proto::Subscription;
 
@@ -119,8 +120,16 @@ impl NodeOperations {
         })
     }
 
-    pub(super) fn explain_topic(&self, topic: String, qos: u8) -> Result<Explanation, AdminError> {
+    pub(super) fn explain_topic(&self, query: ExplainQuery) -> Result<Explanation, AdminError> {
         let operator = self.operator()?;
+        let ExplainQuery {
+            topic,
+            qos,
+            client,
+            user,
+        } = query;
+        let client = client.as_deref().map(Who::Client);
+        let who = client.or_else(|| user.as_deref().map(Who::User));
         let names = Names::of(&operator);
         let node = self.name();
         let explained = match operator.explain(&topic, qos) {
@@ -134,6 +143,15 @@ impl NodeOperations {
                     ..Explanation::default()
                 });
             }
+        };
+        let access = match who.map(|who| operator.ruling(&topic, who)).transpose() {
+            Ok(ruling) => ruling.map(|ruling| AccessView {
+                allowed: ruling.is_allowed,
+                rule_line: ruling.line,
+                exact: ruling.is_exact,
+                reason: ruling.reason,
+            }),
+            Err(problem) => return Err(AdminError::NotFound(problem)),
         };
         let leaders = operator.cluster().status().shards;
         let leader = |shard: u16| leaders.get(usize::from(shard))?.leader.map(shown_id);
@@ -183,6 +201,7 @@ impl NodeOperations {
             shards: shards.collect(),
             groups: groups.collect(),
             retained_shard: u32::from(explained.retained_shard),
+            access,
         })
     }
 }
