@@ -81,6 +81,12 @@ impl Scene {
         self.bystander.rounds_more(ROUNDS).await
     }
 
+    /// How often the bystander was served since the last start, and how long it waited at the most.
+    pub fn seen(&self) -> String {
+        let (rounds, worst) = self.bystander.seen();
+        format!("the bystander was served {rounds} times, at worst within {worst:?}")
+    }
+
     /// The attack is over, and its connections are closed: nobody noticed, and nothing is left of it.
     ///
     /// # Errors
