@@ -94,7 +94,7 @@ impl Pass {
     pub(crate) fn denied(&self, shared: &Shared, what: Denied, topic: &str) {
         shared.metrics.denied(what);
         let rule_line = self.line_that_denies(what, topic);
-        shared.refusals.note(Refused {
+        shared.refused(Refused {
             action: what.as_str(),
             client_id: self.admission.principal.client_id.clone(),
             user: self.user().unwrap_or_default().to_owned(),
