@@ -156,7 +156,7 @@ async fn ctl_shows_a_trace_of_topics_until_its_time_is_over() -> Result<()> {
     let is_over = AtomicBool::new(false);
     let shown = std::thread::scope(|scope| {
         let shown = scope.spawn(|| {
-            let shown = broker.ctl(&["trace", "--topic", "a/#", "--for", "1500ms"]);
+            let shown = broker.ctl(&["trace", "--topic", "a/#", "--for", "3s"]);
             is_over.store(true, Ordering::Release);
             shown
         });
