@@ -91,10 +91,18 @@ impl Scene {
     ///
     /// # Errors
     /// The process has ended, the bystander was not served in time, or memory is kept.
-    pub async fn ends_well(mut self) -> Result<()> {
+    pub async fn ends_well(self) -> Result<()> {
+        self.ends_well_leaving(0).await
+    }
+
+    /// As `ends_well`, where an attack of this size may leave so many bytes, if that is more than others may.
+    ///
+    /// # Errors
+    /// As `ends_well`.
+    pub async fn ends_well_leaving(mut self, left: u64) -> Result<()> {
         self.serve_on().await?;
         ensure!(self.broker.is_running(), "the broker has ended");
-        let allowed = self.resident_before + LEFT_MAX;
+        let allowed = self.resident_before + LEFT_MAX.max(left);
         let mut resident = 0;
         let settled = async || {
             resident = self.resident().unwrap_or(u64::MAX);

@@ -7,13 +7,18 @@ use anyhow::{Context, Result, ensure};
 use harness::{Client, ConnectOptions};
 use hostile::Scene;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 const FLEET: u64 = 2_000;
 /// Files that this process needs for other things.
 const FILES_APART: u64 = 200;
+/// What the allocator may keep of the memory of each client for those who come next.
+const LEFT_OF_EACH: u64 = 8 << 10;
 const WITHIN: Duration = Duration::from_secs(120);
+/// Addresses of this machine that the fleet comes from.
+const SOURCES: usize = 50;
 /// A connection that is not there by then is tried anew.
 const KNOCK: Duration = Duration::from_secs(1);
 /// In a storm somebody comes in at least this often: a rate, and not everybody at the end. More than a busy machine needs.
@@ -39,7 +44,12 @@ async fn return_home(address: SocketAddr, number: usize) -> Result<Client> {
     let deadline = Instant::now() + WITHIN;
     loop {
         let arriving = async {
-            let mut client = timeout(KNOCK, Client::open(address)).await??;
+            // Each source address has ports of its own: with one for all, the kernel looks long for a free one.
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(SocketAddr::from(([127, 0, 1, (number % SOURCES) as u8 + 1], 0)))?;
+            let stream = timeout(KNOCK, socket.connect(address)).await??;
+            stream.set_nodelay(true)?;
+            let mut client = Client::on(stream);
             let options = ConnectOptions::v5(format!("truck-{number}"));
             client.handshake(options).await?;
             anyhow::Ok(client)
@@ -96,7 +106,7 @@ async fn a_fleet_that_comes_back_after_a_restart_comes_in_while_others_are_serve
         client.ping().await?;
     }
     drop(clients);
-    scene.ends_well().await
+    scene.ends_well_leaving(fleet as u64 * LEFT_OF_EACH).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
