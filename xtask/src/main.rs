@@ -11,6 +11,7 @@ mod judges;
 mod release;
 mod simulate;
 mod step;
+mod storm;
 mod test;
 mod tools;
 mod verify;
@@ -25,6 +26,7 @@ cargo xtask COMMAND
   test                   installs what the tests need, then runs them all: standard, real clients, kill -9, fuzz
   tools                  only the installing part of `test`
   crash [--rounds N]     kills a broker under load N times (default 100) and checks every promise
+  storm [--clients N]    has N clients (default 20000) come back at once after a restart, beside one who is served
   simulate [--seeds N] [--first N] [--only NAME]
                          runs N seeds (default 100) of every simulation of a cluster, and shows a table
   fuzz [--seconds N] [--target NAME]
@@ -58,6 +60,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<()> {
         "test" => test::run(),
         "tools" => tools::install().and_then(|()| judges::install()),
         "crash" => crash::run(rest),
+        "storm" => storm::run(rest),
         "simulate" => simulate::run(rest),
         "fuzz" => fuzz::run(rest),
         "cluster" => cluster::run(rest),

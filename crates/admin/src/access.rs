@@ -11,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
 use serde::Serialize;
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::cluster::AdminError;
@@ -44,6 +45,56 @@ pub(crate) struct Granted {
     pub(crate) role: Role,
     /// `token` or `loopback`.
     pub(crate) by: &'static str,
+}
+
+/// The tokens that are accepted now.
+#[derive(Clone)]
+pub(crate) struct Current(Arc<watch::Sender<Access>>);
+
+/// Of a request that is answered for as long as it takes: whether it would still be let in.
+#[derive(Clone)]
+pub(crate) struct Welcome {
+    access: watch::Receiver<Access>,
+    peer: IpAddr,
+    headers: HeaderMap,
+}
+
+impl Current {
+    pub(crate) fn new(access: Access) -> Self {
+        Self(Arc::new(watch::Sender::new(access)))
+    }
+
+    pub(crate) fn has_tokens(&self) -> bool {
+        self.0.borrow().has_tokens()
+    }
+
+    pub(crate) fn set(&self, access: Access) {
+        self.0.send_replace(access);
+    }
+}
+
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.borrow().fmt(f)
+    }
+}
+
+impl Welcome {
+    /// Ends when other tokens are accepted, and not what this request came with.
+    pub(crate) async fn is_over(&mut self) {
+        while self.access.changed().await.is_ok() {
+            if self
+                .access
+                .borrow_and_update()
+                .judge(self.peer, &self.headers)
+                .is_err()
+            {
+                return;
+            }
+        }
+        // Nobody can change it any more.
+        std::future::pending().await
+    }
 }
 
 /// The other end of a request's connection.
@@ -120,12 +171,13 @@ impl Access {
 
 /// Lets a request in, and writes down who changed something.
 pub(crate) async fn guard(
-    State(access): State<Arc<Access>>,
+    State(current): State<Current>,
     ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let granted = match access.judge(peer.ip(), request.headers()) {
+    let judged = current.0.borrow().judge(peer.ip(), request.headers());
+    let granted = match judged {
         Ok(granted) => granted,
         Err(refused) => return refused.into_response(),
     };
@@ -135,6 +187,12 @@ pub(crate) async fn guard(
     }
     request.extensions_mut().insert(granted);
     if !changes {
+        let welcome = Welcome {
+            access: current.0.subscribe(),
+            peer: peer.ip(),
+            headers: request.headers().clone(),
+        };
+        request.extensions_mut().insert(welcome);
         return next.run(request).await;
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());

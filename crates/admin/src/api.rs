@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Extension, FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Extension, FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -16,11 +16,14 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tracing::info;
 
-use crate::access::Granted;
+use crate::access::{Granted, Peer, Welcome};
 use crate::cluster::{AdminError, refusal};
-use crate::operations::{ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery};
-use crate::views::{LogLevel, Message, Messages, Outcome, Watched};
+use crate::operations::{
+    ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery, TraceOf, TraceQuery,
+};
+use crate::views::{LogLevel, Message, Messages, Outcome};
 
 /// Messages in one request.
 const MESSAGES_MAX: usize = 1000;
@@ -28,6 +31,9 @@ const MESSAGES_MAX: usize = 1000;
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// While nothing passes, whoever looks on is told so this often.
 const STILL_HERE: Duration = Duration::from_secs(20);
+/// How long a trace goes on, if nothing else is asked for, and at the most.
+const TRACE_S: u32 = 60;
+const TRACE_S_MAX: u32 = 3600;
 /// The highest rate of connections in a second.
 const RATE_MAX: u32 = 1_000_000;
 const OPENAPI: &str = include_str!("openapi.json");
@@ -68,7 +74,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Given<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, AdminError> {
         let given = Json::from_request(request, state).await;
-        let given = given.map_err(|rejection: JsonRejection| AdminError::Invalid(rejection.body_text()));
+        let given = given.map_err(|rejection: JsonRejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => AdminError::TooLarge(format!(
+                "the body is larger than {BODY_BYTES_MAX} bytes: send it in parts"
+            )),
+            _ => AdminError::Invalid(rejection.body_text()),
+        });
         given.map(|Json(given)| Self(given))
     }
 }
@@ -98,6 +109,31 @@ struct OfTopic {
 #[serde(deny_unknown_fields)]
 struct OfFilter {
     filter: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Trace {
+    client: Option<String>,
+    topic: Option<String>,
+    seconds: Option<u32>,
+}
+
+impl Trace {
+    fn checked(self) -> Result<TraceQuery, AdminError> {
+        let invalid = |reason: &str| AdminError::Invalid(reason.to_owned());
+        let of = match (self.client, self.topic) {
+            (Some(client), None) if !client.is_empty() => TraceOf::Client(client),
+            (None, Some(topic)) => TraceOf::Topic(topic),
+            _ => return Err(invalid("a trace is of one `client` or of one `topic` filter")),
+        };
+        let seconds = self.seconds.unwrap_or(TRACE_S);
+        if !(1..=TRACE_S_MAX).contains(&seconds) {
+            return Err(invalid(&format!("seconds is from 1 to {TRACE_S_MAX}")));
+        }
+        let within = Duration::from_secs(seconds.into());
+        Ok(TraceQuery { of, within })
+    }
 }
 
 #[derive(Deserialize)]
@@ -157,6 +193,7 @@ pub(crate) fn routes(operations: OperationsCell) -> Router {
         )
         .route("/api/v1/publish", post(publish))
         .route("/api/v1/watch", get(watch))
+        .route("/api/v1/trace", get(trace))
         .route("/api/v1/log", get(log_level).put(set_log_level))
         .route("/api/v1/config", get(settings))
         .route("/api/v1/config/reload", post(reload))
@@ -313,20 +350,47 @@ fn told(outcomes: Vec<Outcome>) -> Response {
 }
 
 /// Server-sent events, one a message.
-async fn watch(Node(node): Node, Query(query): Query<OfFilter>) -> Result<Response, AdminError> {
+async fn watch(
+    Node(node): Node,
+    Extension(welcome): Extension<Welcome>,
+    Query(query): Query<OfFilter>,
+) -> Result<Response, AdminError> {
     let receiver = node.watch(query.filter).await?;
-    let events = futures_util::stream::unfold(receiver, |mut receiver| async move {
-        let event = event(&mut receiver).await?;
-        Some((Ok::<_, Infallible>(event), receiver))
-    });
+    Ok(stream(receiver, welcome))
+}
+
+/// Server-sent events, one for each thing that happens. It tells less than `watch` does, so whoever may look may ask for it.
+async fn trace(
+    Node(node): Node,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    Extension(granted): Extension<Granted>,
+    Extension(welcome): Extension<Welcome>,
+    Query(query): Query<Trace>,
+) -> Result<Response, AdminError> {
+    let query = query.checked()?;
+    let receiver = node.trace(query.clone()).await?;
+    info!(target: "audit", event = "trace", %peer, by = granted.by, subject = ?query.of, within = ?query.within);
+    Ok(stream(receiver, welcome))
+}
+
+/// Until there is no more, or the one who looks on is not welcome any more.
+fn stream<T: Serialize + Send + 'static>(receiver: mpsc::Receiver<T>, welcome: Welcome) -> Response {
+    let events =
+        futures_util::stream::unfold((receiver, welcome), |(mut receiver, mut welcome)| async move {
+            let event = tokio::select! {
+                event = event(&mut receiver) => event?,
+                () = welcome.is_over() => return None,
+            };
+            Some((Ok::<_, Infallible>(event), (receiver, welcome)))
+        });
     let head = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    Ok((head, Body::from_stream(events)).into_response())
+    (head, Body::from_stream(events)).into_response()
 }
 
-async fn event(receiver: &mut mpsc::Receiver<Watched>) -> Option<Bytes> {
+async fn event<T: Serialize>(receiver: &mut mpsc::Receiver<T>) -> Option<Bytes> {
     let Ok(watched) = tokio::time::timeout(STILL_HERE, receiver.recv()).await else {
         return Some(Bytes::from_static(b": nothing has passed\n\n"));
     };

@@ -79,6 +79,8 @@ pub enum AdminError {
     NotFound(String),
     /// It would do harm, or contradicts what is under way.
     Conflict(String),
+    /// It is larger than anything that is read.
+    TooLarge(String),
     /// Not now: no majority, still starting, already stopping.
     Unavailable(String),
 }
@@ -168,6 +170,7 @@ impl IntoResponse for AdminError {
             Self::Forbidden(reason) => (StatusCode::FORBIDDEN, reason),
             Self::NotFound(reason) => (StatusCode::NOT_FOUND, reason),
             Self::Conflict(reason) => (StatusCode::CONFLICT, reason),
+            Self::TooLarge(reason) => (StatusCode::PAYLOAD_TOO_LARGE, reason),
             Self::Unavailable(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),
         };
         refusal(status, &reason)

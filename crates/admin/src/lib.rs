@@ -33,7 +33,8 @@ pub use access::{Access, Role, TOKEN_BYTES_MIN};
 pub use cluster::{AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus};
 pub use health::{Health, Probe};
 pub use operations::{
-    Answer, ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery, limit_of,
+    Answer, ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery, TraceOf, TraceQuery,
+    limit_of,
 };
 
 /// Histograms collect samples until upkeep puts them into buckets: this often, so that they stay small.
@@ -59,9 +60,26 @@ pub struct Admin {
     address: SocketAddr,
     cluster: ClusterHandle,
     operations: OperationsHandle,
+    access: access::Current,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     upkeep: JoinHandle<()>,
+}
+
+/// Changes the tokens that are accepted.
+#[derive(Debug, Clone)]
+pub struct Tokens(access::Current);
+
+impl Tokens {
+    /// Whether there are any.
+    pub fn are_asked_for(&self) -> bool {
+        self.0.has_tokens()
+    }
+
+    /// From now on these and no others. Streams of those who are not welcome any more end.
+    pub fn set(&self, access: Access) {
+        self.0.set(access);
+    }
 }
 
 /// Where the routes find the node, once it has started.
@@ -116,10 +134,11 @@ impl Admin {
         };
         let cluster = ClusterHandle::default();
         let operations = OperationsHandle::default();
+        let access = access::Current::new(access);
         let api = cluster::routes(Arc::clone(&cluster.0))
             .merge(api::routes(Arc::clone(&operations.0)))
             .route("/api/{*path}", any(api::unknown))
-            .layer(middleware::from_fn_with_state(Arc::new(access), access::guard));
+            .layer(middleware::from_fn_with_state(access.clone(), access::guard));
         let router = router(shared)
             .merge(api)
             .merge(dashboard::routes(Arc::clone(&operations.0)));
@@ -135,6 +154,7 @@ impl Admin {
             address,
             cluster,
             operations,
+            access,
             stop,
             server,
             upkeep,
@@ -154,6 +174,11 @@ impl Admin {
     /// From now on the rest of `/api/v1` is answered by the node. Only the first call counts.
     pub fn set_operations(&self, operations: Arc<dyn Operations>) {
         drop(self.operations.0.set(operations));
+    }
+
+    /// A hand on the tokens that are accepted, for as long as it listens.
+    pub fn tokens(&self) -> Tokens {
+        Tokens(self.access.clone())
     }
 
     /// Lets requests under way finish for a moment and stops.

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::cluster::AdminError;
 use crate::views::{
     CertificateView, ClientDetail, ClientView, Explanation, Message, NodeView, Outcome, Overview, Page,
-    Refusals, ReloadView, RetainedView, RouteView, Setting, ShareView, SubscriptionView, Watched,
+    Refusals, ReloadView, RetainedView, RouteView, Setting, ShareView, SubscriptionView, TraceLine, Watched,
 };
 
 /// An answer, later.
@@ -104,6 +105,24 @@ pub struct RetainedQuery {
     pub full: bool,
 }
 
+/// What is traced, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceQuery {
+    /// What.
+    pub of: TraceOf,
+    /// Then it ends by itself.
+    pub within: Duration,
+}
+
+/// What is traced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TraceOf {
+    /// A whole client id.
+    Client(String),
+    /// A topic filter.
+    Topic(String),
+}
+
 /// A limit within its bounds.
 pub fn limit_of(limit: Option<usize>) -> usize {
     limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX)
@@ -152,6 +171,9 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Messages that match, from now on; until the receiver is dropped.
     fn watch(&self, filter: String) -> Answer<'_, mpsc::Receiver<Watched>>;
+
+    /// What happens to a client, or to topics, on this node, from now on; until its time is over or the receiver is dropped.
+    fn trace(&self, query: TraceQuery) -> Answer<'_, mpsc::Receiver<TraceLine>>;
 
     /// The node is taken out of service; clients are asked to leave at the configured rate, or at so many in a second.
     fn drain(&self, connections_per_second: Option<u32>) -> Result<(), AdminError>;

@@ -603,6 +603,74 @@ pub struct LogLevel {
     pub level: String,
 }
 
+/// A line of a trace. What does not belong to its event is left out.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct TraceLine {
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// The node that tells it.
+    pub node: String,
+    /// `received` and `sent`: a packet; `connected`, `closed`; `refused`: a connection; `denied`: by rules; `place`: where the
+    /// client is, at the beginning and when that changes; `end`: the trace is over.
+    pub event: String,
+    /// Whom it happened to; none at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Lines that were dropped before this one, because they were not read in time. Left out if none were.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lost: u64,
+    /// Its type, as `PUBLISH`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packet: Option<String>,
+    /// Of the whole packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<usize>,
+    /// Of the payload of a PUBLISH.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload_bytes: Option<usize>,
+    /// Its identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packet_id: Option<u16>,
+    /// Of a PUBLISH, also where an alias stands for it; of a will; of what was denied, where it may be a filter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Of a PUBLISH or a will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qos: Option<u8>,
+    /// `dup`, `retain`, `clean_start`, `will`, `session_present`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+    /// The first 16 of a SUBSCRIBE or UNSUBSCRIBE.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<String>,
+    /// The first 16 of a packet; of a refusal.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reason_codes: Vec<u8>,
+    /// Of the client: with the port when it connects, without it when it is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Which one it came by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    /// What was denied: `publish`, `subscribe`, `will`, `deliver` or `resume`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// Why it was closed, refused or denied, or the trace ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The line of the rule that denies it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule_line: Option<u32>,
+    /// Of `place`: the node that has the connection; null: the client is not connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<Option<String>>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A message that passed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Watched {

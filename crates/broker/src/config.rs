@@ -78,9 +78,9 @@ section! {
         data_dir: PathBuf = PathBuf::from("./flotilla-data");
         /// Threads that serve connections. 0: one per core.
         worker_threads: u16 = 0, 0 => 1024;
-        /// How often the files with users, keys, rules, certificates and this configuration are looked at; what has changed is
-        /// read again, as on SIGHUP. 0s: only on SIGHUP and by `flotilla ctl config reload`.
-        watch_files: TimeSpan = TimeSpan::from_secs(5), TimeSpan::ZERO => TimeSpan::from_secs(3600);
+        /// How often the files with users, keys, rules, tokens, certificates and this configuration are looked at; what has
+        /// changed, and is the same at the next look, is read again, as on SIGHUP. 0s: only on SIGHUP and by `flotilla ctl config reload`.
+        watch_files: TimeSpan = TimeSpan::from_millis(400), TimeSpan::ZERO => TimeSpan::from_secs(3600);
         /// Time a stop on SIGTERM may take, with the drain that it begins with. Then the process ends as it is; nothing
         /// acknowledged is lost by that.
         stop_timeout: TimeSpan = TimeSpan::from_secs(15), TimeSpan::from_secs(1) => TimeSpan::from_secs(3600);
@@ -378,6 +378,36 @@ impl Config {
         listener::name_all(&mut self.listeners);
         let limits = &mut self.limits;
         limits.packet_size_before_connect = limits.packet_size_before_connect.min(limits.packet_size_max);
+    }
+
+    /// Whether a new value of a key counts when files are read again; else it counts from the next start.
+    pub fn counts_at_once(section: &str, key: &str) -> bool {
+        match (section, key) {
+            ("limits", "handshakes_max") | ("queues", "node_bytes_max") => false,
+            ("limits" | "queues" | "overload", _) => true,
+            ("drain", "connections_per_second") | ("log", "level") => true,
+            ("admin", "read_tokens" | "write_tokens" | "read_token_file" | "write_token_file") => true,
+            _ => false,
+        }
+    }
+
+    /// Takes over from another configuration what counts at once.
+    pub fn adopt(&mut self, new: &Self) {
+        self.limits = Limits {
+            handshakes_max: self.limits.handshakes_max,
+            ..new.limits.clone()
+        };
+        self.queues = Queues {
+            node_bytes_max: self.queues.node_bytes_max,
+            ..new.queues.clone()
+        };
+        self.overload = new.overload.clone();
+        self.drain.connections_per_second = new.drain.connections_per_second;
+        self.log.level.clone_from(&new.log.level);
+        self.admin = Admin {
+            bind: self.admin.bind,
+            ..new.admin.clone()
+        };
     }
 
     /// All mistakes that can be seen without touching files or sockets: bounds, contradictions, unsafe listeners.

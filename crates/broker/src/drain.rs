@@ -235,7 +235,7 @@ impl Asking {
 pub(crate) async fn to_stop(shared: &Shared) {
     let whole = shared.config.node.stop_timeout.get();
     let until = Instant::now() + whole.saturating_sub(REST_OF_STOP.min(whole / 2));
-    let configured = shared.config.drain.connections_per_second;
+    let configured = shared.live().connections_per_second;
     shared.drain.begin(configured, Some(until));
     let mut state = shared.drain.state.subscribe();
     let until = state

@@ -44,6 +44,7 @@ mod tenants;
 #[cfg(test)]
 mod testing;
 mod tls;
+mod trace;
 mod websocket;
 mod websocket_frames;
 
@@ -233,7 +234,7 @@ impl Broker {
     fn serve_boxed(&self, stream: Box<dyn connection::Stream + Sync>, origin: connection::Origin) {
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            let within = shared.config.limits.connect_timeout.get();
+            let within = shared.live().limits.connect_timeout.get();
             if let Some(accepted) = connection::accept(&shared, stream, origin, within).await {
                 connection::serve(shared, accepted).await;
             }
@@ -261,6 +262,13 @@ impl Broker {
             shared.registry.recheck_all();
             Ok(())
         }
+    }
+
+    /// From now on the limits of another configuration count, as far as `Config::counts_at_once` says so: for those who come, and
+    /// rates, retained messages and subscriptions for those who are here, too. It cannot fail; `reload` is to follow.
+    pub fn set_limits(&self, config: &Config) {
+        self.shared.set_limits(config);
+        self.shared.registry.recheck_all();
     }
 
     /// The name and the true address of each listener, in the order of the configuration.

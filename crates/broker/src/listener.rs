@@ -170,7 +170,7 @@ struct Arrival {
 
 impl Arrival {
     async fn run(mut self, mut stream: TcpStream) {
-        let deadline = Instant::now() + self.shared.config.limits.connect_timeout.get();
+        let deadline = Instant::now() + self.shared.live().limits.connect_timeout.get();
         if self.listener.proxy_protocol != ProxyProtocol::Off
             && !Box::pin(self.ask_proxy(&mut stream, deadline)).await
         {
@@ -217,7 +217,7 @@ impl Arrival {
                 metrics.rejected(Rejected::Tls);
                 debug!(address = %self.origin.peer, %error, "TLS handshake failed");
                 if let Some(reason) = tls::refused_certificate(&error) {
-                    self.shared.refusals.certificate(&self.origin, reason);
+                    self.shared.refusals().certificate(&self.origin, reason);
                 }
                 None
             }

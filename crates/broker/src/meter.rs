@@ -49,6 +49,13 @@ impl Meter {
         u64::try_from(units).unwrap_or(u64::MAX)
     }
 
+    /// As `set`, if it is another rate at all.
+    pub(crate) fn change(&mut self, per_second: u64, now_us: u64) {
+        if self.per_second != per_second {
+            self.set(per_second, now_us, 0);
+        }
+    }
+
     /// When the next unit is welcome, in milliseconds.
     pub(crate) fn welcome_ms(&self) -> u64 {
         self.paid_at_us.saturating_sub(self.burst_us).div_ceil(1000)

@@ -6,7 +6,7 @@ use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
 };
-use mqtt_codec::{ProtocolVersion, QoS};
+use mqtt_codec::{PacketCounts, PacketType, ProtocolVersion, QoS};
 
 use crate::config::Protocol;
 use crate::pass::Denied;
@@ -33,6 +33,59 @@ pub(crate) const CLOSE_REASONS: [&str; 12] = [
 const TRANSPORTS: [&str; 4] = ["tcp", "tls", "ws", "wss"];
 /// In the order of `ProtocolVersion`.
 const VERSIONS: [&str; 3] = ["3.1", "3.1.1", "5.0"];
+
+/// What clients send.
+const RECEIVED_TYPES: [PacketType; 11] = [
+    PacketType::Connect,
+    PacketType::Publish,
+    PacketType::PubAck,
+    PacketType::PubRec,
+    PacketType::PubRel,
+    PacketType::PubComp,
+    PacketType::Subscribe,
+    PacketType::Unsubscribe,
+    PacketType::PingReq,
+    PacketType::Disconnect,
+    PacketType::Auth,
+];
+/// What a server sends.
+const SENT_TYPES: [PacketType; 11] = [
+    PacketType::ConnAck,
+    PacketType::Publish,
+    PacketType::PubAck,
+    PacketType::PubRec,
+    PacketType::PubRel,
+    PacketType::PubComp,
+    PacketType::SubAck,
+    PacketType::UnsubAck,
+    PacketType::PingResp,
+    PacketType::Disconnect,
+    PacketType::Auth,
+];
+
+/// A counter for each type of packet that there can be, by number.
+type ByType = [Option<Counter>; 16];
+
+fn by_type(name: &'static str, types: &[PacketType]) -> ByType {
+    let mut counters = ByType::default();
+    for packet_type in types {
+        let word = packet_type.name().to_ascii_lowercase();
+        counters[*packet_type as usize] = Some(counter!(name, "type" => word));
+    }
+    counters
+}
+
+/// Adds them up; and all of them together.
+fn count(counters: &ByType, packets: &PacketCounts) -> u64 {
+    let mut all = 0;
+    packets.for_each(|number, count| {
+        if let Some(counter) = &counters[number] {
+            counter.increment(count);
+        }
+        all += count;
+    });
+    all
+}
 
 /// A counter that `$SYS` reads, too.
 pub(crate) struct Counted {
@@ -76,7 +129,9 @@ pub(crate) struct Metrics {
     pub(crate) sent: [Counter; 3],
     pub(crate) bytes_received: Counter,
     pub(crate) bytes_sent: Counter,
-    pub(crate) packets_received: Counter,
+    packets_received: ByType,
+    packets_sent: ByType,
+    pub(crate) trace_lines_lost: Counter,
     pub(crate) no_subscribers: Counter,
     pub(crate) dropped_congested: Counted,
     pub(crate) dropped_queue_full: Counted,
@@ -99,6 +154,7 @@ pub(crate) struct Metrics {
     pub(crate) topic_filters: Gauge,
     pub(crate) retained_messages: Gauge,
     pub(crate) retained_bytes: Gauge,
+    pub(crate) inflight_messages: Gauge,
     pub(crate) queued_messages: Gauge,
     pub(crate) queued_bytes: Gauge,
     pub(crate) overload_level: Gauge,
@@ -140,7 +196,9 @@ impl Metrics {
             sent: by_qos("flotilla_messages_sent_total"),
             bytes_received: counter!("flotilla_bytes_received_total"),
             bytes_sent: counter!("flotilla_bytes_sent_total"),
-            packets_received: counter!("flotilla_packets_received_total"),
+            packets_received: by_type("flotilla_packets_received_total", &RECEIVED_TYPES),
+            packets_sent: by_type("flotilla_packets_sent_total", &SENT_TYPES),
+            trace_lines_lost: counter!("flotilla_trace_lines_lost_total"),
             no_subscribers: counter!("flotilla_messages_dropped_total", "reason" => "no_subscribers"),
             dropped_congested: dropped("qos0_congested"),
             dropped_queue_full: dropped("queue_full"),
@@ -163,6 +221,7 @@ impl Metrics {
             topic_filters: gauge!("flotilla_topic_filters"),
             retained_messages: gauge!("flotilla_retained_messages"),
             retained_bytes: gauge!("flotilla_retained_bytes"),
+            inflight_messages: gauge!("flotilla_inflight_messages"),
             queued_messages: gauge!("flotilla_queued_messages"),
             queued_bytes: gauge!("flotilla_queued_bytes"),
             overload_level: gauge!("flotilla_overload_level"),
@@ -195,6 +254,16 @@ impl Metrics {
     /// A CONNECT was accepted.
     pub(crate) fn opened(&self, transport: Protocol) {
         self.opened[transport as usize].increment(1);
+    }
+
+    /// Packets have come; how many they are together.
+    pub(crate) fn packets_received(&self, packets: &PacketCounts) -> u64 {
+        count(&self.packets_received, packets)
+    }
+
+    /// Packets were made ready to be written; how many they are together.
+    pub(crate) fn packets_sent(&self, packets: &PacketCounts) -> u64 {
+        count(&self.packets_sent, packets)
     }
 
     /// A connection has ended; the reason is one of `CLOSE_REASONS`.
@@ -317,7 +386,15 @@ fn describe() {
         "flotilla_bytes_sent_total",
         "Bytes written to clients, before TLS"
     );
-    describe_counter!("flotilla_packets_received_total", "MQTT packets from clients");
+    describe_counter!(
+        "flotilla_packets_received_total",
+        "MQTT packets from clients, by type"
+    );
+    describe_counter!("flotilla_packets_sent_total", "MQTT packets to clients, by type");
+    describe_counter!(
+        "flotilla_trace_lines_lost_total",
+        "Lines of traces that were dropped because the one who looks on reads too slowly"
+    );
     describe_counter!(
         "flotilla_messages_dropped_total",
         "Messages that did not reach a receiver, by reason"
@@ -354,6 +431,10 @@ fn describe() {
     );
     describe_gauge!("flotilla_retained_messages", "Retained messages");
     describe_gauge!("flotilla_retained_bytes", "Bytes of retained messages");
+    describe_gauge!(
+        "flotilla_inflight_messages",
+        "Messages with QoS 1 and 2 on their way to clients, not acknowledged"
+    );
     describe_gauge!("flotilla_queued_messages", "Messages waiting in durable sessions");
     describe_gauge!(
         "flotilla_queued_bytes",

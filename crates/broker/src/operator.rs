@@ -2,6 +2,7 @@
 
 mod publish;
 mod topics;
+mod trace;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -20,8 +21,10 @@ use crate::shared::Shared;
 pub use crate::drain::DrainPhase;
 pub use crate::rebalance::Share;
 pub use crate::refusals::Refused;
+pub use crate::trace::{Event, Line, Subject, TracedPacket};
 pub use publish::{NewMessage, Outcome};
 pub use topics::{Explained, Group, Keeper, Member, Receiver, Ruling, Who};
+pub use trace::{Trace, TraceError};
 pub use watch::{Watch, WatchError, Watched};
 
 /// A hand on the node. Cheap to clone.
@@ -60,7 +63,7 @@ impl Operator {
 
     /// Takes the node out of service, at the configured rate or another one, until `undrain`. What was asked for last counts.
     pub fn drain(&self, connections_per_second: Option<u32>) {
-        let configured = self.shared.config.drain.connections_per_second;
+        let configured = self.shared.live().connections_per_second;
         self.shared
             .drain
             .begin(connections_per_second.unwrap_or(configured), None);
@@ -80,7 +83,7 @@ impl Operator {
     /// another one. What is told is as of now; a node that does not answer, or is out of service, is left out.
     pub async fn rebalance(&self, connections_per_second: Option<u32>) -> Vec<Share> {
         let cluster = &self.shared.cluster;
-        let configured = self.shared.config.drain.connections_per_second;
+        let configured = self.shared.live().connections_per_second;
         let per_second = connections_per_second.unwrap_or(configured);
         let members = cluster.status().members.into_iter();
         let away = members.filter(|member| member.draining || member.leaving);
@@ -109,7 +112,7 @@ impl Operator {
 
     /// What this node refused lately, the newest first; so many at the most.
     pub fn refusals(&self, limit: usize, wanted: impl Fn(&Refused) -> bool) -> Vec<Refused> {
-        self.shared.refusals.newest(limit, wanted)
+        self.shared.refusals().newest(limit, wanted)
     }
 
     /// Closes a client's connection on whatever node it is; with `end_session` its session is deleted, too.

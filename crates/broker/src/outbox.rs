@@ -131,7 +131,7 @@ fn is_allowed(shared: &Shared, stored: &Publication) -> bool {
         let user = user.user.unwrap_or_default();
         info!(target: "audit", event = "denied", action = Denied::Will.as_str(), topic = ?stored.topic,
             client_id = ?stored.publisher, ?user);
-        shared.refusals.note(Refused {
+        shared.refused(Refused {
             action: Denied::Will.as_str(),
             client_id: stored.publisher.clone(),
             user,

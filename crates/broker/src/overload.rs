@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
+use crate::config::ByteSize;
 use crate::shared::Shared;
 use usage::Usage;
 
@@ -105,15 +106,8 @@ impl Overload {
 
 /// Looks for as long as the node runs.
 pub(crate) async fn run(shared: Arc<Shared>) {
-    let budget = match shared.config.overload.memory_max.get() {
-        0 => memory::allowed_bytes().map(|allowed| allowed / 10 * DEFAULT_TENTHS),
-        budget => Some(budget),
-    };
-    match budget {
-        Some(budget) => shared.metrics.memory_budget.set(budget as f64),
-        None => warn!("nothing tells how much memory there is: set overload.memory_max"),
-    }
-    let budget = budget.unwrap_or(u64::MAX);
+    let mut memory_max = shared.live().memory_max;
+    let mut budget = budget(&shared, memory_max);
     let mut usage = Usage::default();
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -121,6 +115,11 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shared.stopping.cancelled() => return,
+        }
+        let wanted = shared.live().memory_max;
+        if wanted != memory_max {
+            memory_max = wanted;
+            budget = self::budget(&shared, memory_max);
         }
         let held = held_bytes(&shared);
         let before = shared.overload.level();
@@ -140,6 +139,19 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             false => info!(level = number, in_use, resident, budget, "{what}"),
         }
     }
+}
+
+/// What the node keeps to.
+fn budget(shared: &Shared, memory_max: ByteSize) -> u64 {
+    let budget = match memory_max.get() {
+        0 => memory::allowed_bytes().map(|allowed| allowed / 10 * DEFAULT_TENTHS),
+        budget => Some(budget),
+    };
+    match budget {
+        Some(budget) => shared.metrics.memory_budget.set(budget as f64),
+        None => warn!("nothing tells how much memory there is: set overload.memory_max"),
+    }
+    budget.unwrap_or(u64::MAX)
 }
 
 /// What waiting and retained messages take; and counts what is retained anew.

@@ -163,7 +163,7 @@ impl Pass {
     pub(crate) fn denied(&self, shared: &Shared, what: Denied, topic: &str) {
         shared.metrics.denied(what);
         let rule_line = self.line_that_denies(what, topic);
-        shared.refusals.note(Refused {
+        shared.refused(Refused {
             action: what.as_str(),
             client_id: self.whole_client_id(),
             user: self.user().unwrap_or_default().to_owned(),

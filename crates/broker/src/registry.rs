@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use access::Principal;
 use bytestring::ByteString;
@@ -169,6 +169,14 @@ impl Registry {
         for connected in self.clients.lock().connected.values() {
             connected.mailbox.recheck();
         }
+    }
+
+    /// Deliveries that clients have not acknowledged, of all of them together.
+    pub(crate) fn in_flight(&self) -> u64 {
+        let clients = self.clients.lock();
+        let each = clients.connected.values();
+        each.map(|connected| u64::from(connected.facts.in_flight.load(Relaxed)))
+            .sum()
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use arc_swap::{ArcSwap, Guard};
 use bytestring::ByteString;
 use cluster::{Clock, Cluster};
 use mqtt_codec::{Publication, QoS};
@@ -12,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
-use crate::config::{Config, WhenFull};
+use crate::config::{ByteSize, Config, Limits, Queues, WhenFull};
 use crate::drain::Drain;
 use crate::incoming::Incoming;
 use crate::log_limit::LogLimit;
@@ -22,20 +23,37 @@ use crate::overload::Overload;
 use crate::places::Places;
 use crate::queue_memory::QueueMemory;
 use crate::refusal::Limited;
-use crate::refusals::Refusals;
+use crate::refusals::{Refusals, Refused};
 use crate::registry::Registry;
 use crate::retained_room::{Owner, RetainedRoom};
 use crate::router::Router;
 use crate::sources::Sources;
 use crate::sys_topics::SysTopics;
 use crate::tenants::{Tenants, TopicBounds};
+use crate::trace::Traces;
 
 /// Denials are told one by one this often.
 const DENIALS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
+/// What a reload may change.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// All but `handshakes_max`.
+    pub(crate) limits: Limits,
+    /// All but `node_bytes_max`.
+    pub(crate) queues: Queues,
+    /// Of the memory that the node keeps to.
+    pub(crate) memory_max: ByteSize,
+    /// Of a drain.
+    pub(crate) connections_per_second: u32,
+    /// What a session is held to, from its connection on.
+    pub(crate) session: Arc<ServerLimits>,
+}
+
 pub(crate) struct Shared {
+    /// As at the start. What a reload may change is asked of `live`.
     pub(crate) config: Config,
-    pub(crate) limits: Arc<ServerLimits>,
+    live: ArcSwap<Live>,
     /// Of sessions that end with their connection.
     pub(crate) memory: Arc<QueueMemory>,
     pub(crate) cluster: Cluster,
@@ -48,7 +66,10 @@ pub(crate) struct Shared {
     /// Denials are told one by one up to this rate; the rest is counted.
     pub(crate) denials: LogLimit,
     /// For operators who wonder why.
-    pub(crate) refusals: Refusals,
+    refusals: Refusals,
+    /// For operators who look on as packets pass.
+    pub(crate) traces: Traces,
+    pub(crate) trace_places: Arc<Semaphore>,
     pub(crate) sys: SysTopics,
     pub(crate) incoming: Incoming,
     pub(crate) sources: Sources,
@@ -75,6 +96,8 @@ pub(crate) struct Shared {
 const ACCEPTS_BURST_US: u64 = 1_000_000;
 /// Operators who look on at the same time.
 const WATCHES_MAX: usize = 16;
+/// Traces at the same time: each looks at every packet of those it is about.
+const TRACES_MAX: usize = 8;
 
 impl Shared {
     #[expect(clippy::too_many_arguments, reason = "each is a part, and it is called once")]
@@ -91,7 +114,9 @@ impl Shared {
         let started_ms = clock.now_ms();
         Self {
             refusals: Refusals::new(Arc::clone(&clock)),
-            limits: Arc::new(server_limits(&config)),
+            traces: Traces::new(metrics.trace_lines_lost.clone()),
+            trace_places: Arc::new(Semaphore::new(TRACES_MAX)),
+            live: ArcSwap::from_pointee(Live::of(&config)),
             overload: Overload::default(),
             retained_room: RetainedRoom::default(),
             tenants: Tenants::new(&config.tenants),
@@ -122,6 +147,20 @@ impl Shared {
         }
     }
 
+    /// What counts now.
+    pub(crate) fn live(&self) -> Guard<Arc<Live>> {
+        self.live.load()
+    }
+
+    /// From now on other limits count. Connections learn of the rates when they are told to look at themselves.
+    pub(crate) fn set_limits(&self, new: &Config) {
+        let mut config = self.config.clone();
+        config.adopt(new);
+        let per_second = config.limits.connects_per_second_max.into();
+        self.accepts.lock().change(per_second, self.clock.now_ms() * 1000);
+        self.live.store(Arc::new(Live::of(&config)));
+    }
+
     /// Where clients are sent when this node cannot serve them.
     pub(crate) fn server_reference(&self) -> Option<ByteString> {
         let reference = &self.config.cluster.server_reference;
@@ -135,20 +174,44 @@ impl Shared {
             return Ok(());
         }
         let room = &self.retained_room;
-        room.admits(&self.cluster, &self.config.limits, publication, owner)
+        room.admits(&self.cluster, &self.live().limits, publication, owner)
     }
 
     /// Of topics and filters, with a tenant's name in front.
     pub(crate) fn topic_bounds(&self) -> TopicBounds {
+        let live = self.live();
         TopicBounds {
-            bytes_max: self.limits.topic_bytes_max,
-            levels_max: self.limits.topic_levels_max,
+            bytes_max: live.session.topic_bytes_max,
+            levels_max: live.session.topic_levels_max,
         }
+    }
+
+    /// Remembers what was refused, and tells those who trace it.
+    pub(crate) fn refused(&self, refused: Refused) {
+        self.traces.refused(&refused, self.clock.now_ms());
+        self.refusals.note(refused);
+    }
+
+    /// What was refused lately.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// A number no other connection of this process has had.
     pub(crate) fn next_connection(&self) -> u64 {
         self.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Live {
+    fn of(config: &Config) -> Self {
+        Self {
+            limits: config.limits.clone(),
+            queues: config.queues.clone(),
+            memory_max: config.overload.memory_max,
+            connections_per_second: config.drain.connections_per_second,
+            session: Arc::new(server_limits(config)),
+        }
     }
 }
 

@@ -195,6 +195,7 @@ pub(crate) async fn gauges(shared: Arc<Shared>) {
         metrics.topic_filters.set(shared.router.filters() as f64);
         metrics.retained_messages.set(totals.retained_messages as f64);
         metrics.retained_bytes.set(totals.retained_bytes as f64);
+        metrics.inflight_messages.set(shared.registry.in_flight() as f64);
         metrics.queued_messages.set(totals.queued_messages as f64);
         metrics.queued_bytes.set(totals.queued_bytes as f64);
     }

@@ -16,7 +16,7 @@ pub fn encode(packet: &Packet, version: ProtocolVersion, out: &mut WriteQueue) -
     }
     let remaining_len = remaining_len(packet, version)?;
     let total = 1 + variable_len(remaining_len) + remaining_len as usize;
-    out.count_packet();
+    out.count_packet(packet.packet_type());
     let buffer = out.gather(total);
     let end = buffer.len() + total;
     buffer.put_u8(packet.packet_type().first_byte());

@@ -35,7 +35,7 @@ pub use decoder::{DecodeLimits, Decoder};
 pub use disconnect::Disconnect;
 pub use encode::{encode, encoded_len};
 pub use error::{DecodeError, EncodeError};
-pub use packet::{Packet, PacketType};
+pub use packet::{Packet, PacketCounts, PacketType};
 pub use puback::Acknowledgement;
 pub use publication::{MessageProperties, Publication};
 pub use publish::{Publish, PublishHead, SubscriptionIds, encode_publish, publish_len};

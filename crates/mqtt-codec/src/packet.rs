@@ -85,6 +85,40 @@ impl PacketType {
     }
 }
 
+/// How many packets of each type.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct PacketCounts {
+    counts: [u32; 16],
+    /// A bit for each type of which there are any.
+    present: u16,
+}
+
+impl PacketCounts {
+    /// One more.
+    #[inline]
+    pub fn add(&mut self, packet_type: PacketType) {
+        self.counts[packet_type as usize] += 1;
+        self.present |= 1 << packet_type as u16;
+    }
+
+    /// Whether there are none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.present == 0
+    }
+
+    /// Calls with the number of each type of which there are any, and how many.
+    #[inline]
+    pub fn for_each(&self, mut tell: impl FnMut(usize, u64)) {
+        let mut present = self.present;
+        while present != 0 {
+            let number = present.trailing_zeros() as usize;
+            tell(number, u64::from(self.counts[number]));
+            present &= present - 1;
+        }
+    }
+}
+
 /// A control packet. (3)
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(
@@ -129,5 +163,23 @@ impl Packet {
             Self::Disconnect(_) => PacketType::Disconnect,
             Self::Auth(_) => PacketType::Auth,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_counted_by_their_type() {
+        let mut counts = PacketCounts::default();
+        assert!(counts.is_empty());
+        for packet_type in [PacketType::Auth, PacketType::Connect, PacketType::Auth] {
+            counts.add(packet_type);
+        }
+        let mut told = Vec::new();
+        counts.for_each(|number, count| told.push((number, count)));
+        assert_eq!(told, [(1, 1), (15, 2)]);
+        assert!(!counts.is_empty());
     }
 }

@@ -92,7 +92,7 @@ pub fn encode_publish(
     if total > PACKET_SIZE_MAX as usize {
         return;
     }
-    out.count_packet();
+    out.count_packet(PacketType::Publish);
     let (properties, payload) = (publication.properties_ref(), publication.payload_slice());
     if total - layout.head_len() <= COPIED_SIZE_MAX {
         let buffer = out.gather(total);

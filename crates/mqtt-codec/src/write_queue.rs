@@ -5,6 +5,8 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
+use crate::packet::{PacketCounts, PacketType};
+
 /// Pieces up to this size are copied, larger ones are pushed by reference: below it a copy is cheaper than a further
 /// entry in `writev`.
 pub(crate) const COPIED_SIZE_MAX: usize = 1024;
@@ -28,7 +30,7 @@ pub struct WriteQueue {
     marked: usize,
     len: usize,
     /// Packets that were appended since somebody asked.
-    packets: u64,
+    packets: PacketCounts,
 }
 
 impl WriteQueue {
@@ -48,14 +50,32 @@ impl WriteQueue {
     }
 
     /// How many packets were appended since the last call.
-    pub fn take_packets(&mut self) -> u64 {
+    pub fn take_packets(&mut self) -> PacketCounts {
         std::mem::take(&mut self.packets)
     }
 
     /// One more packet begins.
     #[inline]
-    pub(crate) fn count_packet(&mut self) {
-        self.packets += 1;
+    pub(crate) fn count_packet(&mut self, packet_type: PacketType) {
+        self.packets.add(packet_type);
+    }
+
+    /// A copy of what waits to be written behind so many bytes of it.
+    pub fn copy_behind(&self, mut skipped: usize) -> Bytes {
+        let mut copy = Vec::with_capacity(self.len.saturating_sub(skipped));
+        let mut add = |part: &[u8]| {
+            let skips = skipped.min(part.len());
+            skipped -= skips;
+            copy.extend_from_slice(&part[skips..]);
+        };
+        let mut read = self.read;
+        for (before, piece) in &self.pieces {
+            add(&self.gathered[read..read + before]);
+            add(piece);
+            read += before;
+        }
+        add(&self.gathered[read..]);
+        copy.into()
     }
 
     /// Forgets what waits to be written.

@@ -53,6 +53,17 @@ impl InboundAliases {
         publish.publication = publish.publication.clone().with_topic(topic.clone());
         Ok(())
     }
+
+    /// The topic of a message, which may stand behind its alias.
+    pub(crate) fn topic_of<'a>(&'a self, publish: &'a Publish) -> Option<&'a TopicName> {
+        let topic = publish.publication.topic();
+        match publish.topic_alias {
+            Some(alias) if topic.as_str().is_empty() => {
+                self.topics.get(usize::from(alias.get()) - 1)?.as_ref()
+            }
+            _ => Some(topic),
+        }
+    }
 }
 
 /// Aliases the server has set: the first topics it sends get one each, as many as the client accepts.
@@ -82,6 +93,18 @@ impl OutboundAliases {
             return None;
         }
         Some((NonZeroU16::new(self.aliases.len() as u16 + 1)?, false))
+    }
+
+    /// The topic of a message that was sent, which may stand behind its alias.
+    pub(crate) fn topic_of<'a>(&'a self, publish: &'a Publish) -> Option<&'a TopicName> {
+        let topic = publish.publication.topic();
+        match publish.topic_alias {
+            Some(alias) if topic.as_str().is_empty() => {
+                let mut known = self.aliases.iter();
+                known.find(|(_, known)| **known == alias).map(|(topic, _)| topic)
+            }
+            _ => Some(topic),
+        }
     }
 
     /// The client is told of the alias with the packet that goes out now.

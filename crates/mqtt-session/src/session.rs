@@ -107,6 +107,19 @@ impl Session {
         self.durable
     }
 
+    /// The topic of a PUBLISH from the client, before it is handled: an alias stands for what it was set to.
+    pub fn topic_received<'a>(
+        &'a self,
+        publish: &'a mqtt_codec::Publish,
+    ) -> Option<&'a mqtt_topic::TopicName> {
+        self.inbound_aliases.topic_of(publish)
+    }
+
+    /// The topic of a PUBLISH to the client.
+    pub fn topic_sent<'a>(&'a self, publish: &'a mqtt_codec::Publish) -> Option<&'a mqtt_topic::TopicName> {
+        self.outbound_aliases.topic_of(publish)
+    }
+
     /// When the client has been silent for too long, in milliseconds; `None`: it may be silent for ever. [MQTT-3.1.2-22]
     pub fn keep_alive_deadline(&self) -> Option<u64> {
         (self.keep_alive_ms > 0).then_some(self.last_packet_ms + self.keep_alive_ms)

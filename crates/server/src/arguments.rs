@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use broker::config::TimeSpan;
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -257,6 +258,21 @@ pub(crate) enum CtlAbout {
     Watch {
         /// A topic filter.
         filter: String,
+    },
+    /// Show what happens to one client, or to the topics of one filter, on this node: each packet with its time, direction,
+    /// type, identifier, topic, flags, reason codes and size, connections and their ends, and what rules deny. Never what a
+    /// message says, nor a password.
+    #[command(group = clap::ArgGroup::new("subject").required(true))]
+    Trace {
+        /// A whole client id.
+        #[arg(long, value_name = "ID", group = "subject")]
+        client: Option<String>,
+        /// A topic filter.
+        #[arg(long, value_name = "FILTER", group = "subject")]
+        topic: Option<String>,
+        /// It ends by itself after this time, an hour at the most.
+        #[arg(long = "for", value_name = "TIME", default_value = "60s")]
+        within: TimeSpan,
     },
     /// Show what the log tells, or change it until the next start.
     Log {

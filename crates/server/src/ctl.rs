@@ -9,6 +9,7 @@ mod list;
 mod publish;
 mod show;
 mod table;
+mod trace;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -99,6 +100,11 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
             expires_in,
         } => publish::run(&ctl, topic, message.as_deref(), (*qos, *retain, *expires_in)),
         CtlAbout::Watch { filter } => publish::watch(&ctl, filter),
+        CtlAbout::Trace {
+            client,
+            topic,
+            within,
+        } => trace::run(&ctl, client.as_deref(), topic.as_deref(), *within),
         CtlAbout::Log { level } => show::log(&ctl, level.as_deref()),
         CtlAbout::Config { set, command: None } => show::config(&ctl, *set),
         CtlAbout::Config {

@@ -7,6 +7,7 @@ mod messages;
 mod overview;
 mod refusals;
 mod topics;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -15,10 +16,11 @@ use std::time::Instant;
 use admin::views::{
     CertificateView, ClientDetail, ClientView, Covers, DrainView, Explanation, ListenerView, Message,
     NodeView, Outcome, Overview, Page, Refusals, ReloadView, RetainedView, RouteView, Setting, ShareView,
-    SubscriptionView, Watched,
+    SubscriptionView, TraceLine, Watched,
 };
 use admin::{
     AdminError, Answer, ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery,
+    TraceQuery,
 };
 use broker::Broker;
 use broker::config::Config;
@@ -35,7 +37,6 @@ pub(crate) struct NodeOperations {
     pub(crate) broker: SharedBroker,
     pub(crate) cluster: Arc<NodeAdmin>,
     pub(crate) config: Config,
-    pub(crate) settings: Vec<Setting>,
     pub(crate) listeners: Vec<ListenerView>,
     pub(crate) log: Arc<LogControl>,
     pub(crate) reloader: Arc<Reloader>,
@@ -187,6 +188,10 @@ impl Operations for NodeOperations {
         Box::pin(self.look_on(filter))
     }
 
+    fn trace(&self, query: TraceQuery) -> Answer<'_, mpsc::Receiver<TraceLine>> {
+        Box::pin(async move { self.begin_trace(query) })
+    }
+
     fn drain(&self, connections_per_second: Option<u32>) -> Result<(), AdminError> {
         self.operator()?.drain(connections_per_second);
         Ok(())
@@ -225,7 +230,7 @@ impl Operations for NodeOperations {
     }
 
     fn settings(&self) -> Vec<Setting> {
-        self.settings.clone()
+        self.reloader.settings()
     }
 
     fn reload(&self) -> Answer<'_, ReloadView> {

@@ -1,11 +1,13 @@
-//! What may change while the node runs: users, keys, rules and certificates in their files, and the level of the log in the
-//! configuration. All of it is read again on SIGHUP, when the API asks, and when a file changes; one mistake, and all stays.
+//! What may change while the node runs: users, keys, rules, tokens and certificates in their files, and of the configuration
+//! limits, tokens and the level of the log. All of it is read again on SIGHUP, when the API asks, and when a file changes; one mistake, and all stays.
 
 mod stamps;
 
-use std::sync::{Arc, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use admin::Tokens;
 use admin::views::{ReloadView, Setting};
 use broker::Broker;
 use broker::config::Config;
@@ -18,24 +20,25 @@ use crate::cluster_admin::SharedBroker;
 use crate::config::{self, Loaded};
 use crate::log::LogControl;
 use crate::operations::certificates;
-use stamps::Stamps;
-
-/// The one key of the configuration that takes effect at once.
-const LOG_LEVEL: &str = "log.level";
+use crate::{files_limit, start};
+use stamps::{Stamps, files};
 
 /// Reads again what may change.
 pub(crate) struct Reloader {
     flags: ConfigFlags,
     broker: SharedBroker,
     log: Arc<LogControl>,
+    tokens: Tokens,
     state: Mutex<State>,
+    /// What the node runs with, to be shown.
+    settings: RwLock<Vec<Setting>>,
     metrics: Metrics,
 }
 
 struct State {
     /// What the node runs with.
     config: Config,
-    settings: Vec<Setting>,
+    files: Arc<[PathBuf]>,
     /// Of the files as they were read with success, and as they were when they could not be.
     read: Stamps,
     failed: Option<Stamps>,
@@ -55,22 +58,34 @@ impl Reloader {
         (config, settings): (Config, Vec<Setting>),
         broker: SharedBroker,
         log: Arc<LogControl>,
+        tokens: Tokens,
     ) -> Self {
         let metrics = Metrics::new();
         metrics.succeeded(&config, now_s(&broker));
-        let read = Stamps::of(flags.config.as_deref(), &config);
+        let files = files(flags.config.as_deref(), &config);
+        let read = Stamps::of(&files);
         Self {
             flags,
             broker,
             log,
+            tokens,
             state: Mutex::new(State {
                 config,
-                settings,
+                files,
                 read,
                 failed: None,
             }),
+            settings: RwLock::new(settings),
             metrics,
         }
+    }
+
+    /// Every key with what the node runs with.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        self.settings
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Reads all of it again. `why` is for the log.
@@ -96,10 +111,10 @@ impl Reloader {
     }
 
     async fn read_again(&self, state: &mut State) -> Result<ReloadView, String> {
-        let (flags, config) = (self.flags.clone(), state.config.clone());
+        let (flags, files) = (self.flags.clone(), Arc::clone(&state.files));
         let loading = tokio::task::spawn_blocking(move || {
             // Looked at before they are read: what changes in between is read once more.
-            let stamps = Stamps::of(flags.config.as_deref(), &config);
+            let stamps = Stamps::of(&files);
             (stamps, config::load(&flags))
         });
         let (stamps, loaded) = loading.await.map_err(|error| error.to_string())?;
@@ -110,6 +125,7 @@ impl Reloader {
             Ok(mut view) => {
                 view.changed.splice(0..0, stamps.changed_since(&state.read));
                 (state.read, state.failed) = (stamps, None);
+                self.look_at_other_files(state).await;
                 self.metrics.succeeded(&state.config, now_s(&self.broker));
                 Ok(view)
             }
@@ -126,31 +142,77 @@ impl Reloader {
         loaded: Result<Loaded, String>,
     ) -> Result<ReloadView, String> {
         let loaded = loaded?;
+        let admin = loaded.config.admin.clone();
+        let access = tokio::task::spawn_blocking(move || start::access(&admin));
+        let access = access.await.map_err(|error| error.to_string())?;
+        let access = access.map_err(|error| format!("{error:#}"))?;
+        if self.tokens.are_asked_for() && !access.has_tokens() {
+            return Err(
+                "no token is left, and without any this machine may do everything: that takes a restart"
+                    .to_owned(),
+            );
+        }
         let reload = {
             let broker = self.broker.read().unwrap_or_else(PoisonError::into_inner);
             broker.as_ref().map(Broker::reload)
         };
         reload.ok_or("the node is stopping")?.await?;
-        let mut view = ReloadView::default();
-        for key in changed_keys(state, &loaded) {
-            match key == LOG_LEVEL {
-                true => view.changed.push(key),
-                false => view.needs_restart.push(key),
-            }
-        }
-        if !view.changed.is_empty() {
-            let level = loaded.config.log.level.clone();
-            self.log.set(&level)?;
-            state.config.log.level = level;
-            // Other keys keep what the node runs with, so that the next answer names them again.
-            let is_level = |setting: &Setting| path(setting) == LOG_LEVEL;
-            let new = loaded.settings().into_iter().find(is_level);
-            let known = state.settings.iter_mut().find(|setting| is_level(setting));
-            if let (Some(known), Some(new)) = (known, new) {
-                *known = new;
-            }
-        }
+        // Nothing of what follows can be refused.
+        let (changed, needs_restart) = changed_keys(&self.settings(), state, &loaded)
+            .into_iter()
+            .partition(|key| counts_at_once(key));
+        let view = ReloadView {
+            changed,
+            needs_restart,
+        };
+        self.put_in_force(state, &loaded, &view.changed)?;
+        self.tokens.set(access);
         Ok(view)
+    }
+
+    /// The new values of these keys count from here on. Other keys keep what the node runs with, so that the next answer names
+    /// them again.
+    fn put_in_force(&self, state: &mut State, loaded: &Loaded, changed: &[String]) -> Result<(), String> {
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let new = &loaded.config;
+        if new.log.level != state.config.log.level {
+            self.log.set(&new.log.level)?;
+        }
+        if new.limits.connections_max > state.config.limits.connections_max {
+            files_limit::raise(new.limits.connections_max);
+        }
+        state.config.adopt(new);
+        if let Some(broker) = self
+            .broker
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+        {
+            broker.set_limits(new);
+        }
+        let in_force = |setting: &Setting| changed.contains(&path(setting));
+        let mut settings = self.settings.write().unwrap_or_else(PoisonError::into_inner);
+        for new in loaded.settings().into_iter().filter(in_force) {
+            match settings.iter_mut().find(|known| path(known) == path(&new)) {
+                Some(known) => *known = new,
+                None => settings.push(new),
+            }
+        }
+        Ok(())
+    }
+
+    /// Other files may be named now. What is in them was read a moment ago.
+    async fn look_at_other_files(&self, state: &mut State) {
+        let now = files(self.flags.config.as_deref(), &state.config);
+        if now == state.files {
+            return;
+        }
+        let looked_at = Arc::clone(&now);
+        if let Ok(read) = tokio::task::spawn_blocking(move || Stamps::of(&looked_at)).await {
+            (state.files, state.read) = (now, read);
+        }
     }
 
     /// Looks at the files every so often, until the process ends. What has changed and then stayed the same for one look is
@@ -159,8 +221,8 @@ impl Reloader {
         let mut last = None;
         while !every.is_zero() {
             tokio::time::sleep(every).await;
-            let (config, flags) = (self.state.lock().await.config.clone(), self.flags.clone());
-            let looking = tokio::task::spawn_blocking(move || Stamps::of(flags.config.as_deref(), &config));
+            let files = Arc::clone(&self.state.lock().await.files);
+            let looking = tokio::task::spawn_blocking(move || Stamps::of(&files));
             let Ok(now) = looking.await else { continue };
             let settled = last.as_ref() == Some(&now);
             let is_news = {
@@ -177,16 +239,16 @@ impl Reloader {
 }
 
 /// Keys with other values than the node runs with, as `limits.connections_max`. Secrets are compared, and not shown.
-fn changed_keys(state: &State, loaded: &Loaded) -> Vec<String> {
+fn changed_keys(shown: &[Setting], state: &State, loaded: &Loaded) -> Vec<String> {
     let settings = loaded.settings();
     let known = |setting: &Setting| {
         let same = |one: &&Setting| path(one) == path(setting);
-        state.settings.iter().find(same).map(|known| &known.value)
+        shown.iter().find(same).map(|known| &known.value)
     };
     let is_new = |setting: &&Setting| known(setting) != Some(&setting.value);
     let mut changed: Vec<String> = settings.iter().filter(is_new).map(path).collect();
     let gone = |setting: &&Setting| !settings.iter().any(|one| path(one) == path(setting));
-    changed.extend(state.settings.iter().filter(gone).map(path));
+    changed.extend(shown.iter().filter(gone).map(path));
     let (old, new) = (&state.config.admin, &loaded.config.admin);
     for (key, differ) in [
         ("admin.read_tokens", old.read_tokens != new.read_tokens),
@@ -197,6 +259,12 @@ fn changed_keys(state: &State, loaded: &Loaded) -> Vec<String> {
         }
     }
     changed
+}
+
+/// Whether a key's new value, as `limits.connections_max`, needs no restart.
+fn counts_at_once(key: &str) -> bool {
+    key.rsplit_once('.')
+        .is_some_and(|(section, key)| Config::counts_at_once(section, key))
 }
 
 /// Seconds since the Unix epoch, by the node's clock; 0 when the node has stopped.

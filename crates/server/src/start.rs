@@ -9,7 +9,7 @@ use admin::views::ListenerView;
 use admin::{Access, Admin, BuildInfo, Health};
 use anyhow::Context;
 use broker::Broker;
-use broker::config::{Config, Token};
+use broker::config::{self as broker_config, Config, Token};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
@@ -78,7 +78,10 @@ async fn serve(
         commit: build::COMMIT,
         rustc: build::RUSTC,
     };
-    let access = access(&config)?;
+    let access = access(&config.admin)?;
+    if access.has_tokens() {
+        info!(?access, "the API and the dashboard ask for a token");
+    }
     let admin = Admin::start(
         config.admin.bind,
         Arc::clone(&health),
@@ -130,16 +133,16 @@ async fn serve(
     admin.set_cluster(Arc::clone(&cluster) as Arc<dyn admin::ClusterAdmin>);
     let reloader = Arc::new(Reloader::new(
         flags,
-        (node_config.clone(), settings.clone()),
+        (node_config.clone(), settings),
         Arc::clone(&broker),
         Arc::clone(&log),
+        admin.tokens(),
     ));
     tokio::spawn(Arc::clone(&reloader).watch(node_config.node.watch_files.get()));
     admin.set_operations(Arc::new(NodeOperations {
         broker: Arc::clone(&broker),
         cluster,
         config: node_config,
-        settings,
         listeners,
         log,
         reloader: Arc::clone(&reloader),
@@ -205,16 +208,14 @@ fn warn_of_risks(config: &Config) {
     }
 }
 
-fn access(config: &Config) -> anyhow::Result<Access> {
-    let (read, write) = config.admin.tokens().map_err(anyhow::Error::msg)?;
+/// The tokens of the configuration and of its files. Blocks.
+pub(crate) fn access(config: &broker_config::Admin) -> anyhow::Result<Access> {
+    let (read, write) = config.tokens().map_err(anyhow::Error::msg)?;
     let secrets = |tokens: Vec<Token>| tokens.iter().map(|token| token.secret().to_owned()).collect();
     let access = Access {
         read: secrets(read),
         write: secrets(write),
     };
-    if access.has_tokens() {
-        info!(?access, "the API and the dashboard ask for a token");
-    }
     Ok(access)
 }
 

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod common;
+mod leaks;
 mod limits;
 mod reload;
 mod revocation;

@@ -142,3 +142,14 @@ async fn a_file_that_cannot_be_read_leaves_all_as_it_was() -> Result<()> {
     ensure!(world.counter("flotilla_config_reload_total{result=\"failed\"}")? == 1);
     Ok(())
 }
+
+#[tokio::test]
+async fn rules_that_change_take_effect_without_being_asked_for() -> Result<()> {
+    let world = with_rules("allow all #\n")?;
+    let mut anna = world.client(ANNA, ConnectOptions::v5("c-1")).await?;
+    let mut carl = world.client(CARL, ConnectOptions::v5("c-2")).await?;
+    ensure!(anna.subscribe("a/#", 1).await? == ReasonCode::GrantedQoS1);
+    world.write("rules", "allow all # user=carl\n")?;
+    anna.expect_disconnect(ReasonCode::NotAuthorized).await?;
+    carl.ping().await
+}

@@ -81,14 +81,28 @@ impl Scene {
         self.bystander.rounds_more(ROUNDS).await
     }
 
+    /// How often the bystander was served since the last start, and how long it waited at the most.
+    pub fn seen(&self) -> String {
+        let (rounds, worst) = self.bystander.seen();
+        format!("the bystander was served {rounds} times, at worst within {worst:?}")
+    }
+
     /// The attack is over, and its connections are closed: nobody noticed, and nothing is left of it.
     ///
     /// # Errors
     /// The process has ended, the bystander was not served in time, or memory is kept.
-    pub async fn ends_well(mut self) -> Result<()> {
+    pub async fn ends_well(self) -> Result<()> {
+        self.ends_well_leaving(0).await
+    }
+
+    /// As `ends_well`, where an attack of this size may leave so many bytes, if that is more than others may.
+    ///
+    /// # Errors
+    /// As `ends_well`.
+    pub async fn ends_well_leaving(mut self, left: u64) -> Result<()> {
         self.serve_on().await?;
         ensure!(self.broker.is_running(), "the broker has ended");
-        let allowed = self.resident_before + LEFT_MAX;
+        let allowed = self.resident_before + LEFT_MAX.max(left);
         let mut resident = 0;
         let settled = async || {
             resident = self.resident().unwrap_or(u64::MAX);

@@ -68,7 +68,7 @@ async fn requests_that_are_too_large_are_refused() -> Result<()> {
         tokio::time::timeout(CLOSED_WITHIN, reading.read_exact(&mut answer)).await??;
         pouring.abort();
         ensure!(
-            answer.starts_with(b"HTTP/1.1 4"),
+            answer.starts_with(b"HTTP/1.1 413"),
             "{}",
             String::from_utf8_lossy(&answer)
         );

@@ -1,6 +1,6 @@
 //! Requests to a node's admin listener, with full control of the head.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -15,6 +15,9 @@ pub struct Api {
     address: SocketAddr,
     head: String,
 }
+
+/// What a node tells as it happens.
+pub struct Events(Lines<BufReader<TcpStream>>);
 
 /// What came back.
 #[derive(Clone, Debug)]
@@ -78,6 +81,19 @@ impl Api {
         })
     }
 
+    /// Asks for what happens from now on, and waits until the node says that it tells it.
+    pub fn follow(&self, path: &str) -> Result<Events> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let (head, host) = (&self.head, self.address);
+        write!(stream, "GET {path} HTTP/1.0\r\n{head}Host: {host}\r\n\r\n")?;
+        let mut lines = BufReader::new(stream).lines();
+        let status = lines.next().context("an answer")??;
+        anyhow::ensure!(status.contains(" 200 "), "{path}: {status}");
+        while !lines.next().context("the end of the head")??.is_empty() {}
+        Ok(Events(lines))
+    }
+
     /// A good answer in JSON.
     pub fn get(&self, path: &str) -> Result<Value> {
         self.ask("GET", path, None)?.good()
@@ -86,6 +102,25 @@ impl Api {
     /// Sends JSON and expects a good answer.
     pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
         self.ask("POST", path, Some(body))?.good()
+    }
+}
+
+impl Iterator for Events {
+    type Item = Result<Value>;
+
+    /// The next event; none, if there are no more.
+    fn next(&mut self) -> Option<Result<Value>> {
+        loop {
+            match self.0.next()? {
+                Err(error) => return Some(Err(error.into())),
+                Ok(line) => {
+                    let Some(json) = line.strip_prefix("data: ") else {
+                        continue;
+                    };
+                    return Some(serde_json::from_str(json).context(line));
+                }
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ mod browser;
 mod http;
 
 pub use browser::{Browser, Page};
-pub use http::{Answer, Api};
+pub use http::{Answer, Api, Events};
 
 use std::process::Output;
 

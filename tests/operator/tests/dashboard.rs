@@ -67,6 +67,37 @@ async fn every_page_shows_what_is_there_at_any_width() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_client_shows_its_packets_as_they_pass() -> Result<()> {
+    let Some(browser) = browser().await? else {
+        return Ok(());
+    };
+    let broker = Broker::start(BrokerOptions::default())?;
+    let mut client = Client::connect(broker.mqtt_addr(), ConnectOptions::v5("truck-7")).await?;
+    let mut page = browser.page(390, 844, false).await?;
+    page.open(&format!("http://{}/#/clients/truck-7", broker.admin_addr()))
+        .await?;
+    page.wait(&shows("Trace for a minute")).await?;
+    let button =
+        "[...document.querySelectorAll('button')].find((one) => one.textContent.startsWith('Trace')).click()";
+    page.eval(button).await?;
+    page.wait(&shows("connected to")).await?;
+    client
+        .publish(Message::new("fleet/7", "not to be seen").qos(1))
+        .await?;
+    page.wait(&shows("received PUBLISH")).await?;
+    page.wait(&shows("sent PUBACK")).await?;
+    let text = page.eval("document.body.innerText").await?;
+    let text = text.as_str().unwrap_or_default();
+    assert!(
+        text.contains("fleet/7") && !text.contains("not to be seen"),
+        "{text}"
+    );
+    fits(&mut page, "a trace").await?;
+    assert!(page.complaints.is_empty(), "{:?}", page.complaints);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_client_in_the_page_speaks_mqtt_with_every_qos() -> Result<()> {
     let Some(browser) = browser().await? else {
         return Ok(());

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Broker, BrokerOptions, wait_for};
+use harness::{Broker, BrokerOptions, Client, ConnectOptions, wait_for};
+use mqtt_codec::ReasonCode;
 use operator::{Api, Node, printed};
 use serde_json::json;
 
@@ -25,27 +26,52 @@ fn broker(config: &str) -> Result<(Broker, Api, PathBuf)> {
     Ok((broker, api, file))
 }
 
+/// A value as the API shows it.
+fn setting(api: &Api, section: &str, key: &str) -> Result<String> {
+    let settings = api.get("/api/v1/config")?;
+    let mut settings = settings["items"].as_array().into_iter().flatten();
+    let found = settings.find(|one| one["section"] == section && one["key"] == key);
+    let value = found.and_then(|found| found["value"].as_str());
+    Ok(value.with_context(|| format!("{section}.{key}"))?.to_owned())
+}
+
+fn metric(broker: &Broker, line: &str) -> Result<f64> {
+    let metrics = broker.admin_get("/metrics")?;
+    let value = metrics
+        .lines()
+        .find_map(|known| known.strip_prefix(line)?.strip_prefix(' '));
+    Ok(value.with_context(|| line.to_owned())?.parse()?)
+}
+
 #[test]
 fn a_reload_says_what_took_effect_and_what_wants_a_restart() -> Result<()> {
-    let (broker, api, file) = broker("[node]\nwatch_files = \"0s\"\n[limits]\nconnections_max = 10\n")?;
+    let (broker, api, file) = broker(
+        "[node]\nwatch_files = \"0s\"\n[limits]\nconnections_max = 10\n[mqtt]\nsys_interval = \"10s\"\n",
+    )?;
     let again = || api.ask("POST", "/api/v1/config/reload", None);
     let unchanged = json!({"changed": [], "needs_restart": []});
     assert_eq!(again()?.good()?, unchanged);
 
     std::fs::write(
         &file,
-        "[node]\nwatch_files = \"0s\"\n[limits]\nconnections_max = 20\n[log]\nlevel = \"info,broker=debug\"\n",
+        "[node]\nwatch_files = \"0s\"\n[limits]\nconnections_max = 20\n[mqtt]\nsys_interval = \"20s\"\n[log]\nlevel = \"info,broker=debug\"\n",
     )?;
     let said = again()?.good()?;
     assert_eq!(
         said,
-        json!({"changed": [file.display().to_string(), "log.level"], "needs_restart": ["limits.connections_max"]})
+        json!({
+            "changed": [file.display().to_string(), "limits.connections_max", "log.level"],
+            "needs_restart": ["mqtt.sys_interval"],
+        })
     );
+    // What is shown is what counts.
+    ensure!(setting(&api, "limits", "connections_max")? == "20");
+    ensure!(setting(&api, "mqtt", "sys_interval")? == "\"10s\"");
     assert_eq!(api.get("/api/v1/log")?, json!({"level": "info,broker=debug"}));
     // What wants a restart is named until there was one.
     let shown = broker.ctl(&["config", "reload"])?;
     assert!(shown.status.success(), "{shown:?}");
-    assert_eq!(printed(&shown), "needs a restart: limits.connections_max\n");
+    assert_eq!(printed(&shown), "needs a restart: mqtt.sys_interval\n");
 
     std::fs::write(&file, "[log]\nlevel = \"inof\"\n")?;
     let refused = again()?;
@@ -92,4 +118,126 @@ async fn a_file_that_changes_is_read_again_by_itself() -> Result<()> {
     )?;
     std::fs::rename(&other, &file)?;
     level("warn").await
+}
+
+/// One more client; or what it is told.
+async fn arrives(broker: &Broker, client_id: &str) -> Result<Client, ReasonCode> {
+    let mut client = Client::open(broker.mqtt_addr())
+        .await
+        .expect("the listener is there");
+    client
+        .send_connect(ConnectOptions::v5(client_id))
+        .await
+        .expect("CONNECT can be sent");
+    match client.expect_connack().await.expect("an answer").reason_code {
+        ReasonCode::Success => Ok(client),
+        refused => Err(refused),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_change_for_those_who_come_and_rates_for_those_who_are_here() -> Result<()> {
+    let unwatched = "[node]\nwatch_files = \"0s\"\n";
+    let (broker, api, file) = broker(&format!("{unwatched}[limits]\nconnections_max = 1\n"))?;
+    let reload = |limits: &str| -> Result<_> {
+        std::fs::write(&file, format!("{unwatched}{limits}"))?;
+        api.ask("POST", "/api/v1/config/reload", None)
+    };
+    let mut first = arrives(&broker, "first").await.expect("there is room");
+    ensure!(arrives(&broker, "second").await.err() == Some(ReasonCode::QuotaExceeded));
+    first.subscribe("a", 0).await?;
+
+    let more = "[limits]\nconnections_max = 2\nsubscriptions_per_client_max = 1\npublish_messages_per_second_max = 50\n\
+        packet_size_max = \"64KiB\"\n";
+    ensure!(reload(more)?.good()?["needs_restart"] == json!([]));
+    let second = Client::connect(broker.mqtt_addr(), ConnectOptions::v5("second")).await?;
+    ensure!(second.connack().properties.maximum_packet_size == Some(64 * 1024));
+    ensure!(first.connack().properties.maximum_packet_size == Some(1024 * 1024));
+    ensure!(first.subscribe("b", 0).await? == ReasonCode::QuotaExceeded);
+    // More than a second's worth, in one piece: it comes at one moment.
+    first.send_raw(&[0x30, 4, 0, 1, b'c', b'x'].repeat(60)).await?;
+    first.ping().await?;
+    ensure!(metric(&broker, "flotilla_rate_limited_total{kind=\"messages\"}")? >= 1.0);
+
+    // One mistake, and all of it is left alone.
+    let refused = reload("[limits]\nconnections_max = 3\nreceive_maximum = 0\n")?;
+    ensure!(
+        refused.status == 409 && refused.body.contains("limits.receive_maximum"),
+        "{refused:?}"
+    );
+    ensure!(setting(&api, "limits", "connections_max")? == "2");
+    ensure!(arrives(&broker, "third").await.err() == Some(ReasonCode::QuotaExceeded));
+    ensure!(metric(&broker, "flotilla_config_last_reload_successful")? == 0.0);
+
+    // So little memory that nobody is let in; those who are here stay.
+    reload("[overload]\nmemory_max = \"1MiB\"\n")?.good()?;
+    let short = async || metric(&broker, "flotilla_overload_level").is_ok_and(|level| level == 3.0);
+    wait_for(short, LIMIT).await?;
+    ensure!(arrives(&broker, "third").await.err() == Some(ReasonCode::ServerBusy));
+    first.ping().await?;
+    reload("")?.good()?;
+    let enough = async || metric(&broker, "flotilla_overload_level").is_ok_and(|level| level == 0.0);
+    wait_for(enough, LIMIT).await?;
+    ensure!(arrives(&broker, "third").await.is_ok());
+    let metrics = broker.admin_get("/metrics")?;
+    for line in metrics
+        .lines()
+        .filter(|line| line.starts_with("flotilla_connections_closed_total"))
+    {
+        ensure!(line.contains("io_error") || line.ends_with(" 0"), "{line}");
+    }
+    first.ping().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_taken_away_opens_nothing_any_more() -> Result<()> {
+    const OLD: &str = "old-0123456789abcdef0123456789abc";
+    const NEW: &str = "new-0123456789abcdef0123456789abc";
+    const WRITE: &str = "write-0123456789abcdef0123456789a";
+    let files = tempfile::tempdir()?;
+    let tokens = files.path().join("tokens");
+    std::fs::write(&tokens, OLD)?;
+    let write = format!("write_tokens = [\"{WRITE}\"]\n");
+    let config = format!(
+        "[node]\nwatch_files = \"100ms\"\n[admin]\nread_token_file = \"{}\"\n{write}",
+        tokens.display()
+    );
+    let (broker, api, file) = broker(&config)?;
+    let (old, new, writer) = (
+        api.clone().token(OLD),
+        api.clone().token(NEW),
+        api.clone().token(WRITE),
+    );
+    let looked_on = old.follow("/api/v1/watch?filter=a")?;
+    let stays = writer.follow("/api/v1/trace?topic=a&seconds=3600")?;
+
+    std::fs::write(&tokens, NEW)?;
+    let status = |api: &Api| api.ask("GET", "/api/v1/node", None).map(|answer| answer.status);
+    wait_for(async || status(&new).is_ok_and(|status| status == 200), LIMIT).await?;
+    ensure!(status(&old)? == 401 && status(&writer)? == 200);
+    ensure!(
+        looked_on.map(Result::unwrap).next().is_none(),
+        "the stream has ended"
+    );
+    drop(stays);
+
+    let again = || writer.ask("POST", "/api/v1/config/reload", None);
+    std::fs::write(&tokens, "short")?;
+    let refused = again()?;
+    ensure!(
+        refused.status == 409 && !refused.body.contains("short\n"),
+        "{refused:?}"
+    );
+    // Nobody opens the API by removing what closes it.
+    std::fs::write(&file, "[node]\nwatch_files = \"100ms\"\n")?;
+    let refused = again()?;
+    ensure!(
+        refused.status == 409 && refused.body.contains("no token is left"),
+        "{refused:?}"
+    );
+    ensure!(status(&new)? == 200 && status(&api)? == 401);
+    let log = broker.log();
+    ensure!(log.contains("reload failed"));
+    ensure!([OLD, NEW, WRITE].iter().all(|token| !log.contains(token)));
+    Ok(())
 }

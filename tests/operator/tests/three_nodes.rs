@@ -40,6 +40,17 @@ async fn any_node_answers_for_all() {
     assert_eq!(shown["connection"]["protocol"], "MQTT 5.0", "{shown}");
     assert_eq!(shown["subscriptions"][0]["filter"], "devices/1");
 
+    // A trace is of one node, and says which one to ask.
+    let traced = api(1).follow("/api/v1/trace?client=device&seconds=60").unwrap();
+    let place = traced
+        .map(Result::unwrap)
+        .find(|line| line["event"] == "place")
+        .unwrap();
+    assert_eq!(
+        (&place["place"], &place["node"]),
+        (&json!(cluster.name(0)), &json!(cluster.name(1)))
+    );
+
     let overview = api(1).get("/api/v1/overview").unwrap();
     let nodes = overview["nodes"].as_array().unwrap();
     assert!(

@@ -1,10 +1,13 @@
 // Sessions: a list to search and page through, and one of them in full.
 
-import { Refused, ask } from './api.js';
+import { Refused, ask, follow } from './api.js';
 import { bytes, confirmed, empty, h, icon, pill, show, span, toast, whole } from './dom.js';
 import { mayWrite, nodeColour } from './live.js';
 
 const PAGE = 50;
+/// Of a trace: seconds, and lines that stay on the page.
+const TRACE_S = 60;
+const LINES_MAX = 300;
 
 export function clients(page, [name]) {
   return name ? one(page, name) : list(page);
@@ -69,6 +72,8 @@ function one(page, name) {
   const actions = h('div', { class: 'row' });
   page.append(h('div', {}, h('a', { href: '#/clients', class: 'row small', style: { gap: '3px' } }, h('span', { style: { width: '15px', lineHeight: 0 } }, icon('back')), 'All clients')),
     h('div', { class: 'head' }, h('div', { class: 'grow' }, h('h1', { class: 'mono clip', title: name }, name)), actions), content);
+  const { card, stop } = trace(name);
+  page.append(card);
   let timer = null;
 
   async function load() {
@@ -108,7 +113,46 @@ function one(page, name) {
     } }, label);
   }
   load();
-  return () => clearTimeout(timer);
+  return () => { clearTimeout(timer); stop(); };
+}
+
+/// What happens to the client, packet by packet, for a minute.
+function trace(name) {
+  const rows = h('tbody');
+  const table = h('div', { class: 'scroll', hidden: true }, h('table', { class: 'fold' }, h('thead', {}, h('tr', {}, ['What', 'When', 'Details'].map((text) => h('th', {}, text)))), rows));
+  const told = h('span', { class: 'faint small grow' }, 'Each packet with its topic and size, never what it says.');
+  const button = h('button', { class: 'act', onclick: () => (running ? running.abort() : begin()) }, 'Trace for a minute');
+  let running = null;
+
+  async function begin() {
+    running = new AbortController();
+    rows.replaceChildren();
+    table.hidden = false;
+    button.textContent = 'Stop';
+    told.textContent = 'It is being traced.';
+    try {
+      await follow('trace', { query: { client: name, seconds: TRACE_S }, signal: running.signal }, (line) => {
+        if (line.event === 'end') return;
+        rows.prepend(traceLine(line));
+        while (rows.children.length > LINES_MAX) rows.lastChild.remove();
+      });
+    } catch (error) {
+      if (error.name !== 'AbortError') toast(error.message, true);
+    }
+    running = null;
+    button.textContent = 'Trace for a minute';
+    told.textContent = 'The trace is over.';
+  }
+  const card = h('section', { class: 'card', style: { marginTop: '16px' } }, h('div', { class: 'title', style: { paddingBottom: '8px' } }, h('h2', {}, 'Trace'), told, button), table);
+  return { card, stop: () => running?.abort() };
+}
+
+function traceLine(line) {
+  const what = line.event === 'place' ? (line.place ? `connected to ${line.place}` : 'not connected') : [line.event, line.packet ?? line.action].filter(Boolean).join(' ');
+  const codes = (line.reason_codes ?? []).map((code) => `0x${code.toString(16).toUpperCase().padStart(2, '0')}`);
+  const details = [line.topic ?? line.filters?.join(', '), line.qos !== undefined && `QoS ${line.qos}`, line.packet_id !== undefined && `id ${line.packet_id}`, line.flags?.join(', '), codes.join(', '),
+    line.bytes !== undefined && bytes(line.bytes), line.reason, line.place && line.place !== line.node && 'ask that node for its packets', line.lost && `${whole(line.lost)} lines before this one are lost`];
+  return h('tr', {}, h('td', {}, what), h('td', { class: 'side-cell mono small' }, new Date(line.at_ms).toISOString().slice(11, 23)), h('td', { class: 'soft' }, details.filter(Boolean).join(' · ')));
 }
 
 function detail({ session, connection, subscriptions, queue, notes }) {

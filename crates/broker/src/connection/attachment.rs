@@ -89,7 +89,7 @@ impl Attachment {
     /// The client said goodbye. [MQTT-3.14.4-3]
     pub(super) fn left(&mut self, packet: &mqtt_codec::Disconnect) {
         self.publish_will = packet.reason_code != ReasonCode::Success;
-        let maximum = self.shared.limits.session_expiry_max;
+        let maximum = self.shared.live().session.session_expiry_max;
         self.new_expiry = packet
             .session_expiry_interval
             .map(|interval| interval.min(maximum));

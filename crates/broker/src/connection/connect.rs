@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use access::Certificate;
@@ -11,8 +11,8 @@ use bytestring::ByteString;
 use cluster::Ending;
 use cluster::proto::{self, Connected, ShardCommand, shard_command::Command, shard_response::Response};
 use mqtt_codec::{
-    Auth, ConnAck, Connect, DecodeLimits, Decoder, Packet, PacketId, ProtocolVersion, ReasonCode,
-    RetainHandling, SubscriptionOptions, WriteQueue, encode, encoded_len,
+    Auth, ConnAck, Connect, DecodeLimits, Decoder, Packet, PacketCounts, PacketId, ProtocolVersion,
+    ReasonCode, RetainHandling, SubscriptionOptions, WriteQueue, encode, encoded_len,
 };
 use mqtt_session::{Handshake, ProtocolError, Resumed, Session, Subscription};
 use mqtt_topic::{SubscriptionFilter, TopicName};
@@ -29,7 +29,8 @@ use crate::places::{Place, PlaceOf};
 use crate::refusal::Rejected;
 use crate::refusals::Refused;
 use crate::registry::{Connected as Registered, Facts};
-use crate::shared::Shared;
+use crate::shared::{Live, Shared};
+use crate::trace::{Event, TracedPacket};
 
 use super::attachment::Attachment;
 use super::{FAREWELL, Stream};
@@ -84,7 +85,7 @@ pub(crate) struct Accepted<S> {
 /// What was read of a connection so far.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Read {
-    pub(super) packets: u64,
+    pub(super) packets: PacketCounts,
     pub(super) bytes: u64,
 }
 
@@ -141,6 +142,8 @@ struct Introduction {
 
 struct Arrival<'a, S> {
     shared: &'a Arc<Shared>,
+    /// As of its arrival.
+    live: Arc<Live>,
     stream: Option<S>,
     origin: Origin,
     decoder: Decoder,
@@ -154,7 +157,8 @@ struct Arrival<'a, S> {
 
 impl<'a, S: Stream> Arrival<'a, S> {
     fn new(shared: &'a Arc<Shared>, stream: S, origin: Origin) -> Self {
-        let limits = &shared.config.limits;
+        let live = Arc::clone(&shared.live());
+        let limits = &live.limits;
         let decoder = Decoder::server(DecodeLimits {
             packet_size_max: limits.packet_size_before_connect.as_u32(),
             topic_levels_max: limits.topic_levels_max,
@@ -162,6 +166,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         });
         Self {
             shared,
+            live,
             stream: Some(stream),
             origin,
             decoder,
@@ -187,7 +192,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let name = connect.username.as_ref().map(ToString::to_string);
         self.said = (connect.client_id.to_string(), name.unwrap_or_default());
         let version = connect.version;
-        let limits = &self.shared.limits;
+        let limits = Arc::clone(&self.live.session);
         let refuse = |why, error| Refusal::Answer(why, version, error);
         if !self.shared.cluster.is_ready() {
             return Err(refuse(
@@ -211,7 +216,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 ProtocolError::new(reason_code, "this node is out of service"),
             ));
         }
-        if self.shared.registry.len() >= self.shared.config.limits.connections_max as usize {
+        if self.shared.registry.len() >= self.live.limits.connections_max as usize {
             return Err(refuse(
                 Rejected::Connections,
                 ProtocolError::new(ReasonCode::QuotaExceeded, "connections_max is reached"),
@@ -219,7 +224,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }
         let fresh = || format!("flotilla-{:016x}", rand::random::<u64>()).into();
         let handshake =
-            Handshake::new(&connect, limits, fresh).map_err(|error| refuse(Rejected::Protocol, error))?;
+            Handshake::new(&connect, &limits, fresh).map_err(|error| refuse(Rejected::Protocol, error))?;
         let method = connect.properties.authentication_method.clone();
         let mut login = self.origin.login(&handshake.client_id);
         let (admission, authentication_data) = match &method {
@@ -274,7 +279,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             && will.retain
             && let Err(limited) = self
                 .shared
-                .may_retain(&will.publication, &pass.owner(&self.shared.config.limits))
+                .may_retain(&will.publication, &pass.owner(&self.live.limits))
         {
             self.shared.metrics.limited(limited);
             return Err(refuse(
@@ -304,7 +309,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         pass: &Pass,
         client: &str,
     ) -> Result<SmallVec<[Place; 2]>, (Rejected, ProtocolError)> {
-        let limits = &self.shared.config.limits;
+        let limits = &self.live.limits;
         let address = PlaceOf::Address(self.origin.peer.ip().to_canonical());
         let tenant = pass.tenant.as_ref();
         let name = tenant.map(|tenant| Arc::from(tenant.name()));
@@ -430,7 +435,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             let _ = tokio::time::timeout(TAKEOVER_WAIT, shared.cluster.kick(previous, &client)).await;
         }
         let durable = handshake.session_expiry_interval > 0;
-        let queues = &shared.config.queues;
+        let queues = &self.live.queues;
         let mailbox = Mailbox::new(
             shared.next_connection(),
             client.clone(),
@@ -483,7 +488,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             shared.cluster.attach(&client, connected.epoch, mailbox);
         }
         // A reload that came in between has found nobody to tell.
-        if shared.authenticator.generation() != pass.generation {
+        if shared.authenticator.generation() != pass.generation || !Arc::ptr_eq(&self.live, &shared.live()) {
             attachment.mailbox.recheck();
         }
         shared.metrics.opened(facts.transport);
@@ -494,7 +499,13 @@ impl<'a, S: Stream> Arrival<'a, S> {
         shared.sys.totals.connected(shared.registry.len() as u64);
         debug!(client_id = %client, address = %self.origin.peer, listener = %self.origin.listener,
             session_present = connected.session_present, "connected");
-        let mut connack = handshake.accept(connected.session_present, &shared.limits);
+        shared
+            .traces
+            .tell(&client, shared.clock.now_ms(), || Event::Connected {
+                address: self.origin.peer,
+                listener: Arc::clone(&self.origin.listener),
+            });
+        let mut connack = handshake.accept(connected.session_present, &self.live.session);
         connack.properties.authentication_method = method.clone();
         connack.properties.authentication_data = authentication_data;
         let mut out = WriteQueue::new();
@@ -505,10 +516,10 @@ impl<'a, S: Stream> Arrival<'a, S> {
             ));
         }
         let mut decoder = std::mem::replace(&mut self.decoder, Decoder::server(DecodeLimits::default()));
-        decoder.set_packet_size_max(shared.config.limits.packet_size_max.as_u32());
+        decoder.set_packet_size_max(self.live.limits.packet_size_max.as_u32());
         let session = Session::new(
             &handshake,
-            Arc::clone(&shared.limits),
+            Arc::clone(&self.live.session),
             durable.then(|| resumed(&connected)),
             shared.clock.now_ms(),
         );
@@ -540,7 +551,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         pass: &Pass,
     ) -> Result<Connected, Refusal> {
         let shared = self.shared;
-        let queues = &shared.limits;
+        let queues = &self.live.session;
         let command = Command::Connect(proto::Connect {
             client: client.to_string(),
             node: shared.cluster.node_id(),
@@ -550,7 +561,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             will: connect
                 .will
                 .as_ref()
-                .map(|will| to_stored_will(will, client, pass, shared)),
+                .map(|will| to_stored_will(will, client, pass, &self.live)),
             user: pass
                 .user()
                 .or(connect.username.as_deref())
@@ -590,9 +601,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
 
     async fn read_packet(&mut self) -> Result<Packet, Refusal> {
         loop {
+            let waiting = self.input.len();
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(packet)) => {
-                    self.read.packets += 1;
+                    self.read.packets.add(packet.packet_type());
+                    self.trace(&packet, waiting - self.input.len(), Event::Received);
                     return Ok(packet);
                 }
                 Ok(None) => {}
@@ -621,12 +634,26 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }
     }
 
+    /// Tells those who trace the client of a packet before it has its client id.
+    fn trace(&self, packet: &Packet, bytes: usize, event: fn(TracedPacket) -> Event) {
+        let client = match packet {
+            Packet::Connect(connect) => &connect.client_id,
+            _ => self.said.0.as_str(),
+        };
+        let now = self.shared.clock.now_ms();
+        let told = || event(TracedPacket::of(packet, bytes, None));
+        self.shared.traces.tell(client, now, told);
+    }
+
     async fn write(&mut self, packet: &Packet, version: ProtocolVersion) {
         let mut out = WriteQueue::new();
-        let Some(stream) = &mut self.stream else { return };
         if encode(packet, version, &mut out).is_err() {
             return;
         }
+        let packets = self.shared.metrics.packets_sent(&out.take_packets());
+        self.shared.sys.totals.packets_sent.fetch_add(packets, Relaxed);
+        self.trace(packet, out.len(), Event::Sent);
+        let Some(stream) = &mut self.stream else { return };
         while !out.is_empty() {
             if stream.write_buf(&mut out).await.is_err() {
                 return;
@@ -652,7 +679,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
 
     fn remember(&self, error: &ProtocolError) {
         let (client_id, user) = self.said.clone();
-        self.shared.refusals.note(Refused {
+        self.shared.refused(Refused {
             client_id,
             user,
             address: self.origin.peer.ip().to_canonical().to_string(),
@@ -665,6 +692,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
     async fn refuse(&mut self, refusal: Refusal) {
         let (Refusal::Silent(why, _) | Refusal::Answer(why, ..)) = &refusal;
         self.shared.metrics.rejected(*why);
+        self.shared.metrics.packets_received(&self.read.packets);
         let farewell = async {
             match refusal {
                 Refusal::Silent(_, detail) => {
@@ -698,7 +726,7 @@ fn why_refused(reason: ReasonCode) -> &'static str {
     }
 }
 
-fn to_stored_will(will: &mqtt_codec::Will, client: &str, pass: &Pass, shared: &Shared) -> proto::Will {
+fn to_stored_will(will: &mqtt_codec::Will, client: &str, pass: &Pass, live: &Live) -> proto::Will {
     let message = LiveMessage {
         publication: will.publication.clone(),
         qos: will.qos,
@@ -706,8 +734,8 @@ fn to_stored_will(will: &mqtt_codec::Will, client: &str, pass: &Pass, shared: &S
         expires_at: None,
     };
     proto::Will {
-        publication: Some(to_owned(&message, client, &pass.owner(&shared.config.limits))),
-        delay_s: will.delay_interval.min(shared.limits.will_delay_max),
+        publication: Some(to_owned(&message, client, &pass.owner(&live.limits))),
+        delay_s: will.delay_interval.min(live.session.will_delay_max),
         message_expiry_s: will.publication.message_expiry_interval().unwrap_or(0),
     }
 }

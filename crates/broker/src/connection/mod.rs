@@ -8,6 +8,7 @@ mod read;
 mod retained;
 mod subscribe;
 mod throttle;
+mod traced;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cluster::ProposeError;
 use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command};
-use mqtt_codec::{Decoder, Disconnect, PacketId, ReasonCode, Unsubscribe, WriteQueue};
+use mqtt_codec::{Decoder, Disconnect, PacketCounts, PacketId, ReasonCode, Unsubscribe, WriteQueue};
 use mqtt_session::{Action, Delivery, ProtocolError, Session, SubscribeRequest};
 use mqtt_topic::TopicName;
 use smallvec::SmallVec;
@@ -44,6 +45,7 @@ pub(crate) use connect::{Accepted, Origin, accept};
 use publish::{Held, Part};
 use subscribe::{Entering, Told};
 use throttle::{Pace, Throttle};
+use traced::Traced;
 
 /// Bytes waiting for the socket beyond which nothing more is encoded for it, and nothing is read.
 const OUT_MAX: usize = 256 * 1024;
@@ -155,6 +157,9 @@ struct Connection<S> {
     exchange: Option<Box<dyn Exchange>>,
     timer: Pin<Box<Sleep>>,
     tally: Tally,
+    /// As of the last look at who traces.
+    traces_version: u32,
+    traced: Option<Box<Traced>>,
     /// What its session has waiting in memory.
     queued: HeldMemory,
 }
@@ -164,13 +169,30 @@ struct Connection<S> {
 struct Tally {
     received: [u64; 3],
     sent: [u64; 3],
-    packets: u64,
-    packets_sent: u64,
+    packets: PacketCounts,
     bytes_received: u64,
     bytes_sent: u64,
     /// Of payloads.
     payload_received: u64,
     payload_sent: u64,
+}
+
+/// Messages and bytes that one client may publish in a second, as of now.
+fn publish_rates(shared: &Shared) -> (u64, u64) {
+    let limits = &shared.live().limits;
+    (
+        limits.publish_messages_per_second_max.into(),
+        limits.publish_bytes_per_second_max.get(),
+    )
+}
+
+/// Messages and bytes a second that a client is sent now; 0: no limit.
+fn deliver_rates(shared: &Shared) -> (u64, u64) {
+    let limits = &shared.live().limits;
+    (
+        limits.deliver_messages_per_second_max.into(),
+        limits.deliver_bytes_per_second_max.get(),
+    )
 }
 
 /// Serves an accepted connection until it ends.
@@ -201,17 +223,12 @@ impl<S: Stream> Connection<S> {
             read,
         } = *accepted;
         let publisher = Publisher::new((&*attachment.client).into());
-        let limits = &shared.config.limits;
-        let throttle = Throttle::new(
-            limits.publish_messages_per_second_max.into(),
-            limits.publish_bytes_per_second_max.get(),
-            pass.tenant.clone().filter(|tenant| tenant.is_rate_limited()),
-        );
-        let pace = Pace::new(
-            limits.deliver_messages_per_second_max.into(),
-            limits.deliver_bytes_per_second_max.get(),
-        );
-        Box::new(Self {
+        let (messages, bytes) = publish_rates(&shared);
+        let tenant = pass.tenant.clone().filter(|tenant| tenant.is_rate_limited());
+        let throttle = Throttle::new(messages, bytes, tenant);
+        let (messages, bytes) = deliver_rates(&shared);
+        let pace = Pace::new(messages, bytes);
+        let mut connection = Box::new(Self {
             fetch_from: session.next_sequence(),
             queued: HeldMemory::new(&shared.memory),
             pull: session.is_durable(),
@@ -252,12 +269,21 @@ impl<S: Stream> Connection<S> {
                 bytes_received: read.bytes,
                 ..Tally::default()
             },
-        })
+            traces_version: 0,
+            traced: None,
+        });
+        if connection.shared.traces.version() > 0 {
+            connection.trace_anew(0);
+        }
+        connection
     }
 
     /// One turn: answers, messages, packets, then what has to leave; again while there was anything.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let now = self.shared.clock.now_ms();
+        if self.traces_version != self.shared.traces.version() {
+            self.trace_anew(self.out.len());
+        }
         let result = self.turns(cx, now);
         self.count();
         let in_flight = u32::try_from(self.session.in_flight()).unwrap_or(u32::MAX);
@@ -292,6 +318,9 @@ impl<S: Stream> Connection<S> {
             // What waits here may be acknowledgements. A node that is cut off cannot know that they are true.
             if !self.out.is_empty() && !self.shared.cluster.may_acknowledge() {
                 return Poll::Ready(End::Closed(Close::Fenced));
+            }
+            if self.traced.is_some() {
+                self.trace_sent(now);
             }
             match self.poll_write(cx) {
                 Ok(any) => progress |= any,
@@ -351,7 +380,7 @@ impl<S: Stream> Connection<S> {
             return Err(End::Unavailable);
         }
         if flags.recheck {
-            self.recheck()?;
+            self.recheck(now)?;
         }
         self.pull |= flags.queue_grew;
         Ok(any)
@@ -386,9 +415,13 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
-    /// Users or rules have changed: what the client has and may not have any more ends the connection. What its session
+    /// Users, rules or limits have changed: what the client has and may not have any more ends the connection. What its session
     /// keeps of that is sorted out when it comes back.
-    fn recheck(&mut self) -> Result<(), End> {
+    fn recheck(&mut self, now: u64) -> Result<(), End> {
+        let (messages, bytes) = publish_rates(&self.shared);
+        self.throttle.change(messages, bytes, now);
+        let (messages, bytes) = deliver_rates(&self.shared);
+        Pace::change(&mut self.pace, messages, bytes, now);
         if !self.shared.authenticator.still_admits(&self.pass.admission) {
             return Err(End::Revoked);
         }
@@ -549,9 +582,13 @@ impl<S: Stream> Connection<S> {
                     self.tally.bytes_sent += written as u64;
                     any = true;
                 }
-                Poll::Pending => return Ok(any),
+                Poll::Pending => {
+                    self.trace_written();
+                    return Ok(any);
+                }
             }
         }
+        self.trace_written();
         match Pin::new(&mut self.stream).poll_flush(cx) {
             Poll::Ready(Err(_)) => Err(End::Lost),
             _ => Ok(any),
@@ -586,16 +623,16 @@ impl<S: Stream> Connection<S> {
     }
 
     fn count(&mut self) {
-        let mut tally = std::mem::take(&mut self.tally);
-        tally.packets_sent = self.out.take_packets();
+        let tally = std::mem::take(&mut self.tally);
+        self.count_sent();
         self.queued.set(self.session.queued().1);
         let (metrics, totals) = (&self.shared.metrics, &self.shared.sys.totals);
         // A large packet comes with many reads; only the last of them completes it.
-        if tally.packets > 0 || tally.bytes_received > 0 {
-            metrics.packets_received.increment(tally.packets);
+        if !tally.packets.is_empty() || tally.bytes_received > 0 {
+            let packets = metrics.packets_received(&tally.packets);
             metrics.bytes_received.increment(tally.bytes_received);
             totals.bytes_received.fetch_add(tally.bytes_received, Relaxed);
-            totals.packets_received.fetch_add(tally.packets, Relaxed);
+            totals.packets_received.fetch_add(packets, Relaxed);
             totals
                 .payload_bytes_received
                 .fetch_add(tally.payload_received, Relaxed);
@@ -610,9 +647,6 @@ impl<S: Stream> Connection<S> {
             metrics.bytes_sent.increment(tally.bytes_sent);
             totals.bytes_sent.fetch_add(tally.bytes_sent, Relaxed);
         }
-        if tally.packets_sent > 0 {
-            totals.packets_sent.fetch_add(tally.packets_sent, Relaxed);
-        }
         for (counter, count) in metrics
             .sent
             .iter()
@@ -625,6 +659,13 @@ impl<S: Stream> Connection<S> {
         if sent > 0 {
             totals.publishes_sent.fetch_add(sent, Relaxed);
             totals.payload_bytes_sent.fetch_add(tally.payload_sent, Relaxed);
+        }
+    }
+
+    fn count_sent(&mut self) {
+        let packets = self.shared.metrics.packets_sent(&self.out.take_packets());
+        if packets > 0 {
+            self.shared.sys.totals.packets_sent.fetch_add(packets, Relaxed);
         }
     }
 
@@ -691,6 +732,9 @@ impl<S: Stream> Connection<S> {
         if withheld {
             self.out.clear();
         }
+        self.count_sent();
+        self.trace_sent(self.shared.clock.now_ms());
+        self.trace_end(&end);
         let finished = self.session.take_finished();
         if !finished.is_empty() {
             self.attachment.acknowledge(finished);

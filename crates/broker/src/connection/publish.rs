@@ -67,7 +67,7 @@ impl<S: Stream> Connection<S> {
             qos,
             retain,
         };
-        let owner = retain.then(|| self.pass.owner(&self.shared.config.limits));
+        let owner = retain.then(|| self.pass.owner(&self.shared.live().limits));
         if let Some(owner) = &owner
             && let Err(limited) = self.shared.may_retain(&message.publication, owner)
         {

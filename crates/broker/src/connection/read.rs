@@ -54,12 +54,16 @@ impl<S: Stream> Connection<S> {
             && self.out.len() < OUT_MAX
             && self.throttle.waits_until(now).is_none()
         {
+            let waiting = self.input.len();
             let packet = match self.decoder.decode(&mut self.input) {
                 Ok(Some(packet)) => packet,
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(End::Protocol(error.into())),
             };
-            self.tally.packets += 1;
+            self.tally.packets.add(packet.packet_type());
+            if self.traced.is_some() {
+                self.trace_received(&packet, waiting - self.input.len(), now);
+            }
             if let Packet::Publish(publish) = &packet {
                 self.tally.received[publish.qos as usize] += 1;
                 self.tally.payload_received += publish.publication.payload_len() as u64;

@@ -41,7 +41,7 @@ impl Retained {
 
 /// What the queue of a session has room for, as far as is known here: its shard has the last word.
 fn queue_room(shared: &Shared, client: &str) -> (usize, u64) {
-    let limits = &shared.limits;
+    let limits = Arc::clone(&shared.live().session);
     let waiting = shared.cluster.session_info(client);
     let (messages, bytes) = waiting.map_or((0, 0), |info| (info.queued_messages, info.queued_bytes));
     (

@@ -71,7 +71,8 @@ impl<S: Stream> Connection<S> {
     /// The flow of every SUBSCRIBE: stored in the session's shard, entered here, announced to every node, retained messages
     /// read, answered, and those messages sent. Where there is nothing to wait for, all of it happens at once.
     pub(super) fn subscribe(&mut self, mut request: SubscribeRequest, now: u64) -> Result<(), End> {
-        let limits = &self.shared.config.limits;
+        let live = self.shared.live();
+        let limits = &live.limits;
         if request.entries.len() > limits.filters_per_packet_max as usize {
             let reason = ReasonCode::QuotaExceeded;
             return Err(End::Protocol(ProtocolError::new(
@@ -306,7 +307,7 @@ impl<S: Stream> Connection<S> {
     }
 
     pub(super) fn unsubscribe(&mut self, mut packet: Unsubscribe) -> Result<(), End> {
-        if packet.filters.len() > self.shared.config.limits.filters_per_packet_max as usize {
+        if packet.filters.len() > self.shared.live().limits.filters_per_packet_max as usize {
             let reason = ReasonCode::QuotaExceeded;
             return Err(End::Protocol(ProtocolError::new(
                 reason,

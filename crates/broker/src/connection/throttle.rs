@@ -42,6 +42,12 @@ impl Throttle {
         }
     }
 
+    /// Other limits from now on; what is owed by the old ones is forgiven but for a burst.
+    pub(super) fn change(&mut self, messages: u64, bytes: u64, now_ms: u64) {
+        self.messages.change(messages, now_ms * 1000);
+        self.bytes.change(bytes, now_ms * 1000);
+    }
+
     /// A message has come while memory was that short. Names the limit that keeps the next one waiting, if none did before.
     pub(super) fn charge(&mut self, bytes: usize, now_ms: u64, level: Level) -> Option<Limited> {
         let waited = self.waits_until(now_ms).is_some();
@@ -96,6 +102,17 @@ impl Pace {
         })
     }
 
+    /// Other limits from now on; what is owed by the old ones is forgiven but for a burst.
+    pub(super) fn change(pace: &mut Option<Box<Self>>, messages: u64, bytes: u64, now_ms: u64) {
+        match pace {
+            Some(pace) if messages > 0 || bytes > 0 => {
+                pace.messages.change(messages, now_ms * 1000);
+                pace.bytes.change(bytes, now_ms * 1000);
+            }
+            _ => *pace = Self::new(messages, bytes),
+        }
+    }
+
     /// A message was sent. Names the limit that keeps the next one waiting, if none did before.
     pub(super) fn charge(&mut self, bytes: usize, now_ms: u64) -> Option<Limited> {
         let waited = self.waits_until(now_ms).is_some();
@@ -138,6 +155,13 @@ mod tests {
         assert_eq!(pace.room(7), (usize::MAX, 1_000));
         assert_eq!(pace.charge(3_000, 7), Some(Limited::DeliveredBytes));
         assert_eq!(pace.waits_until(7), Some(2_007));
+        let mut pace = Some(pace);
+        Pace::change(&mut pace, 0, 1_000, 7);
+        assert_eq!(pace.as_ref().and_then(|pace| pace.waits_until(7)), Some(2_007), "it stays");
+        Pace::change(&mut pace, 0, 100_000, 7);
+        assert_eq!(pace.as_ref().and_then(|pace| pace.waits_until(7)), None);
+        Pace::change(&mut pace, 0, 0, 7);
+        assert!(pace.is_none());
     }
 
     /// How many messages of so many bytes are taken within ten seconds by somebody who sends whenever it is welcome.
@@ -171,6 +195,19 @@ mod tests {
     #[test]
     fn without_limits_nobody_waits() {
         assert!(taken(Throttle::new(0, 0, None), 1_000_000, Level::Normal) > 1_000_000);
+    }
+
+    #[test]
+    fn limits_that_change_hold_from_then_on_and_those_that_stay_forgive_nothing() {
+        let mut throttle = Throttle::new(0, 1_000, None);
+        throttle.charge(50_000, 5, Level::Normal);
+        throttle.change(0, 1_000, 5);
+        assert_eq!(throttle.waits_until(5), Some(49_005));
+        throttle.change(0, 100_000, 5);
+        assert_eq!(throttle.waits_until(5), None);
+        throttle.change(100, 0, 5);
+        let by_messages = taken(throttle, 10, Level::Normal);
+        assert!((1_090..=1_110).contains(&by_messages), "{by_messages}");
     }
 
     #[test]

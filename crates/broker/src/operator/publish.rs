@@ -93,7 +93,8 @@ impl Operator {
     }
 
     fn live(&self, message: NewMessage) -> Result<LiveMessage, String> {
-        let (limits, mqtt) = (&self.shared.config.limits, &self.shared.config.mqtt);
+        let live = self.shared.live();
+        let (limits, mqtt) = (&live.limits, &self.shared.config.mqtt);
         let topic = TopicName::parse(message.topic.as_str().into()).map_err(|error| error.to_string())?;
         if topic.is_dollar() {
             return Err("topics that begin with `$` are the server's own".to_owned());

@@ -64,7 +64,7 @@ impl Operator {
         let shared = Arc::clone(&self.shared);
         let permit = Arc::clone(&shared.watches).try_acquire_owned();
         let permit = permit.map_err(|_| WatchError::Busy)?;
-        let bytes_max = shared.config.queues.live_bytes_max.as_usize();
+        let bytes_max = shared.live().queues.live_bytes_max.as_usize();
         let mailbox = Mailbox::new(
             shared.next_connection(),
             "".into(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
-use broker::config::SectionReference;
+use broker::config::{Config, SectionReference};
 use clap::CommandFactory;
 use toml::{Table, Value};
 
@@ -160,6 +160,12 @@ As soon as one listener is named anywhere, the default ones are gone. Unknown ke
 `flotilla check-config` takes the same flags as `flotilla start`, shows every mistake at once or, if there is none, each value
 that would be used and where it comes from.
 
+What is read again while the node runs, on SIGHUP, by `flotilla ctl config reload` and when a file changes: the files with users,
+keys, rules, tokens, certificates and revoked ones, wherever they are named, and of this configuration the keys marked with `↻`. New values of the other keys count from
+the next start; the answer names them until then. Whoever is connected keeps what CONNACK has told (sizes, Receive Maximum, topic
+aliases, keep alive, session expiry) and its queue's bounds until it connects again; rates, limits of subscriptions and of what is retained hold for
+its next packet, and a lower limit of connections closes none.
+
 Durations are numbers with `ms`, `s`, `m`, `h`, `d` or `w`: `\"30s\"`, `\"1h30m\"`. Sizes are numbers with `B`, `KiB`, `MiB`,
 `GiB`, `KB`, `MB` or `GB`: `\"64KiB\"`.
 
@@ -198,10 +204,15 @@ fn write_section(text: &mut String, section: &SectionReference) -> fmt::Result {
             .bounds
             .as_ref()
             .map_or(String::new(), |(min, max)| format!("{min} to {max}"));
+        let mark = if Config::counts_at_once(section.name, key.name) {
+            " ↻"
+        } else {
+            ""
+        };
         let meaning = key.documentation.replace('|', "\\|");
         writeln!(
             text,
-            "| `{}` | {} | {default} | {bounds} | {meaning} |",
+            "| `{}`{mark} | {} | {default} | {bounds} | {meaning} |",
             key.name, key.kind
         )?;
     }

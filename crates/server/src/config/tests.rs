@@ -63,6 +63,39 @@ fn pair(name: &str, address: &str) -> (String, String) {
     (name.to_owned(), address.to_owned())
 }
 
+/// Each key with bounds gets another value; what is taken over then is what is said to count at once.
+#[test]
+fn what_counts_at_once_is_taken_over_and_nothing_else() {
+    let before = Config::default();
+    let mut checked = 0;
+    for section in Config::reference() {
+        for key in &section.keys {
+            let Some((min, max)) = &key.bounds else { continue };
+            let other = if key.default.as_ref() == Some(min) {
+                max
+            } else {
+                min
+            };
+            let value = match other.parse::<i64>() {
+                Ok(number) => number.to_string(),
+                Err(_) => format!("{:?}", other.trim_matches('"')),
+            };
+            let Ok(new) = toml::from_str::<Config>(&format!("[{}]\n{} = {value}\n", section.name, key.name))
+            else {
+                continue;
+            };
+            assert_ne!(new, before, "{}.{}", section.name, key.name);
+            let mut after = before.clone();
+            after.adopt(&new);
+            let at_once = Config::counts_at_once(section.name, key.name);
+            assert_eq!(after == new, at_once, "{}.{}", section.name, key.name);
+            assert_eq!(after == before, !at_once, "{}.{}", section.name, key.name);
+            checked += 1;
+        }
+    }
+    assert!(checked > 40, "{checked}");
+}
+
 #[test]
 fn without_a_word_the_defaults_are_used() {
     let config = Said::default().config();

@@ -4,8 +4,36 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use broker::config::{Config, Listener};
+
+/// The configuration, and every file that it names and that is read again.
+pub(super) fn files(file: Option<&Path>, config: &Config) -> Arc<[PathBuf]> {
+    let named = [
+        &config.auth.password_file,
+        &config.access.rules,
+        &config.access.mosquitto_acl,
+        &config.admin.read_token_file,
+        &config.admin.write_token_file,
+    ];
+    let named = named.into_iter().flatten().chain(&config.auth.jwt_keys);
+    let listeners = config.listeners.iter();
+    let listeners = listeners.flat_map(|listener| {
+        let Listener {
+            cert,
+            key,
+            client_ca,
+            client_crl,
+            ..
+        } = listener;
+        [cert, key, client_ca, client_crl].into_iter().flatten()
+    });
+    let peers = config.cluster.tls.files().into_iter();
+    let peers = peers.filter_map(|(_, file)| file);
+    let named = named.chain(listeners).chain(peers).map(PathBuf::as_path);
+    file.into_iter().chain(named).map(Path::to_owned).collect()
+}
 
 /// Of each file that is read again; none for one that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,38 +48,9 @@ struct Stamp {
 }
 
 impl Stamps {
-    /// Looks at the configuration and every file that it names and that is read again. Blocks.
-    pub(super) fn of(file: Option<&Path>, config: &Config) -> Self {
-        let auth = [
-            &config.auth.password_file,
-            &config.access.rules,
-            &config.access.mosquitto_acl,
-        ];
-        let auth = auth.into_iter().flatten().chain(&config.auth.jwt_keys);
-        let listeners = config.listeners.iter();
-        let listeners = listeners.flat_map(|listener| {
-            let Listener {
-                cert,
-                key,
-                client_ca,
-                client_crl,
-                ..
-            } = listener;
-            [cert, key, client_ca, client_crl].into_iter().flatten()
-        });
-        let peers = config
-            .cluster
-            .tls
-            .files()
-            .into_iter()
-            .filter_map(|(_, file)| file);
-        let named = auth.chain(listeners).chain(peers).map(PathBuf::as_path);
-        Self(
-            file.into_iter()
-                .chain(named)
-                .map(|path| (path.to_owned(), stamp(path)))
-                .collect(),
-        )
+    /// Looks at them. Blocks.
+    pub(super) fn of(files: &[PathBuf]) -> Self {
+        Self(files.iter().map(|path| (path.clone(), stamp(path))).collect())
     }
 
     /// The files that are others now.
@@ -96,24 +95,25 @@ mod tests {
         std::os::unix::fs::symlink("..1", at("..data")).unwrap();
         std::os::unix::fs::symlink("..data/rules", at("rules")).unwrap();
         let config = config(at("rules"));
-        let before = Stamps::of(None, &config);
-        assert_eq!(before, Stamps::of(None, &config));
+        let before = Stamps::of(&files(None, &config));
+        assert_eq!(before, Stamps::of(&files(None, &config)));
 
         std::os::unix::fs::symlink("..2", at("..data_tmp")).unwrap();
         std::fs::rename(at("..data_tmp"), at("..data")).unwrap();
-        let after = Stamps::of(None, &config);
+        let after = Stamps::of(&files(None, &config));
         assert_eq!(after.changed_since(&before), [at("rules").display().to_string()]);
     }
 
     #[test]
     fn a_file_that_is_gone_and_one_that_comes_are_noticed() {
-        let files = tempfile::tempdir().unwrap();
-        let config = config(files.path().join("rules"));
-        let none = Stamps::of(Some(Path::new("/nothing")), &config);
-        std::fs::write(files.path().join("rules"), "").unwrap();
-        let there = Stamps::of(Some(Path::new("/nothing")), &config);
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path().join("rules"));
+        let look = || Stamps::of(&files(Some(Path::new("/nothing")), &config));
+        let none = look();
+        std::fs::write(folder.path().join("rules"), "").unwrap();
+        let there = look();
         assert_ne!(none, there);
-        std::fs::remove_file(files.path().join("rules")).unwrap();
-        assert_eq!(Stamps::of(Some(Path::new("/nothing")), &config), none);
+        std::fs::remove_file(folder.path().join("rules")).unwrap();
+        assert_eq!(look(), none);
     }
 }
