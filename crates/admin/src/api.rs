@@ -48,7 +48,7 @@ impl FromRequestParts<OperationsCell> for Node {
 }
 
 /// What stands behind the `?`; what does not fit is told in a line.
-struct Query<T>(T);
+pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = AdminError;
@@ -118,6 +118,13 @@ impl Rate {
             rate => Ok(rate),
         }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct After {
+    #[serde(default)]
+    after: String,
 }
 
 #[derive(Deserialize)]

@@ -384,6 +384,28 @@ pub(crate) struct ConfigFlags {
     pub(crate) data_dir: Option<String>,
     /// Listen for MQTT over TCP (repeat for more).
     #[arg(long, value_name = "ADDR")]
+    /// Make nodes leave for good, one after the other, until so many are left: those with the highest ordinals in their names
+    /// as a StatefulSet takes them, else the last by name. Ask a node that stays. It may be interrupted and given again.
+    /// Exit code 3: it was not done in time.
+    ScaleIn {
+        /// How many nodes are to stay.
+        #[arg(long, value_name = "COUNT")]
+        to: u32,
+        /// Say who would go, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Even where fewer are left than each shard is to have copies (`cluster.replication_factor`).
+        #[arg(long)]
+        fewer_copies: bool,
+        /// Look on for so many seconds at the most. A node that leaves goes on leaving.
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            default_value_t = 3600,
+            conflicts_with = "dry_run"
+        )]
+        within: u64,
+    },
     pub(crate) mqtt: Vec<String>,
     /// Listen for MQTT over TLS (repeat for more).
     #[arg(long, value_name = "ADDR")]

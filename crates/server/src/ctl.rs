@@ -7,6 +7,7 @@ mod drain;
 pub(crate) mod http;
 mod list;
 mod publish;
+mod scale_in;
 mod show;
 mod table;
 
@@ -62,6 +63,15 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
         CtlAbout::Cluster(ClusterCommand::Forget { node }) => {
             ctl.change("POST", &format!("/api/v1/cluster/forget/{}", escaped(node)))
         }
+        CtlAbout::Cluster(ClusterCommand::ScaleIn {
+            to,
+            dry_run,
+            fewer_copies,
+            within,
+        }) => match dry_run {
+            true => scale_in::foretell(&ctl, *to, *fewer_copies),
+            false => scale_in::run(&ctl, *to, *fewer_copies, Duration::from_secs(*within)),
+        },
         CtlAbout::Node => show::node(&ctl),
         CtlAbout::Drain { rate, wait, within } => {
             drain::run(&ctl, *rate, wait.then(|| Duration::from_secs(*within)))
