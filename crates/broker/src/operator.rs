@@ -1,6 +1,7 @@
 //! What operators may look at and do on a running node. How they ask, and who may, is not known here.
 
 mod publish;
+mod sessions;
 mod topics;
 mod watch;
 
@@ -21,6 +22,7 @@ pub use crate::drain::DrainPhase;
 pub use crate::rebalance::Share;
 pub use crate::refusals::Refused;
 pub use publish::{NewMessage, Outcome};
+pub use sessions::Restored;
 pub use topics::{Explained, Group, Keeper, Member, Receiver};
 pub use watch::{Watch, WatchError, Watched};
 

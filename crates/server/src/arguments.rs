@@ -186,6 +186,9 @@ pub(crate) enum CtlAbout {
     /// Sessions, connected or away.
     #[command(subcommand)]
     Clients(ClientsCommand),
+    /// Backups of sessions.
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
     /// What the node refused lately, and why: connections, and what access rules deny. The newest first.
     Refusals {
         /// A whole client id.
@@ -352,6 +355,24 @@ pub(crate) enum RetainedCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// Write down all that outlive their connections, with subscriptions and waiting messages, a line of JSON each.
+    Backup {
+        /// Without it: to standard output.
+        file: Option<PathBuf>,
+    },
+    /// Bring back what a backup has. A session that is there, or to which a client has connected, stays as it is. It may be
+    /// interrupted and given again. Exit code 3: something was not restored, or the backup is not whole.
+    Restore {
+        /// Lines to restore in a second, at the most.
+        #[arg(long, value_name = "COUNT", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rate: u32,
+        /// Without it: from standard input.
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Have users, keys, rules, certificates and the level of the log read again; one mistake, and all stays as it was.
     Reload,
@@ -363,27 +384,6 @@ pub(crate) enum ClusterCommand {
     Status,
     /// Make the node hand over what it holds and leave for good. A mere stop needs no leave.
     Leave,
-    /// Remove a node for good that is down and will not come back.
-    Forget {
-        /// Its name or identifier, as `status` shows them.
-        node: String,
-    },
-}
-
-/// Flags go before the environment (FLOTILLA__SECTION__KEY), the environment before the file, the file before defaults.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct ConfigFlags {
-    /// Configuration in TOML.
-    #[arg(long, value_name = "FILE", env = "FLOTILLA_CONFIG")]
-    pub(crate) config: Option<PathBuf>,
-    /// Name of the node, for people.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) node: Option<String>,
-    /// Directory of the node's log and checkpoints.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<String>,
-    /// Listen for MQTT over TCP (repeat for more).
-    #[arg(long, value_name = "ADDR")]
     /// Make nodes leave for good, one after the other, until so many are left: those with the highest ordinals in their names
     /// as a StatefulSet takes them, else the last by name. Ask a node that stays. It may be interrupted and given again.
     /// Exit code 3: it was not done in time.
@@ -406,6 +406,27 @@ pub(crate) struct ConfigFlags {
         )]
         within: u64,
     },
+    /// Remove a node for good that is down and will not come back.
+    Forget {
+        /// Its name or identifier, as `status` shows them.
+        node: String,
+    },
+}
+
+/// Flags go before the environment (FLOTILLA__SECTION__KEY), the environment before the file, the file before defaults.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ConfigFlags {
+    /// Configuration in TOML.
+    #[arg(long, value_name = "FILE", env = "FLOTILLA_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Name of the node, for people.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// Directory of the node's log and checkpoints.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<String>,
+    /// Listen for MQTT over TCP (repeat for more).
+    #[arg(long, value_name = "ADDR")]
     pub(crate) mqtt: Vec<String>,
     /// Listen for MQTT over TLS (repeat for more).
     #[arg(long, value_name = "ADDR")]

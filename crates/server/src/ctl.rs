@@ -8,6 +8,7 @@ pub(crate) mod http;
 mod list;
 mod publish;
 mod scale_in;
+mod sessions;
 mod show;
 mod table;
 
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 use crate::arguments::{
     ClientsCommand, ClusterCommand, ConfigCommand, CtlAbout, CtlArguments, Output, RetainedCommand,
+    SessionsCommand,
 };
 use http::{Request, escaped};
 
@@ -60,9 +62,6 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
         CtlAbout::Overview => show::overview(&ctl),
         CtlAbout::Cluster(ClusterCommand::Status) => cluster::status(&ctl),
         CtlAbout::Cluster(ClusterCommand::Leave) => ctl.change("POST", "/api/v1/cluster/leave"),
-        CtlAbout::Cluster(ClusterCommand::Forget { node }) => {
-            ctl.change("POST", &format!("/api/v1/cluster/forget/{}", escaped(node)))
-        }
         CtlAbout::Cluster(ClusterCommand::ScaleIn {
             to,
             dry_run,
@@ -72,6 +71,9 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
             true => scale_in::foretell(&ctl, *to, *fewer_copies),
             false => scale_in::run(&ctl, *to, *fewer_copies, Duration::from_secs(*within)),
         },
+        CtlAbout::Cluster(ClusterCommand::Forget { node }) => {
+            ctl.change("POST", &format!("/api/v1/cluster/forget/{}", escaped(node)))
+        }
         CtlAbout::Node => show::node(&ctl),
         CtlAbout::Drain { rate, wait, within } => {
             drain::run(&ctl, *rate, wait.then(|| Duration::from_secs(*within)))
@@ -79,6 +81,10 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
         CtlAbout::Rebalance { rate } => drain::rebalance(&ctl, *rate),
         CtlAbout::Undrain => ctl.change("POST", "/api/v1/node/undrain"),
         CtlAbout::Clients(command) => clients(&ctl, command),
+        CtlAbout::Sessions(SessionsCommand::Backup { file }) => sessions::write(&ctl, file.as_deref()),
+        CtlAbout::Sessions(SessionsCommand::Restore { rate, file }) => {
+            sessions::restore(&ctl, *rate, file.as_deref())
+        }
         CtlAbout::Refusals {
             client,
             user,
