@@ -23,7 +23,7 @@ use crate::cluster::{AdminError, refusal};
 use crate::operations::{
     ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery, TraceOf, TraceQuery,
 };
-use crate::views::{LogLevel, Message, Messages, Outcome};
+use crate::views::{LogLevel, Message, Messages, Outcome, Restore, RestoreResult};
 
 /// Messages in one request.
 const MESSAGES_MAX: usize = 1000;
@@ -54,7 +54,7 @@ impl FromRequestParts<OperationsCell> for Node {
 }
 
 /// What stands behind the `?`; what does not fit is told in a line.
-struct Query<T>(T);
+pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = AdminError;
@@ -156,6 +156,13 @@ impl Rate {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct After {
+    #[serde(default)]
+    after: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Disconnect {
     #[serde(default)]
     session: SessionStays,
@@ -182,6 +189,7 @@ pub(crate) fn routes(operations: OperationsCell) -> Router {
         .route("/api/v1/clients", get(clients))
         .route("/api/v1/clients/{client}", get(client))
         .route("/api/v1/clients/{client}/disconnect", post(disconnect))
+        .route("/api/v1/sessions", get(sessions).post(restore))
         .route("/api/v1/refusals", get(refusals))
         .route("/api/v1/subscriptions", get(subscriptions))
         .route("/api/v1/routes", get(routes_of_filters))
@@ -347,6 +355,27 @@ fn told(outcomes: Vec<Outcome>) -> Response {
         (false, false) => StatusCode::OK,
     };
     (status, Said(Items { items: outcomes })).into_response()
+}
+
+async fn sessions(Node(node): Node, Query(query): Query<After>) -> Result<impl IntoResponse, AdminError> {
+    node.sessions(query.after).await.map(Said)
+}
+
+/// A fault of the cluster outweighs one of the caller; what is newer than the backup is no fault.
+async fn restore(Node(node): Node, Given(restore): Given<Restore>) -> Result<Response, AdminError> {
+    if restore.items.len() > MESSAGES_MAX {
+        let count = restore.items.len();
+        let reason = format!("{count} lines are more than {MESSAGES_MAX}: send them in parts");
+        return Err(AdminError::Invalid(reason));
+    }
+    let items = node.restore(restore).await?;
+    let any = |wanted| items.iter().any(|item| item.outcome == wanted);
+    let status = match (any(RestoreResult::Failed), any(RestoreResult::Refused)) {
+        (true, _) => StatusCode::SERVICE_UNAVAILABLE,
+        (false, true) => StatusCode::UNPROCESSABLE_ENTITY,
+        (false, false) => StatusCode::OK,
+    };
+    Ok((status, Said(Items { items })).into_response())
 }
 
 /// Server-sent events, one a message.

@@ -1,4 +1,4 @@
-//! `/api/v1/cluster`: who belongs to the cluster, and the two things that change it for good. What they do is the business
+//! `/api/v1/cluster`: who belongs to the cluster, and what changes that for good. What they do is the business
 //! of whoever implements `ClusterAdmin`.
 
 use std::future::Future;
@@ -11,6 +11,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
+
+use crate::api::Query;
 
 /// The cluster as one node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +66,43 @@ pub enum MemberState {
     Draining,
 }
 
+/// How far a cluster is on its way to fewer nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleIn {
+    /// How many nodes are to stay.
+    pub to: u32,
+    /// How many there are.
+    pub members: u32,
+    /// What comes next.
+    pub state: ScaleInState,
+    /// The nodes that go, in their order.
+    pub going: Vec<MemberStatus>,
+}
+
+/// What comes next on the way to fewer nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScaleInState {
+    /// The first of those that go can be told to.
+    Ready,
+    /// The first of them hands over what it holds.
+    Leaving,
+    /// Shards are waited for: they are being moved, or led by nobody.
+    Settling,
+    /// Nothing: no more nodes than wanted, and every shard has its replicas.
+    Done,
+}
+
+/// Who asks how many nodes are to stay.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    to: u32,
+    /// It may be fewer than each shard has copies.
+    #[serde(default)]
+    fewer_copies: bool,
+}
+
 /// Why there is no good answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminError {
@@ -88,6 +127,9 @@ pub enum AdminError {
 /// The end of a change, later.
 pub type Change<'a> = Pin<Box<dyn Future<Output = Result<(), AdminError>> + Send + 'a>>;
 
+/// How far it is after a step, later.
+pub type Step<'a> = Pin<Box<dyn Future<Output = Result<ScaleIn, AdminError>> + Send + 'a>>;
+
 /// What an operator asks of the cluster.
 pub trait ClusterAdmin: Send + Sync + 'static {
     /// The cluster as this node sees it.
@@ -98,6 +140,12 @@ pub trait ClusterAdmin: Send + Sync + 'static {
 
     /// A node, by name or identifier, that is down and will not come back is no member any more.
     fn forget(&self, node: &str) -> Change<'_>;
+
+    /// Who goes if so many nodes are to stay, or why that may not be.
+    fn scale_in(&self, to: u32, fewer_copies: bool) -> Result<ScaleIn, AdminError>;
+
+    /// The next of them is told to go, if it is time for that.
+    fn scale_in_step(&self, to: u32, fewer_copies: bool) -> Step<'_>;
 }
 
 /// Set once the node has started.
@@ -120,12 +168,13 @@ pub(crate) fn routes(cluster: ClusterCell) -> axum::Router {
         .route("/api/v1/cluster", get(status))
         .route("/api/v1/cluster/leave", post(leave))
         .route("/api/v1/cluster/forget/{node}", post(forget))
+        .route("/api/v1/cluster/scale-in", get(scale_in).post(scale_in_step))
         .with_state(cluster)
 }
 
 async fn status(State(cluster): State<ClusterCell>) -> Response {
     match cluster.get() {
-        Some(cluster) => ([(header::CACHE_CONTROL, "no-store")], Json(cluster.status())).into_response(),
+        Some(cluster) => fresh(cluster.status()),
         None => still_starting().into_response(),
     }
 }
@@ -142,6 +191,27 @@ async fn forget(State(cluster): State<ClusterCell>, Path(node): Path<String>) ->
         Some(cluster) => changed(cluster.forget(&node).await),
         None => still_starting().into_response(),
     }
+}
+
+async fn scale_in(
+    State(cluster): State<ClusterCell>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, AdminError> {
+    let cluster = cluster.get().ok_or_else(still_starting)?;
+    Ok(fresh(cluster.scale_in(wanted.to, wanted.fewer_copies)?))
+}
+
+async fn scale_in_step(
+    State(cluster): State<ClusterCell>,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, AdminError> {
+    let cluster = cluster.get().ok_or_else(still_starting)?;
+    let found = cluster.scale_in_step(wanted.to, wanted.fewer_copies);
+    Ok(fresh(found.await?))
+}
+
+fn fresh(answer: impl Serialize) -> Response {
+    ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response()
 }
 
 fn changed(outcome: Result<(), AdminError>) -> Response {

@@ -30,7 +30,9 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 pub use access::{Access, Role, TOKEN_BYTES_MIN};
-pub use cluster::{AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus};
+pub use cluster::{
+    AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus, ScaleIn, ScaleInState, Step,
+};
 pub use health::{Health, Probe};
 pub use operations::{
     Answer, ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery, TraceOf, TraceQuery,

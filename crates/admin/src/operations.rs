@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use crate::cluster::AdminError;
 use crate::views::{
     CertificateView, ClientDetail, ClientView, Explanation, Message, NodeView, Outcome, Overview, Page,
-    Refusals, ReloadView, RetainedView, RouteView, Setting, ShareView, SubscriptionView, TraceLine, Watched,
+    Refusals, ReloadView, Restore, RestoreOutcome, RetainedView, RouteView, SessionLines, Setting, ShareView,
+    SubscriptionView, TraceLine, Watched,
 };
 
 /// An answer, later.
@@ -168,6 +169,12 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Sets or deletes what is retained, and tells no subscriber.
     fn retain(&self, messages: Vec<Message>) -> Answer<'_, Vec<Outcome>>;
+
+    /// A part of a backup of all sessions, from where the part before ended.
+    fn sessions(&self, after: String) -> Answer<'_, SessionLines>;
+
+    /// Brings a part back.
+    fn restore(&self, restore: Restore) -> Answer<'_, Vec<RestoreOutcome>>;
 
     /// Messages that match, from now on; until the receiver is dropped.
     fn watch(&self, filter: String) -> Answer<'_, mpsc::Receiver<Watched>>;

@@ -254,6 +254,27 @@ impl ClusterAdmin for TwoNodes {
         };
         Box::pin(async { outcome })
     }
+
+    fn scale_in(&self, to: u32, fewer_copies: bool) -> Result<ScaleIn, AdminError> {
+        match (to, fewer_copies) {
+            (0, _) => Err(AdminError::Conflict("at least one".to_owned())),
+            (1, false) => Err(AdminError::Conflict("fewer copies".to_owned())),
+            _ => Ok(ScaleIn {
+                to,
+                members: 2,
+                state: ScaleInState::Ready,
+                going: vec![Self::member("b", MemberState::Up)],
+            }),
+        }
+    }
+
+    fn scale_in_step(&self, to: u32, fewer_copies: bool) -> Step<'_> {
+        let found = self.scale_in(to, fewer_copies).map(|found| ScaleIn {
+            state: ScaleInState::Leaving,
+            ..found
+        });
+        Box::pin(async { found })
+    }
 }
 
 #[tokio::test]
@@ -282,6 +303,17 @@ async fn a_change_is_made_or_the_reason_is_told() {
         ("POST /api/v1/cluster/forget/a", 409, "it is up"),
         ("POST /api/v1/cluster/forget/d", 404, "there is no d"),
         ("GET /api/v1/cluster/leave", 405, ""),
+        ("GET /api/v1/cluster/scale-in?to=2", 200, r#""state":"ready""#),
+        ("POST /api/v1/cluster/scale-in?to=2", 200, r#""state":"leaving""#),
+        ("POST /api/v1/cluster/scale-in?to=1", 409, "fewer copies"),
+        (
+            "POST /api/v1/cluster/scale-in?to=1&fewer_copies=true",
+            200,
+            r#""members":2"#,
+        ),
+        ("POST /api/v1/cluster/scale-in?to=0", 409, "at least one"),
+        ("POST /api/v1/cluster/scale-in", 400, "missing field"),
+        ("POST /api/v1/cluster/scale-in?to=2&force=true", 400, "force"),
     ] {
         let (answered, text) = node.ask(line, "").await;
         assert_eq!(answered, status, "{line}: {text}");
@@ -331,6 +363,8 @@ async fn nothing_is_told_without_a_token_where_there_are_tokens() {
         ("GET /api/v1/cluster", &as_reader, 200),
         ("POST /api/v1/cluster/forget/b%20c", &as_reader, 403),
         ("POST /api/v1/cluster/forget/b%20c", &as_writer, 204),
+        ("GET /api/v1/cluster/scale-in?to=2", &as_reader, 200),
+        ("POST /api/v1/cluster/scale-in?to=2", &as_reader, 403),
     ] {
         let (status, answer) = node.ask(line, head).await;
         assert_eq!(status, expected, "{line}: {answer}");

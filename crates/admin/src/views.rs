@@ -685,3 +685,151 @@ pub struct Watched {
     /// How it is written.
     pub encoding: Encoding,
 }
+
+/// A line of a backup of sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionLine {
+    /// A session. Its messages follow.
+    Session(SavedSession),
+    /// A message of its queue.
+    Message(SavedMessage),
+}
+
+/// A session, as a backup has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedSession {
+    /// Whose it is.
+    pub client_id: String,
+    /// The user name it authenticated with.
+    #[serde(default)]
+    pub user: String,
+    /// Seconds that it outlives its connection; 4294967295: for ever.
+    pub session_expiry_s: u32,
+    /// Seconds that were left of them.
+    pub expires_in_s: u32,
+    /// The number of the next message: packet ids follow from these.
+    pub next_sequence: u64,
+    /// Messages with lower numbers may have been sent.
+    pub sent_before: u64,
+    /// In the order of filters.
+    pub subscriptions: Vec<SavedSubscription>,
+}
+
+/// A subscription, as a backup has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedSubscription {
+    /// As the client sent it, `$share/…` included.
+    pub filter: String,
+    /// The highest it gets.
+    pub qos: u8,
+    /// It does not get its own messages.
+    #[serde(default)]
+    pub no_local: bool,
+    /// It sees RETAIN as the publisher set it.
+    #[serde(default)]
+    pub retain_as_published: bool,
+    /// When retained messages are sent: 0, 1 or 2.
+    #[serde(default)]
+    pub retain_handling: u8,
+    /// 0: none.
+    #[serde(default)]
+    pub subscription_id: u32,
+}
+
+/// A message of a session's queue, as a backup has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedMessage {
+    /// Whose it is.
+    pub client_id: String,
+    /// Its number.
+    pub sequence: u64,
+    /// Its topic.
+    pub topic: String,
+    /// The payload.
+    pub payload: String,
+    /// How it is written.
+    #[serde(default)]
+    pub encoding: Encoding,
+    /// As published.
+    pub published_qos: u8,
+    /// As published.
+    #[serde(default)]
+    pub published_retain: bool,
+    /// The client id of its publisher.
+    #[serde(default)]
+    pub publisher: String,
+    /// Its MQTT 5 properties, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub properties: Option<String>,
+    /// Seconds until it is not delivered any more. None: never.
+    #[serde(default)]
+    pub expires_in_s: Option<u32>,
+    /// It is delivered with: 1 or 2.
+    pub qos: u8,
+    /// The RETAIN flag it is delivered with.
+    #[serde(default)]
+    pub retain: bool,
+    /// The identifiers of the subscriptions that matched.
+    #[serde(default)]
+    pub subscription_ids: Vec<u32>,
+    /// The shared subscription that chose the session.
+    #[serde(default)]
+    pub share: Option<String>,
+    /// The client has it: only PUBREL is to be sent.
+    #[serde(default)]
+    pub received: bool,
+}
+
+/// A part of a backup of sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionLines {
+    /// In order.
+    pub items: Vec<SessionLine>,
+    /// To be sent as `after` for the next part; none: this was the last.
+    pub next: Option<String>,
+}
+
+/// A part of a backup of sessions, to be restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// Of the backup, 16 hexadecimal digits: what it has brought before is told from what is newer.
+    pub backup: String,
+    /// In order.
+    pub items: Vec<SessionLine>,
+}
+
+/// What became of a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreOutcome {
+    /// Whose it is.
+    pub client_id: String,
+    /// Of a message: its number.
+    pub sequence: Option<u64>,
+    /// What became of it.
+    pub outcome: RestoreResult,
+    /// Why it failed.
+    pub reason: Option<String>,
+}
+
+/// What became of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RestoreResult {
+    /// It is there now.
+    Restored,
+    /// It had been restored before, or has expired.
+    Known,
+    /// What is there is newer: the session, or the connection of its client.
+    Newer,
+    /// The session's queue has no room for the message.
+    Full,
+    /// It breaks a rule: trying again does not help.
+    Refused,
+    /// Whether it was done is not known: to be tried again.
+    Failed,
+}

@@ -91,6 +91,14 @@ impl Drain {
         });
     }
 
+    /// Of a node that leaves its cluster, which nobody takes back. Whether its last client has gone.
+    pub(crate) fn to_leave(&self, connections_per_second: u32) -> bool {
+        if self.phase() == DrainPhase::Serving {
+            self.begin(connections_per_second, None);
+        }
+        self.phase() == DrainPhase::Drained
+    }
+
     /// False: the node stops.
     pub(crate) fn end(&self) -> bool {
         let mut stops = false;
@@ -314,6 +322,24 @@ mod tests {
         assert!(!drain.end());
         drain.begin(2, None);
         assert!(!drain.end(), "nor put off by what is asked for afterwards");
+    }
+
+    #[test]
+    fn a_node_that_leaves_waits_for_its_last_client_and_is_not_taken_back() {
+        let drain = Drain::default();
+        assert!(!drain.to_leave(5));
+        let order = drain.state.borrow().order.unwrap();
+        assert!(!drain.to_leave(5));
+        assert_eq!(
+            drain.state.borrow().order,
+            Some(order),
+            "one order, however often"
+        );
+        drain.enter(order, DrainPhase::Drained);
+        assert!(drain.to_leave(5));
+        assert!(drain.end());
+        assert!(!drain.to_leave(5));
+        assert_eq!(drain.phase(), DrainPhase::Waiting);
     }
 
     #[test]

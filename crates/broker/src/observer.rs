@@ -121,6 +121,11 @@ impl Observer for NodeObserver {
         self.registry.close_all(Close::Fenced);
     }
 
+    fn leaving(&self) -> bool {
+        let shared = self.shared.get().and_then(Weak::upgrade);
+        shared.is_none_or(|shared| shared.drain.to_leave(shared.config.drain.connections_per_second))
+    }
+
     fn numbers(&self) -> proto::NodeNumbers {
         let shared = self.shared.get().and_then(Weak::upgrade);
         shared.map_or_else(Default::default, |shared| operator::numbers(&shared))

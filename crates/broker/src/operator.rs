@@ -1,6 +1,7 @@
 //! What operators may look at and do on a running node. How they ask, and who may, is not known here.
 
 mod publish;
+mod sessions;
 mod topics;
 mod trace;
 mod watch;
@@ -23,6 +24,7 @@ pub use crate::rebalance::Share;
 pub use crate::refusals::Refused;
 pub use crate::trace::{Event, Line, Subject, TracedPacket};
 pub use publish::{NewMessage, Outcome};
+pub use sessions::Restored;
 pub use topics::{Explained, Group, Keeper, Member, Receiver, Ruling, Who};
 pub use trace::{Trace, TraceError};
 pub use watch::{Watch, WatchError, Watched};

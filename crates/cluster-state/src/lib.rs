@@ -11,7 +11,7 @@ pub use encoding::RestoreError;
 pub use meta::{MetaEffect, MetaState};
 pub use placement::shard_of;
 pub use shard::{
-    ApplyContext, DropReason, Effect, EndReason, EntryKind, MessageId, OutboxBody, OutboxItem, QueueItem,
-    SessionView, ShardState, Totals,
+    ApplyContext, DropReason, Effect, EndReason, EntryKind, MessageCopy, MessageId, OutboxBody, OutboxItem,
+    QueueItem, SessionCopy, SessionView, ShardState, Totals,
 };
 pub use spread::{copies, spread};

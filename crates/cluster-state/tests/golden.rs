@@ -5,8 +5,9 @@ mod common;
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
-    Announce, Append, Connect, Inbound, Member, Origin, Publication, Receive, Release, Retain, RouteChange,
-    ShareMember, Subscribe, Subscription, Tick, Unannounce, route_change::Destination as To,
+    Announce, Append, Connect, Inbound, Member, Origin, Publication, Receive, Release, RestoreMessage,
+    RestoreSession, Retain, RouteChange, ShareMember, Subscribe, Subscription, Tick, Unannounce,
+    route_change::Destination as To,
 };
 use cluster_state::{MetaState, ShardState};
 use common::meta::{
@@ -18,6 +19,7 @@ use common::{Shard, message, persistent, subscription, will};
 const GOLDEN: &str = include_str!("golden/shard-1.txt");
 const GOLDEN_MANY: &str = include_str!("golden/shard-2.txt");
 const GOLDEN_OWNED: &str = include_str!("golden/shard-3.txt");
+const GOLDEN_RESTORED: &str = include_str!("golden/shard-4.txt");
 const GOLDEN_META: &str = include_str!("golden/meta-1.txt");
 
 /// What one node alone needs.
@@ -58,6 +60,15 @@ fn the_records_of_owned_retained_messages_are_read_and_written_unchanged() {
     state.check().expect("sound");
     assert_eq!(state.records(), from_text(GOLDEN_OWNED));
     assert_eq!(state.retained_of("tenant:acme"), (1, 5));
+}
+
+/// What a backup brings back.
+#[test]
+fn the_records_of_restored_sessions_are_read_and_written_unchanged() {
+    same_history_same_records(&restored().state.records(), GOLDEN_RESTORED);
+    let state = ShardState::restore(from_text(GOLDEN_RESTORED)).expect("can be read");
+    state.check().expect("sound");
+    assert_eq!(state.records(), from_text(GOLDEN_RESTORED));
 }
 
 #[test]
@@ -184,6 +195,37 @@ fn with_many_nodes() -> Shard {
     }));
     let filters = filters(&["gone"]);
     shard.entry(origin(4, 2), vec![Command::Unannounce(Unannounce { filters })]);
+    shard
+}
+
+fn restored() -> Shard {
+    let mut shard = Shard::new();
+    shard.apply(Command::RestoreSession(RestoreSession {
+        backup: 0xbac0,
+        client: "away".into(),
+        user: "user".into(),
+        session_expiry_s: 90,
+        expires_in_s: 60,
+        subscriptions: vec![subscription("a/#", 2), subscription("$share/g/a", 1)],
+        next_sequence: 300,
+        sent_before: 7,
+        queue_messages_max: 1000,
+        queue_bytes_max: 1 << 20,
+        drop_oldest: true,
+    }));
+    for sequence in [299, 6] {
+        shard.apply(Command::RestoreMessage(RestoreMessage {
+            backup: 0xbac0,
+            client: "away".into(),
+            sequence,
+            publication: Some(message("a/b", "saved", 2)),
+            qos: 2,
+            retain: true,
+            subscription_ids: vec![5, 6],
+            share_filter: "$share/g/a".into(),
+            received: sequence == 6,
+        }));
+    }
     shard
 }
 

@@ -3,6 +3,7 @@
 //! and how they reach other nodes in `transport`.
 
 mod announcer;
+mod backup;
 mod barrier;
 mod bodies;
 mod chance;
@@ -28,6 +29,7 @@ mod raft;
 mod reads;
 mod remote_queues;
 mod said;
+mod scale_in;
 mod shard;
 mod shard_duties;
 mod slot;
@@ -48,5 +50,6 @@ pub use ending::{Ended, Ending};
 pub use inspect::{Kept, RouteView, Session};
 pub use observe::{Observer, SessionWaker};
 pub use proposer::BatchDone;
+pub use scale_in::{ScaleIn, ScaleInState};
 pub use status::{MemberStatus, ShardStatus, Status};
 pub use view::{Fetch, Outboxed, Queued, SessionInfo, Totals};

@@ -22,6 +22,10 @@ pub trait Observer: Send + Sync + 'static {
     fn kick(&self, client: &str, epoch: u64) -> Option<Ended>;
     /// The node lost its lease: every connection is to be closed.
     fn fenced(&self);
+    /// The node is to leave the cluster for good: its clients are to go elsewhere. Told again and again; true when none is left.
+    fn leaving(&self) -> bool {
+        true
+    }
     /// What the node has counted, for operators who ask any node.
     fn numbers(&self) -> NodeNumbers {
         NodeNumbers::default()

@@ -204,6 +204,9 @@ impl Inner {
             Body::ReadRetained(request) => {
                 tokio::spawn(async move { reply.send(self.answer_retained(request).await) });
             }
+            Body::ReadSessions(request) => {
+                tokio::spawn(async move { reply.send(self.answer_sessions(request).await) });
+            }
             Body::FetchQueue(request) => {
                 tokio::spawn(async move { reply.send(self.answer_fetch(request).await) });
             }

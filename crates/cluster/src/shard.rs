@@ -4,6 +4,7 @@
 mod bodies;
 mod broken;
 mod checkpoint;
+mod copies;
 mod fetch;
 mod spilled;
 

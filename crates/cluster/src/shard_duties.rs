@@ -156,14 +156,20 @@ impl Inner {
         self.remove_replica(slot.id).await;
     }
 
-    /// A node that is to leave goes when no shard is placed here, no replica is left, and it has no vote in the meta group.
+    /// A node that is to leave goes when its clients have gone, no shard is placed here, no replica is left, and it has no
+    /// vote in the meta group.
     async fn retire_when_empty(&self) {
         let leaving = self.meta.machine.read(|state| {
             let me = state.member(self.node_id);
             me.is_some_and(|member| member.leaving)
         });
         let has_some = |slot: &Arc<Slot>| slot.replica().is_some() || self.is_placed_here(slot.id);
-        if !leaving || self.slots.iter().any(has_some) || self.meta.members().voters.contains(&self.node_id) {
+        let has_clients = leaving && !self.observer.leaving();
+        if !leaving
+            || has_clients
+            || self.slots.iter().any(has_some)
+            || self.meta.members().voters.contains(&self.node_id)
+        {
             return;
         }
         let retire = Retire { node: self.node_id };

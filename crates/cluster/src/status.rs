@@ -182,9 +182,13 @@ impl Cluster {
         self.change(Command::Retire(Retire { node })).await
     }
 
-    async fn change(&self, command: Command) -> Result<(), String> {
+    pub(crate) async fn change(&self, command: Command) -> Result<(), String> {
         match self.0.meta_propose(command, WITHIN).await {
-            Ok((_, response)) if response.accepted => Ok(()),
+            Ok((index, response)) if response.accepted => {
+                // So that this node's own status has it.
+                self.0.wait_meta(index, WITHIN).await;
+                Ok(())
+            }
             Ok((_, response)) => Err(response.reason),
             Err(error @ ProposeError::NoQuorum) => Err(format!("{error}; whether it was done is not known")),
             Err(error) => Err(error.to_string()),

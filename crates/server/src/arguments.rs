@@ -187,6 +187,9 @@ pub(crate) enum CtlAbout {
     /// Sessions, connected or away.
     #[command(subcommand)]
     Clients(ClientsCommand),
+    /// Backups of sessions.
+    #[command(subcommand)]
+    Sessions(SessionsCommand),
     /// What the node refused lately, and why: connections, and what access rules deny. The newest first.
     Refusals {
         /// A whole client id.
@@ -374,6 +377,24 @@ pub(crate) enum RetainedCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// Write down all that outlive their connections, with subscriptions and waiting messages, a line of JSON each.
+    Backup {
+        /// Without it: to standard output.
+        file: Option<PathBuf>,
+    },
+    /// Bring back what a backup has. A session that is there, or to which a client has connected, stays as it is. It may be
+    /// interrupted and given again. Exit code 3: something was not restored, or the backup is not whole.
+    Restore {
+        /// Lines to restore in a second, at the most.
+        #[arg(long, value_name = "COUNT", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rate: u32,
+        /// Without it: from standard input.
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Have users, keys, rules, certificates and the level of the log read again; one mistake, and all stays as it was.
     Reload,
@@ -385,6 +406,28 @@ pub(crate) enum ClusterCommand {
     Status,
     /// Make the node hand over what it holds and leave for good. A mere stop needs no leave.
     Leave,
+    /// Make nodes leave for good, one after the other, until so many are left: those with the highest ordinals in their names
+    /// as a StatefulSet takes them, else the last by name. Ask a node that stays. It may be interrupted and given again.
+    /// Exit code 3: it was not done in time.
+    ScaleIn {
+        /// How many nodes are to stay.
+        #[arg(long, value_name = "COUNT")]
+        to: u32,
+        /// Say who would go, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Even where fewer are left than each shard is to have copies (`cluster.replication_factor`).
+        #[arg(long)]
+        fewer_copies: bool,
+        /// Look on for so many seconds at the most. A node that leaves goes on leaving.
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            default_value_t = 3600,
+            conflicts_with = "dry_run"
+        )]
+        within: u64,
+    },
     /// Remove a node for good that is down and will not come back.
     Forget {
         /// Its name or identifier, as `status` shows them.

@@ -3,7 +3,9 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use admin::{AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus};
+use admin::{
+    AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus, ScaleIn, ScaleInState, Step,
+};
 use broker::Broker;
 use broker::config::Config;
 use tokio::time::Instant;
@@ -84,29 +86,7 @@ impl ClusterAdmin for NodeAdmin {
                 ..ClusterStatus::default()
             };
         };
-        let led_by = |node| {
-            status
-                .shards
-                .iter()
-                .filter(|shard| shard.leader == Some(node))
-                .count()
-        };
-        let members = status.members.iter().map(|member| MemberStatus {
-            name: member.name.clone(),
-            node_id: shown_id(member.node),
-            address: member.address.clone(),
-            zone: member.zone.clone(),
-            state: match member {
-                member if member.down => MemberState::Down,
-                member if member.leaving => MemberState::Leaving,
-                member if member.draining => MemberState::Draining,
-                _ => MemberState::Up,
-            },
-            voter: status.meta_voters.contains(&member.node),
-            leader: status.meta_leader == Some(member.node),
-            shards_held: member.replicas as u32,
-            shards_led: led_by(member.node) as u32,
-        });
+        let members = status.members.iter().map(|member| shown(member, &status));
         let mut members: Vec<_> = members.collect();
         members.sort_by(|a, b| (&a.name, &a.node_id).cmp(&(&b.name, &b.node_id)));
         ClusterStatus {
@@ -125,6 +105,64 @@ impl ClusterAdmin for NodeAdmin {
     fn forget(&self, node: &str) -> Change<'_> {
         let node = node.to_owned();
         Box::pin(async move { self.forget_now(&node).await })
+    }
+
+    fn scale_in(&self, to: u32, fewer_copies: bool) -> Result<ScaleIn, AdminError> {
+        let cluster = self.with(Broker::cluster)?;
+        let found = cluster.scale_in(to as usize, fewer_copies);
+        Ok(on_its_way(
+            to,
+            found.map_err(AdminError::Conflict)?,
+            &cluster.status(),
+        ))
+    }
+
+    fn scale_in_step(&self, to: u32, fewer_copies: bool) -> Step<'_> {
+        Box::pin(async move {
+            let cluster = self.with(Broker::cluster)?;
+            let found = cluster.scale_in_step(to as usize, fewer_copies).await;
+            Ok(on_its_way(
+                to,
+                found.map_err(AdminError::Conflict)?,
+                &cluster.status(),
+            ))
+        })
+    }
+}
+
+/// A member as operators see it.
+fn shown(member: &cluster::MemberStatus, status: &cluster::Status) -> MemberStatus {
+    let led_there = |shard: &&cluster::ShardStatus| shard.leader == Some(member.node);
+    let led = status.shards.iter().filter(led_there).count();
+    MemberStatus {
+        name: member.name.clone(),
+        node_id: shown_id(member.node),
+        address: member.address.clone(),
+        zone: member.zone.clone(),
+        state: match member {
+            member if member.down => MemberState::Down,
+            member if member.leaving => MemberState::Leaving,
+            member if member.draining => MemberState::Draining,
+            _ => MemberState::Up,
+        },
+        voter: status.meta_voters.contains(&member.node),
+        leader: status.meta_leader == Some(member.node),
+        shards_held: member.replicas as u32,
+        shards_led: led as u32,
+    }
+}
+
+fn on_its_way(to: u32, found: cluster::ScaleIn, status: &cluster::Status) -> ScaleIn {
+    ScaleIn {
+        to,
+        members: found.members as u32,
+        state: match found.state {
+            cluster::ScaleInState::Ready => ScaleInState::Ready,
+            cluster::ScaleInState::Leaving => ScaleInState::Leaving,
+            cluster::ScaleInState::Settling => ScaleInState::Settling,
+            cluster::ScaleInState::Done => ScaleInState::Done,
+        },
+        going: found.going.iter().map(|member| shown(member, status)).collect(),
     }
 }
 

@@ -7,6 +7,8 @@ mod drain;
 pub(crate) mod http;
 mod list;
 mod publish;
+mod scale_in;
+mod sessions;
 mod show;
 mod table;
 mod trace;
@@ -21,6 +23,7 @@ use serde_json::Value;
 
 use crate::arguments::{
     ClientsCommand, ClusterCommand, ConfigCommand, CtlAbout, CtlArguments, Output, RetainedCommand,
+    SessionsCommand,
 };
 use http::{Request, escaped};
 
@@ -60,6 +63,15 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
         CtlAbout::Overview => show::overview(&ctl),
         CtlAbout::Cluster(ClusterCommand::Status) => cluster::status(&ctl),
         CtlAbout::Cluster(ClusterCommand::Leave) => ctl.change("POST", "/api/v1/cluster/leave"),
+        CtlAbout::Cluster(ClusterCommand::ScaleIn {
+            to,
+            dry_run,
+            fewer_copies,
+            within,
+        }) => match dry_run {
+            true => scale_in::foretell(&ctl, *to, *fewer_copies),
+            false => scale_in::run(&ctl, *to, *fewer_copies, Duration::from_secs(*within)),
+        },
         CtlAbout::Cluster(ClusterCommand::Forget { node }) => {
             ctl.change("POST", &format!("/api/v1/cluster/forget/{}", escaped(node)))
         }
@@ -70,6 +82,10 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
         CtlAbout::Rebalance { rate } => drain::rebalance(&ctl, *rate),
         CtlAbout::Undrain => ctl.change("POST", "/api/v1/node/undrain"),
         CtlAbout::Clients(command) => clients(&ctl, command),
+        CtlAbout::Sessions(SessionsCommand::Backup { file }) => sessions::write(&ctl, file.as_deref()),
+        CtlAbout::Sessions(SessionsCommand::Restore { rate, file }) => {
+            sessions::restore(&ctl, *rate, file.as_deref())
+        }
         CtlAbout::Refusals {
             client,
             user,

@@ -6,6 +6,7 @@ mod clients;
 mod messages;
 mod overview;
 mod refusals;
+mod sessions;
 mod topics;
 mod trace;
 
@@ -15,8 +16,8 @@ use std::time::Instant;
 
 use admin::views::{
     CertificateView, ClientDetail, ClientView, Covers, DrainView, Explanation, ListenerView, Message,
-    NodeView, Outcome, Overview, Page, Refusals, ReloadView, RetainedView, RouteView, Setting, ShareView,
-    SubscriptionView, TraceLine, Watched,
+    NodeView, Outcome, Overview, Page, Refusals, ReloadView, Restore, RestoreOutcome, RetainedView,
+    RouteView, SessionLines, Setting, ShareView, SubscriptionView, TraceLine, Watched,
 };
 use admin::{
     AdminError, Answer, ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery,
@@ -182,6 +183,14 @@ impl Operations for NodeOperations {
 
     fn retain(&self, messages: Vec<Message>) -> Answer<'_, Vec<Outcome>> {
         Box::pin(self.retain_all(messages))
+    }
+
+    fn sessions(&self, after: String) -> Answer<'_, SessionLines> {
+        Box::pin(self.save_sessions(after))
+    }
+
+    fn restore(&self, restore: Restore) -> Answer<'_, Vec<RestoreOutcome>> {
+        Box::pin(self.restore_sessions(restore))
     }
 
     fn watch(&self, filter: String) -> Answer<'_, mpsc::Receiver<Watched>> {

@@ -3,9 +3,10 @@
 mod load;
 mod members;
 
+use std::process::Output;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{Client, Cluster, ClusterOptions, ConnectOptions, Message, wait_for};
 use mqtt_codec::ReasonCode;
 use tokio::task::block_in_place;
@@ -77,4 +78,10 @@ pub async fn wait_ready(cluster: &Cluster, node: usize, ready: bool, within: Dur
         within,
     )
     .await
+}
+
+/// Runs `flotilla ctl`, which asks a node, and waits for its end.
+pub fn ctl(cluster: &Cluster, node: usize, arguments: &[&str]) -> Result<Output> {
+    let mut command = harness::flotilla(cluster.admin_addr(node))?;
+    block_in_place(|| command.arg("ctl").args(arguments).output()).context("flotilla ctl")
 }

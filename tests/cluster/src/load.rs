@@ -96,6 +96,13 @@ impl Load {
             .with_context(|| format!("{messages} more messages to be acknowledged"))
     }
 
+    /// Makes sure that no client was disconnected more than once from the same node.
+    pub fn at_most_once_per_node(&self) -> Result<()> {
+        let again = self.run.history().disconnected_again();
+        ensure!(again.is_empty(), "disconnected again: {again:?}");
+        Ok(())
+    }
+
     /// Ends the load and compares what arrived with what was promised.
     pub async fn judge(mut self, cluster: &Cluster) -> Result<()> {
         self.pause_retained.send_replace(true);

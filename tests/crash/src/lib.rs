@@ -74,6 +74,8 @@ pub(crate) struct Identity {
     pub(crate) client_id: String,
     pub(crate) version: ProtocolVersion,
     has_session: bool,
+    /// The node it is connected to, until it leaves by itself.
+    connected_to: Option<SocketAddr>,
 }
 
 impl Identity {
@@ -82,11 +84,15 @@ impl Identity {
             client_id: client_id.to_owned(),
             version,
             has_session: false,
+            connected_to: None,
         }
     }
 
     /// Connects with a session that outlives the connection; a session that is gone is written down as broken promise.
     pub(crate) async fn connect(&mut self, run: &Run) -> Result<Client> {
+        if let Some(node) = self.connected_to.take() {
+            run.history().disconnected(&self.client_id, node);
+        }
         let address = *run.address.borrow();
         let options = ConnectOptions::new(self.version, self.client_id.as_str()).persistent();
         let mut client = (run.dial)(address).await?;
@@ -98,6 +104,12 @@ impl Identity {
             run.history().session_lost(&self.client_id);
         }
         self.has_session = true;
+        self.connected_to = Some(address);
         Ok(client)
+    }
+
+    /// It ends its connection by itself.
+    pub(crate) fn leaves(&mut self) {
+        self.connected_to = None;
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 
 /// How often a message may arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub enum Broken {
     Invented(Arrival),
     /// This client's session was to outlive its connection and is gone.
     SessionLost(String),
+    /// This client was disconnected from this node, which it has not left by itself, so many times.
+    Disconnected(String, SocketAddr, u32),
     /// The retained message is older than the last one acknowledged, or newer than the last one sent.
     Retained(RetainedMismatch),
 }
@@ -70,6 +73,8 @@ pub struct History {
     subscriptions: BTreeMap<(String, String), Subscription>,
     retained: BTreeMap<String, Stream>,
     broken: Vec<Broken>,
+    /// By client and node.
+    disconnections: BTreeMap<(String, SocketAddr), u32>,
 }
 
 /// The publisher's side of one topic.
@@ -129,6 +134,11 @@ impl History {
     /// A client came back and its session was not there.
     pub fn session_lost(&mut self, client: &str) {
         self.broken.push(Broken::SessionLost(client.to_owned()));
+    }
+
+    /// A client's connection to this node ended, and the client did not want it.
+    pub fn disconnected(&mut self, client: &str, node: SocketAddr) {
+        *self.disconnections.entry((client.to_owned(), node)).or_default() += 1;
     }
 
     /// A retained number is about to be sent.
@@ -195,6 +205,14 @@ impl History {
             subscription.judge(subscriber, topic, stream, &mut broken);
         }
         broken
+    }
+
+    /// Who was disconnected more than once from the same node.
+    pub fn disconnected_again(&self) -> Vec<Broken> {
+        let again = self.disconnections.iter().filter(|(_, times)| **times > 1);
+        again
+            .map(|((client, node), times)| Broken::Disconnected(client.clone(), *node, *times))
+            .collect()
     }
 
     fn pairs(&self) -> impl Iterator<Item = (&str, &str, &Stream, &Subscription)> {
@@ -361,6 +379,19 @@ mod tests {
         let mut history = History::default();
         history.session_lost("reader");
         assert_eq!(history.judge(), [Broken::SessionLost("reader".to_owned())]);
+    }
+
+    #[test]
+    fn a_second_disconnection_from_the_same_node_is_noticed() {
+        let mut history = History::default();
+        let [one, other] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        history.disconnected("reader", one);
+        history.disconnected("reader", other);
+        history.disconnected("writer", one);
+        assert_eq!(history.disconnected_again(), []);
+        history.disconnected("reader", one);
+        let again = Broken::Disconnected("reader".to_owned(), one, 2);
+        assert_eq!(history.disconnected_again(), [again]);
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Subscriber {
                 .history()
                 .subscribed(&self.identity.client_id, topic, *promise);
         }
+        self.identity.leaves();
         client.disconnect().await
     }
 
@@ -75,6 +76,7 @@ impl Subscriber {
         let leave_at = Instant::now() + Duration::from_millis(self.random.random_range(100..1000));
         while !*stop.borrow() {
             if self.sleepy && Instant::now() > leave_at && !self.run.is_over() {
+                self.identity.leaves();
                 drop(client);
                 sleep(Duration::from_millis(self.random.random_range(50..500))).await;
                 return Ok(());

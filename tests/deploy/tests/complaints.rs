@@ -397,9 +397,12 @@ fn there_is_no_autoscaler_that_takes_nodes_away_from_their_sessions() -> Result<
 #[test]
 fn an_operator_scales_down_and_nobody_told_them_to_leave_first() -> Result<()> {
     let notes = read("helm/flotilla/templates/NOTES.txt")?;
-    needs(&notes, &["flotilla ctl cluster leave", "A stop is never a leave"])?;
+    needs(
+        &notes,
+        &["flotilla ctl cluster scale-in", "A stop is never a leave"],
+    )?;
     needs(
         &read("docs/operations.md")?,
-        &["## Shrink", "flotilla ctl cluster leave"],
+        &["## Shrink", "flotilla ctl cluster scale-in --to"],
     )
 }

@@ -200,15 +200,24 @@ impl ShardState {
                 client: Arc::clone(client),
                 epoch: session.owner.epoch,
             });
-        } else if publication.expires_at_ms != 0 {
-            let due_ms = sweep_after(session, publication.expires_at_ms);
+        }
+        outcome.sessions += 1;
+        self.queued(id, publication.expires_at_ms, size);
+    }
+
+    /// A session has one more message, which may have to be looked for when it expires.
+    pub(super) fn queued(&mut self, id: SessionId, expires_at_ms: u64, size: u64) {
+        if let Some((client, session)) = self.sessions.get_mut(id)
+            && !session.connected
+            && expires_at_ms != 0
+        {
+            let due_ms = sweep_after(session, expires_at_ms);
             if session.sweep.due_ms.is_none_or(|known| due_ms < known) {
                 self.timers.cancel(session.sweep.due_ms, Due::Sweep, client);
                 session.sweep.due_ms = Some(due_ms);
                 self.timers.set(session.sweep.due_ms, Due::Sweep, client);
             }
         }
-        outcome.sessions += 1;
         self.totals.queued_messages += 1;
         self.totals.queued_bytes += size;
         self.sessions.queue_changed(id);
@@ -254,7 +263,7 @@ struct Kind<'a> {
     retained: bool,
 }
 
-fn has_room(session: &Session, size: u64) -> bool {
+pub(super) fn has_room(session: &Session, size: u64) -> bool {
     let QueueLimits {
         messages_max,
         bytes_max,

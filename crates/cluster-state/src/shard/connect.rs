@@ -345,6 +345,6 @@ pub(super) fn connected(session: &Session, session_present: bool, previous: Opti
     }
 }
 
-fn after(now_ms: u64, seconds: u32) -> u64 {
+pub(super) fn after(now_ms: u64, seconds: u32) -> u64 {
     now_ms.saturating_add(u64::from(seconds) * 1000)
 }

@@ -6,6 +6,7 @@ mod acknowledge;
 mod announce;
 mod answer;
 mod append;
+mod backup;
 mod check;
 mod checkpoint;
 mod connect;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use cluster_proto::{ShardCommand, ShardResponse, shard_command::Command};
 use mqtt_topic::FilterTree;
 
+pub use backup::{MessageCopy, SessionCopy};
 pub use effect::{DropReason, Effect, EndReason};
 pub use messages::MessageId;
 pub use origins::EntryKind;
@@ -147,6 +149,8 @@ impl ShardState {
             Command::NodeDown(down) => self.node_down(context, &down, effects),
             Command::Announce(announce) => self.announce(&announce),
             Command::Unannounce(unannounce) => self.unannounce(context, unannounce),
+            Command::RestoreSession(restore) => self.bring_back_session(context, restore, effects),
+            Command::RestoreMessage(restore) => self.bring_back_message(context, restore, effects),
         }
     }
 }

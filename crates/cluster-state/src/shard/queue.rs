@@ -128,6 +128,31 @@ impl Queue {
     }
 
     pub(crate) fn push(&mut self, message: MessageId, size: u64, manner: &Manner<'_>) {
+        let delivery = self.delivery(message, manner);
+        self.deliveries.insert(self.next_sequence, delivery);
+        self.next_sequence += 1;
+        self.bytes += size;
+    }
+
+    /// A delivery of a backup, under the number it had, which is below the next one. False: there is one.
+    pub(crate) fn put_back(
+        &mut self,
+        sequence: u64,
+        message: MessageId,
+        size: u64,
+        manner: &Manner<'_>,
+    ) -> bool {
+        if sequence >= self.next_sequence || self.deliveries.contains_key(&sequence) {
+            return false;
+        }
+        let delivery = self.delivery(message, manner);
+        self.deliveries.insert(sequence, delivery);
+        self.changed(sequence);
+        self.bytes += size;
+        true
+    }
+
+    fn delivery(&mut self, message: MessageId, manner: &Manner<'_>) -> Delivery {
         let ids = match (manner.share, manner.subscription_ids) {
             (None, []) => 0,
             (None, [id]) if *id < IN_SET => *id,
@@ -136,14 +161,11 @@ impl Queue {
         let mut flags = u32::from(manner.qos) & QOS;
         flags |= if manner.retain { RETAIN } else { 0 };
         flags |= if manner.share.is_some() { FROM_SHARE } else { 0 };
-        let delivery = Delivery {
+        Delivery {
             index: message.index,
             command_and_flags: message.command << 8 | flags,
             ids,
-        };
-        self.deliveries.insert(self.next_sequence, delivery);
-        self.next_sequence += 1;
-        self.bytes += size;
+        }
     }
 
     pub(crate) fn subscription_ids(&self, delivery: Delivery) -> Vec<u32> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use cluster_proto::{
-    ShardResponse, ShareMember, Subscribe, Subscribed, Unsubscribe, shard_response::Response,
+    ShardResponse, ShareMember, Subscribe, Subscribed, Subscription, Unsubscribe, shard_response::Response,
 };
 use mqtt_topic::{SubscriptionFilter, TopicFilter};
 
@@ -52,18 +52,24 @@ impl ShardState {
             Ok(id) => id,
             Err(reason) => return answer::rejected(reason),
         };
-        let mut wanted = Vec::with_capacity(command.subscriptions.len());
-        for subscription in &command.subscriptions {
-            let filter = parse(&subscription.filter);
-            let (Some(filter), Some(options)) = (filter, Options::of(subscription)) else {
-                return answer::malformed();
-            };
-            wanted.push((filter, Arc::from(subscription.filter.as_str()), options));
-        }
+        let Some(wanted) = wanted(&command.subscriptions) else {
+            return answer::malformed();
+        };
         let existed = wanted.iter().map(|(parsed, filter, options)| {
             self.add_subscription(context, id, parsed, filter, *options, effects)
         });
         let existed = existed.collect();
+        self.subscribed(context, id, &wanted, existed)
+    }
+
+    /// The answer, with the filters among them that have to be announced.
+    pub(super) fn subscribed(
+        &self,
+        context: &ApplyContext,
+        id: SessionId,
+        wanted: &[Wanted],
+        existed: Vec<bool>,
+    ) -> ShardResponse {
         let filters: BTreeSet<&Arc<str>> = wanted.iter().map(|(_, filter, _)| filter).collect();
         let unannounced = filters
             .into_iter()
@@ -76,7 +82,7 @@ impl ShardState {
     }
 
     /// Adds or replaces a subscription; says whether there was one. The queue stays as it is. [MQTT-3.8.4-3]
-    fn add_subscription(
+    pub(super) fn add_subscription(
         &mut self,
         context: &ApplyContext,
         id: SessionId,
@@ -223,6 +229,19 @@ impl ShardState {
             });
         }
     }
+}
+
+/// A subscription that is to be made: its filter, as parsed and as sent, and what it asks for.
+pub(super) type Wanted = (SubscriptionFilter, Arc<str>, Options);
+
+/// None: one of them is none.
+pub(super) fn wanted(subscriptions: &[Subscription]) -> Option<Vec<Wanted>> {
+    let wanted = |subscription: &Subscription| {
+        let filter = parse(&subscription.filter)?;
+        let options = Options::of(subscription)?;
+        Some((filter, Arc::from(subscription.filter.as_str()), options))
+    };
+    subscriptions.iter().map(wanted).collect()
 }
 
 /// The subscription filter that a client sent, if it is one.

@@ -76,6 +76,7 @@ impl BodyReader {
             Some(Command::Append(append)) => append.publication.clone(),
             Some(Command::Inbound(inbound)) => inbound.publication.clone(),
             Some(Command::Retain(retain)) => retain.publication.clone(),
+            Some(Command::RestoreMessage(restore)) => restore.publication.clone(),
             _ => None,
         })
     }

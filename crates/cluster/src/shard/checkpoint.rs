@@ -165,7 +165,11 @@ impl Shard {
         disk.bodies.apply(batch)
     }
 
-    fn body(&self, id: MessageId, entry: &mut DecodedEntry) -> Result<Option<Publication>, StorageError> {
+    pub(super) fn body(
+        &self,
+        id: MessageId,
+        entry: &mut DecodedEntry,
+    ) -> Result<Option<Publication>, StorageError> {
         match self.node.bodies.get(self.id, std::iter::once(id)).pop().flatten() {
             Some(body) => Ok(Some(body.as_ref().clone())),
             None => self.bodies.read(id, entry),

@@ -116,7 +116,7 @@ impl NodeOperations {
         Ok(receiver)
     }
 
-    fn ready(&self) -> Result<Operator, AdminError> {
+    pub(super) fn ready(&self) -> Result<Operator, AdminError> {
         let operator = self.operator()?;
         match operator.cluster().is_ready() {
             true => Ok(operator),
