@@ -65,6 +65,7 @@ impl<S: Stream> Connection<S> {
     }
 
     /// A message as the client is to see it; `None`: it is not for its tenant.
+    #[inline]
     fn seen(&self, delivery: Delivery) -> Option<Delivery> {
         let Some(tenant) = &self.pass.tenant else {
             return Some(delivery);
