@@ -33,6 +33,7 @@ impl Handles {
         // So that it is there from the start, at 0.
         let _ = histogram!("flotilla_replication_commit_duration_seconds");
         let _ = counter!("flotilla_route_barrier_timeouts_total");
+        let _ = counter!("flotilla_cluster_peers_refused_total");
         Self {
             members: ["up", "down", "leaving"]
                 .map(|state| (state, gauge!("flotilla_cluster_members", "state" => state))),
@@ -206,6 +207,10 @@ fn describe() {
     describe_counter!(
         "flotilla_route_barrier_timeouts_total",
         "Times a subscription waited for another node in vain"
+    );
+    describe_counter!(
+        "flotilla_cluster_peers_refused_total",
+        "Peers that were refused, since their certificate is not for the host of the node they said they were"
     );
     describe_gauge!(
         "flotilla_storage_log_size_bytes",

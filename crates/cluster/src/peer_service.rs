@@ -10,9 +10,11 @@ use cluster_proto::{
     call_request, call_response, failed::Reason,
 };
 use futures_util::future::BoxFuture;
+use metrics::counter;
 use openraft::Raft;
+use tokio::time::Instant;
 use tracing::{debug, warn};
-use transport::{PeerService, Reply};
+use transport::{PeerService, Proof, Reply};
 
 use crate::formation::PROTOCOL;
 use crate::node::Inner;
@@ -22,6 +24,8 @@ use crate::slot::failed;
 
 /// How long a node that asks for a barrier is kept waiting before it has to ask again.
 const BARRIER_WITHIN: Duration = Duration::from_millis(900);
+/// A peer that is refused tries again and again: the log has it once in this time.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// A connection that was kicked has this long to end.
 const KICK_WITHIN: Duration = Duration::from_secs(1);
 
@@ -48,8 +52,41 @@ fn refused(detail: impl Into<String>) -> Failed {
     }
 }
 
+impl Inner {
+    /// A peer's certificate has to be for the host by which the members know the node it says it is, and for the one it announces:
+    /// one that was stolen speaks for its own node alone.
+    fn judge_proof(&self, from: &Introduction, proof: &Proof) -> Result<(), Failed> {
+        let known = self.meta.machine.read(|state| {
+            let member = state.member(from.node);
+            member.map(|member| member.address.clone())
+        });
+        let known = known.filter(|address| !address.is_empty());
+        let mut addresses = known.iter().chain([&from.address]);
+        let Some(address) = addresses.find(|address| !proof.covers(address)) else {
+            return Ok(());
+        };
+        counter!("flotilla_cluster_peers_refused_total").increment(1);
+        let now = Instant::now();
+        let mut told = self.stranger_told.lock();
+        if told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY) {
+            *told = Some(now);
+            warn!(
+                target: "audit",
+                node = format!("{:016x}", from.node),
+                name = from.name,
+                address,
+                "a peer is refused: its certificate is not for the host of this address. Give each node one for the host of \
+                 its cluster.advertise; if they are, somebody has taken one"
+            );
+        }
+        Err(refused(format!(
+            "the certificate is not for the host of {address}, where this node is known to be: see cluster.tls and cluster.advertise"
+        )))
+    }
+}
+
 impl PeerService for Service {
-    fn hello(&self, request: HelloRequest) -> BoxFuture<'_, HelloResponse> {
+    fn hello(&self, request: HelloRequest, proof: Proof) -> BoxFuture<'_, HelloResponse> {
         Box::pin(async move {
             let Ok(node) = self.node() else {
                 return HelloResponse::default();
@@ -59,7 +96,7 @@ impl PeerService for Service {
             {
                 debug!(address = other.address, name = other.name, "hello");
                 let own = node.cluster_id();
-                if !own.is_empty() && other.cluster_id == own {
+                if !own.is_empty() && other.cluster_id == own && node.judge_proof(&other, &proof).is_ok() {
                     peers.set_address(other.node, &other.address);
                 }
             }
@@ -71,10 +108,15 @@ impl PeerService for Service {
         })
     }
 
-    fn adopt(&self, request: AdoptRequest) -> BoxFuture<'_, AdoptResponse> {
+    fn adopt(&self, request: AdoptRequest, proof: Proof) -> BoxFuture<'_, AdoptResponse> {
         Box::pin(async move {
             let judged = match self.node() {
-                Ok(node) => node.judge_adoption(&request),
+                Ok(node) => match request.members.first() {
+                    Some(founder) if !proof.covers(&founder.address) => {
+                        Err("the founder's certificate is not for its host".to_owned())
+                    }
+                    _ => node.judge_adoption(&request),
+                },
                 Err(_) => Err("this node is stopping".to_owned()),
             };
             AdoptResponse {
@@ -84,7 +126,7 @@ impl PeerService for Service {
         })
     }
 
-    fn admit(&self, opening: &Opening) -> Result<(), Failed> {
+    fn admit(&self, opening: &Opening, proof: &Proof) -> Result<(), Failed> {
         let node = self.node()?;
         let from = opening.from.as_ref().ok_or_else(|| refused("who is it?"))?;
         if opening.to != node.node_id {
@@ -110,6 +152,7 @@ impl PeerService for Service {
                 detail: "this node's id was retired: wipe its data directory".to_owned(),
             });
         }
+        node.judge_proof(from, proof)?;
         if let Some(peers) = &node.peers {
             peers.set_address(from.node, &from.address);
         }
@@ -250,6 +293,15 @@ impl Inner {
                     Some(lease) => call_response::Body::Lease(lease),
                     None => failed(Reason::NotLeader, self.meta_leader()),
                 });
+            }
+            // For itself, and where it has proved that it is.
+            Body::JoinCluster(join)
+                if join
+                    .member
+                    .as_ref()
+                    .is_some_and(|member| (member.node, &member.address) != (from.node, &from.address)) =>
+            {
+                reply.send(call_response::Body::Failed(refused("not for another node")));
             }
             Body::JoinCluster(join) => {
                 tokio::spawn(async move {

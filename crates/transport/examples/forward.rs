@@ -11,7 +11,7 @@ use cluster_proto::{
     Opening, Publication, SnapshotAnswer, SnapshotHeader, call_request, call_response,
 };
 use tokio_util::sync::CancellationToken;
-use transport::{BoxFuture, Net, PeerService, Peers, Received, Reply, TcpNet, serve};
+use transport::{BoxFuture, Net, PeerService, Peers, Proof, Received, Reply, TcpNet, serve};
 
 const NODE: u64 = 2;
 const PAYLOAD_BYTES: usize = 256;
@@ -89,15 +89,15 @@ fn cpu_time() -> Duration {
 struct Sink;
 
 impl PeerService for Sink {
-    fn hello(&self, _request: HelloRequest) -> BoxFuture<'_, HelloResponse> {
+    fn hello(&self, _request: HelloRequest, _proof: Proof) -> BoxFuture<'_, HelloResponse> {
         Box::pin(async { HelloResponse::default() })
     }
 
-    fn adopt(&self, _request: AdoptRequest) -> BoxFuture<'_, AdoptResponse> {
+    fn adopt(&self, _request: AdoptRequest, _proof: Proof) -> BoxFuture<'_, AdoptResponse> {
         Box::pin(async { AdoptResponse::default() })
     }
 
-    fn admit(&self, _opening: &Opening) -> Result<(), Failed> {
+    fn admit(&self, _opening: &Opening, _proof: &Proof) -> Result<(), Failed> {
         Ok(())
     }
 

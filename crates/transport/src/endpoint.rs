@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::answers::Answering;
 use crate::generated::peer_server::Peer;
 use crate::limits::{OPENING_WITHIN, SNAPSHOTS_MAX};
+use crate::net::Proof;
 use crate::received::{Acknowledging, Received};
 use crate::server::PeerService;
 use crate::snapshot;
@@ -43,22 +44,29 @@ impl Endpoint {
 #[tonic::async_trait]
 impl Peer for Endpoint {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloResponse>, Status> {
-        Ok(Response::new(self.service.hello(request.into_inner()).await))
+        let proof = proof_of(&request);
+        Ok(Response::new(
+            self.service.hello(request.into_inner(), proof).await,
+        ))
     }
 
     async fn adopt(&self, request: Request<AdoptRequest>) -> Result<Response<AdoptResponse>, Status> {
-        Ok(Response::new(self.service.adopt(request.into_inner()).await))
+        let proof = proof_of(&request);
+        Ok(Response::new(
+            self.service.adopt(request.into_inner(), proof).await,
+        ))
     }
 
     type CallsStream = Answering;
 
     async fn calls(&self, request: Request<Streaming<CallRequest>>) -> Result<Response<Answering>, Status> {
+        let proof = proof_of(&request);
         let mut requests = request.into_inner();
         let Some(call_request::Body::Opening(opening)) = first(&mut requests).await?.body else {
             return Err(no_opening());
         };
         let from = introduction(&opening)?.clone();
-        Ok(Response::new(match self.service.admit(&opening) {
+        Ok(Response::new(match self.service.admit(&opening, &proof) {
             Ok(()) => Answering::admitted(requests, from, Arc::clone(&self.service), &self.stop),
             Err(failed) => Answering::refused(failed),
         }))
@@ -70,13 +78,14 @@ impl Peer for Endpoint {
         &self,
         request: Request<Streaming<ForwardRequest>>,
     ) -> Result<Response<Acknowledging>, Status> {
+        let proof = proof_of(&request);
         let mut requests = request.into_inner();
         let Some(forward_request::Body::Opening(lane)) = first(&mut requests).await?.body else {
             return Err(no_opening());
         };
         let opening = lane.opening.as_ref().ok_or_else(no_opening)?;
         introduction(opening)?;
-        Ok(Response::new(match self.service.admit(opening) {
+        Ok(Response::new(match self.service.admit(opening, &proof) {
             Ok(()) => {
                 let service = Arc::clone(&self.service);
                 Acknowledging::admitted(requests, lane, service, &self.received, &self.stop)
@@ -89,13 +98,22 @@ impl Peer for Endpoint {
         &self,
         request: Request<Streaming<SnapshotPart>>,
     ) -> Result<Response<SnapshotAnswer>, Status> {
-        let receiving = snapshot::receive(request.into_inner(), &self.service, &self.snapshots);
+        let proof = proof_of(&request);
+        let receiving = snapshot::receive(request.into_inner(), &proof, &self.service, &self.snapshots);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Status::unavailable("the node is stopping")),
             received = receiving => received.map(Response::new),
         }
     }
+}
+
+/// Of the connection that a request came by.
+fn proof_of<T>(request: &Request<T>) -> Proof {
+    let proof = request.extensions().get::<Proof>();
+    proof
+        .cloned()
+        .expect("every connection has a guard, which says so")
 }
 
 async fn first<T>(requests: &mut Streaming<T>) -> Result<T, Status> {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::net::Io;
+use crate::net::{Io, Proof};
 
 /// How many bytes show that a client speaks HTTP/2.
 const PREFACE_BYTES: usize = 24;
@@ -20,6 +20,7 @@ pub(crate) struct Guarded<T> {
     cut: CancellationToken,
     cut_wait: Pin<Box<WaitForCancellationFutureOwned>>,
     preface: Option<Preface>,
+    proof: Proof,
     _kept: T,
 }
 
@@ -35,6 +36,7 @@ impl<T> Guarded<T> {
             cut: cut.clone(),
             cut_wait: Box::pin(cut.clone().cancelled_owned()),
             preface: None,
+            proof: Proof::none(),
             _kept: kept,
         }
     }
@@ -45,6 +47,12 @@ impl<T> Guarded<T> {
             missing: PREFACE_BYTES,
             deadline: Box::pin(tokio::time::sleep(within)),
         });
+        self
+    }
+
+    /// What the other end has proved.
+    pub(crate) fn with_proof(mut self, proof: Proof) -> Self {
+        self.proof = proof;
         self
     }
 
@@ -111,7 +119,9 @@ impl<T: Unpin> AsyncWrite for Guarded<T> {
 }
 
 impl<T: Send + Sync + 'static> tonic::transport::server::Connected for Guarded<T> {
-    type ConnectInfo = ();
+    type ConnectInfo = Proof;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Proof {
+        self.proof.clone()
+    }
 }

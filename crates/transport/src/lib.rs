@@ -41,7 +41,7 @@ pub use limits::{
     SNAPSHOT_BYTES_MAX,
 };
 pub use memory::{MemoryNet, MemoryNode};
-pub use net::{BoxFuture, Incoming, Io, Net};
+pub use net::{Accepted, BoxFuture, Incoming, Io, Net, Proof};
 pub use peers::{Channel, LaneStats, LinkStats, PeerStats, Peers};
 pub use received::Received;
 pub use server::{PeerService, serve};

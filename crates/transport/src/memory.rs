@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::guard::Guarded;
-use crate::net::{BoxFuture, Incoming, Io, Net};
+use crate::net::{Accepted, BoxFuture, Incoming, Io, Net, Proof};
 
 /// What is under way in each direction of a connection.
 const PIPE_BYTES: usize = 256 << 10;
@@ -30,8 +30,6 @@ struct Links {
     /// What cuts the connections of a pair of addresses that exist now.
     tokens: HashMap<(String, String), CancellationToken>,
 }
-
-type Accepted = (Box<dyn Io>, String);
 
 impl MemoryNet {
     /// The network as the node with this address sees it.
@@ -72,7 +70,7 @@ impl MemoryNet {
         };
         let (near, far) = duplex(PIPE_BYTES);
         let far: Box<dyn Io> = Box::new(Guarded::new(Box::new(far), &token, ()));
-        let sent = listener.send((far, from.to_owned())).await;
+        let sent = listener.send((far, from.to_owned(), Proof::none())).await;
         sent.map_err(|_| io::ErrorKind::ConnectionRefused)?;
         Ok(Box::new(Guarded::new(Box::new(near), &token, ())))
     }

@@ -224,7 +224,7 @@ mod tests {
 
     use super::*;
     use crate::answers::Reply;
-    use crate::net::BoxFuture;
+    use crate::net::{BoxFuture, Proof};
 
     #[test]
     fn what_was_received_is_left_out_and_what_is_missing_ends_the_stream() {
@@ -316,15 +316,15 @@ mod tests {
     }
 
     impl PeerService for Sink {
-        fn hello(&self, _request: HelloRequest) -> BoxFuture<'_, HelloResponse> {
+        fn hello(&self, _request: HelloRequest, _proof: Proof) -> BoxFuture<'_, HelloResponse> {
             Box::pin(async { HelloResponse::default() })
         }
 
-        fn adopt(&self, _request: AdoptRequest) -> BoxFuture<'_, AdoptResponse> {
+        fn adopt(&self, _request: AdoptRequest, _proof: Proof) -> BoxFuture<'_, AdoptResponse> {
             Box::pin(async { AdoptResponse::default() })
         }
 
-        fn admit(&self, _opening: &Opening) -> Result<(), Failed> {
+        fn admit(&self, _opening: &Opening, _proof: &Proof) -> Result<(), Failed> {
             Ok(())
         }
 

@@ -23,22 +23,22 @@ use crate::limits::{
     ACCEPT_PAUSE, CONNECTION_WINDOW, CONNECTIONS_MAX, FRAME_BYTES_MAX, HANDSHAKE_WITHIN, HEADERS_BYTES_MAX,
     KEEPALIVE_INTERVAL, KEEPALIVE_WITHIN, STOP_WITHIN, STREAM_WINDOW, STREAMS_MAX,
 };
-use crate::net::{BoxFuture, Incoming};
+use crate::net::{BoxFuture, Incoming, Proof};
 use crate::received::Received;
 
 /// What this node does for others.
 pub trait PeerService: Send + Sync + 'static {
     /// Who is here. Asked by anyone who reaches the port.
-    fn hello(&self, request: HelloRequest) -> BoxFuture<'_, HelloResponse>;
+    fn hello(&self, request: HelloRequest, proof: Proof) -> BoxFuture<'_, HelloResponse>;
 
     /// Whether this node will belong to a cluster that is about to be founded. Asked by anyone who reaches the port.
-    fn adopt(&self, request: AdoptRequest) -> BoxFuture<'_, AdoptResponse>;
+    fn adopt(&self, request: AdoptRequest, proof: Proof) -> BoxFuture<'_, AdoptResponse>;
 
-    /// Judges the opening of a stream or of a snapshot.
+    /// Judges the opening of a stream or of a snapshot, by who says so and by what that has proved.
     ///
     /// # Errors
     /// It is refused.
-    fn admit(&self, opening: &Opening) -> Result<(), Failed>;
+    fn admit(&self, opening: &Opening, proof: &Proof) -> Result<(), Failed>;
 
     /// A call, in the order of its stream. It must not block; the answer may come from anywhere, at any time.
     fn call(&self, from: &Introduction, body: call_request::Body, reply: Reply);
@@ -111,11 +111,11 @@ fn connections(
         (incoming, places, cut),
         |(mut incoming, places, cut)| async move {
             let place = Arc::clone(&places).acquire_owned().await.ok()?;
-            let io = loop {
+            let (io, proof) = loop {
                 match incoming.accept().await {
-                    Ok((io, from)) => {
+                    Ok((io, from, proof)) => {
                         tracing::debug!(from, "a peer connected");
-                        break io;
+                        break (io, proof);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a peer's connection cannot be accepted");
@@ -123,7 +123,8 @@ fn connections(
                     }
                 }
             };
-            let guarded = Guarded::new(io, &cut, place).with_preface_within(HANDSHAKE_WITHIN);
+            let guarded = Guarded::new(io, &cut, place).with_proof(proof);
+            let guarded = guarded.with_preface_within(HANDSHAKE_WITHIN);
             Some((Ok(guarded), (incoming, places, cut)))
         },
     )

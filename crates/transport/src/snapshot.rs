@@ -12,6 +12,7 @@ use crate::calls::client;
 use crate::connection::connect;
 use crate::error::{PeerError, error_of, failed, status_of};
 use crate::limits::{OPENING_WITHIN, SNAPSHOT_BYTES_MAX, SNAPSHOT_PART_BYTES, SNAPSHOT_PART_WITHIN};
+use crate::net::Proof;
 use crate::peers::Peer;
 use crate::server::PeerService;
 
@@ -55,6 +56,7 @@ fn parts(header: SnapshotHeader, mut data: Bytes) -> impl Iterator<Item = Snapsh
 /// Receives one, and lets the service install it.
 pub(crate) async fn receive(
     mut parts: Streaming<SnapshotPart>,
+    proof: &Proof,
     service: &Arc<dyn PeerService>,
     places: &Semaphore,
 ) -> Result<SnapshotAnswer, Status> {
@@ -64,7 +66,8 @@ pub(crate) async fn receive(
     let header = header.ok_or_else(|| Status::invalid_argument("the first part has no header"))?;
     let opening = header.opening.as_ref();
     let opening = opening.ok_or_else(|| Status::invalid_argument("the header has no opening"))?;
-    service.admit(opening).map_err(|failed| status_of(&failed))?;
+    let admitted = service.admit(opening, proof);
+    admitted.map_err(|failed| status_of(&failed))?;
     let _place = timeout(SNAPSHOT_PART_WITHIN, places.acquire())
         .await
         .map_err(|_| status_of(&failed(failed::Reason::Busy, "other snapshots are under way")))?;

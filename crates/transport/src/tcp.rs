@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::limits::{HANDSHAKE_WITHIN, HANDSHAKES_MAX};
-use crate::net::{BoxFuture, Incoming, Io, Net};
+use crate::net::{Accepted, BoxFuture, Incoming, Io, Net, Proof, host_of};
 use crate::tls::{Certificates, TlsFiles};
 
 /// TCP. Names are resolved at each connect, so that a peer may move.
@@ -82,14 +82,6 @@ impl Net for TcpNet {
     }
 }
 
-/// The host of `host:port`, without the brackets of an IPv6 address.
-fn host_of(address: &str) -> &str {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']')
-}
-
-type Accepted = (Box<dyn Io>, String);
-
 struct TcpIncoming {
     address: String,
     listener: TcpListener,
@@ -112,7 +104,7 @@ impl TcpIncoming {
                     // The connection may be gone already; then the first use says so.
                     let _ = stream.set_nodelay(true);
                     let Some(certificates) = self.certificates.clone() else {
-                        return Ok((Box::new(stream), from.to_string()));
+                        return Ok((Box::new(stream), from.to_string(), Proof::none()));
                     };
                     self.handshakes.spawn(handshake(certificates, stream, from.to_string()));
                 }
@@ -135,22 +127,17 @@ async fn handshake(certificates: Arc<Certificates>, stream: TcpStream, from: Str
     let acceptor = TlsAcceptor::from(certificates.current().await.server);
     let stream = timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await;
     match stream {
-        Ok(Ok(stream)) => Ok((Box::new(stream), from)),
+        Ok(Ok(stream)) => {
+            let chain = stream.get_ref().1.peer_certificates();
+            let certificate = chain.and_then(<[_]>::first);
+            let proof = certificate.map(Proof::of);
+            let proof = proof.ok_or_else(|| io::Error::other(format!("{from}: no certificate")))?;
+            Ok((Box::new(stream), from, proof))
+        }
         Ok(Err(error)) => Err(io::Error::new(error.kind(), format!("{from}: {error}"))),
         Err(_) => Err(io::Error::new(
             io::ErrorKind::TimedOut,
             format!("{from}: no TLS handshake in time"),
         )),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_is_an_address_without_its_port() {
-        assert_eq!(host_of("node-0.peers.local:7600"), "node-0.peers.local");
-        assert_eq!(host_of("[::1]:7600"), "::1");
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::*;
-use harness::{Cluster, ClusterOptions, wait_for};
+use harness::{Cluster, ClusterOptions, wait_for, write_peer_certificate};
+use tempfile::TempDir;
 use tokio::task::block_in_place;
 
 const NOISE: [&[u8]; 5] = [
@@ -66,4 +67,53 @@ async fn nodes_whose_seeds_differ_say_so_and_do_not_begin() -> Result<()> {
     let ready = |node: &usize| block_in_place(|| cluster.is_ready(*node));
     ensure!(!cluster.all().iter().any(ready), "a node is ready");
     Ok(())
+}
+
+/// Two nodes share a certificate that names both; a third one has it, too, and is not among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_certificate_is_for_others_is_not_let_in() -> Result<()> {
+    let files = TempDir::new()?;
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let mut cluster = Cluster::prepare(ClusterOptions {
+        seeds: vec![vec![0, 1]; 3],
+        cluster_keys: format!(
+            "[cluster.tls]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"",
+            path("ca.pem"),
+            path("node.pem"),
+            path("node.key")
+        ),
+        ..ClusterOptions::default()
+    })?;
+    let hosts = [0, 1].map(|node| cluster.peer_addr(node).ip().to_string());
+    write_peer_certificate(files.path(), &hosts)?;
+    block_in_place(|| -> Result<()> {
+        cluster.launch(0)?;
+        cluster.launch(1)?;
+        cluster.wait_ready(&[0, 1], RECOVERY)?;
+        cluster.launch(2)
+    })?;
+    let refused = |node: usize| {
+        let metrics = block_in_place(|| cluster.admin_get(node, "/metrics")).unwrap_or_default();
+        let count = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("flotilla_cluster_peers_refused_total "));
+        count.is_some_and(|count| count != "0")
+    };
+    wait_for(async || refused(0) || refused(1), RECOVERY)
+        .await
+        .context("nobody was refused")?;
+    let address = cluster.peer_addr(2).to_string();
+    let told = cluster.log(0) + &cluster.log(1);
+    ensure!(
+        told.contains("a peer is refused") && told.contains(&address),
+        "{told}"
+    );
+    ensure!(members(&cluster, 0)?.len() == 2, "{:?}", members(&cluster, 0)?);
+    ensure!(!block_in_place(|| cluster.is_ready(2)), "it is ready");
+    // The others go on.
+    let mut reader = client(&cluster, 1, "reader").await?;
+    subscribe(&mut reader, "quiet", 1).await?;
+    let mut publisher = client(&cluster, 0, "publisher").await?;
+    publish(&mut publisher, "quiet", "still here", 1).await?;
+    expect_text(&mut reader, "still here").await
 }

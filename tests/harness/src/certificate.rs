@@ -44,3 +44,19 @@ impl Certificate {
         Ok(TlsConnector::from(Arc::new(config)))
     }
 }
+
+/// Writes what the nodes of a cluster need to prove themselves to each other into a folder: `ca.pem`, and `node.pem` with `node.key`,
+/// which names these hosts.
+pub fn write_peer_certificate(directory: &Path, hosts: &[String]) -> Result<()> {
+    let authority_key = rcgen::KeyPair::generate()?;
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = authority.self_signed(&authority_key)?;
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = rcgen::CertificateParams::new(hosts.to_vec())?.signed_by(&key, &issuer)?;
+    std::fs::write(directory.join("ca.pem"), root.pem())?;
+    std::fs::write(directory.join("node.pem"), certificate.pem())?;
+    std::fs::write(directory.join("node.key"), key.serialize_pem())?;
+    Ok(())
+}

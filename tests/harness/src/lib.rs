@@ -12,7 +12,7 @@ mod process;
 mod wait;
 
 pub use broker::{Broker, BrokerOptions};
-pub use certificate::Certificate;
+pub use certificate::{Certificate, write_peer_certificate};
 pub use client::{Client, LIMIT, Transport, encoded, subscription_options};
 pub use cluster::{Cluster, ClusterOptions};
 pub use front::{free_address, known_behind};

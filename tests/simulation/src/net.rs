@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use transport::{BoxFuture, Incoming, Io, Net};
+use transport::{Accepted, BoxFuture, Incoming, Io, Net, Proof};
 use turmoil::net::{TcpListener, TcpStream};
 
 /// Connects and listens as whichever host asks.
@@ -34,10 +34,10 @@ struct SimulatedIncoming {
 }
 
 impl Incoming for SimulatedIncoming {
-    fn accept(&mut self) -> BoxFuture<'_, io::Result<(Box<dyn Io>, String)>> {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<Accepted>> {
         Box::pin(async move {
             let (stream, peer) = self.listener.accept().await?;
-            Ok((Box::new(stream) as Box<dyn Io>, peer.to_string()))
+            Ok((Box::new(stream) as Box<dyn Io>, peer.to_string(), Proof::none()))
         })
     }
 

@@ -13,7 +13,7 @@ use cluster_proto::{
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use transport::{BoxFuture, MemoryNet, Net, PeerService, Peers, Received, Reply, TcpNet, serve};
+use transport::{BoxFuture, MemoryNet, Net, PeerService, Peers, Proof, Received, Reply, TcpNet, serve};
 
 /// Longer than anything takes; how long it really takes is not what a test is about.
 pub(crate) const AMPLE: Duration = Duration::from_secs(30);
@@ -27,6 +27,8 @@ pub(crate) struct Fake {
     calls: Mutex<Vec<u64>>,
     forwarded: Mutex<Vec<u64>>,
     snapshots: Mutex<Vec<Bytes>>,
+    /// Whoever speaks has to prove that it is there.
+    members_at: Mutex<Vec<String>>,
 }
 
 impl Fake {
@@ -35,6 +37,11 @@ impl Fake {
             node,
             ..Self::default()
         })
+    }
+
+    /// From now on whoever speaks has to prove that it is there.
+    pub(crate) fn expect_from(&self, address: &str) {
+        *self.members_at.lock() = vec![address.to_owned()];
     }
 
     /// From now on answers are kept.
@@ -66,7 +73,7 @@ impl Fake {
 }
 
 impl PeerService for Fake {
-    fn hello(&self, request: HelloRequest) -> BoxFuture<'_, HelloResponse> {
+    fn hello(&self, request: HelloRequest, _proof: Proof) -> BoxFuture<'_, HelloResponse> {
         let seeds = request.introduction.unwrap_or_default().seeds;
         Box::pin(async move {
             HelloResponse {
@@ -79,7 +86,7 @@ impl PeerService for Fake {
         })
     }
 
-    fn adopt(&self, request: AdoptRequest) -> BoxFuture<'_, AdoptResponse> {
+    fn adopt(&self, request: AdoptRequest, _proof: Proof) -> BoxFuture<'_, AdoptResponse> {
         Box::pin(async move {
             AdoptResponse {
                 accepted: true,
@@ -88,7 +95,15 @@ impl PeerService for Fake {
         })
     }
 
-    fn admit(&self, opening: &Opening) -> Result<(), Failed> {
+    fn admit(&self, opening: &Opening, proof: &Proof) -> Result<(), Failed> {
+        let covered = self.members_at.lock();
+        if !covered.iter().all(|address| proof.covers(address)) {
+            return Err(Failed {
+                reason: failed::Reason::Refused.into(),
+                leader: 0,
+                detail: "not its certificate".to_owned(),
+            });
+        }
         if opening.to != self.node {
             return Err(Failed {
                 reason: failed::Reason::Refused.into(),

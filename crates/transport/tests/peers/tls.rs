@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use cluster_proto::SnapshotHeader;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use transport::{Channel, Net, PeerError, Peers, Received, TcpNet, TlsFiles};
@@ -51,6 +53,39 @@ async fn a_certificate_has_to_name_the_host_that_was_dialled() {
     let server = Running::start(&two.net(), "127.0.0.1:0", &fake, &Received::new()).await;
     let refused = ask(&known(one.net(), &server), 1).await;
     assert!(matches!(refused, Err(PeerError::Unreachable(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_peer_speaks_only_for_hosts_that_its_certificate_names() {
+    let authority = Authority::new();
+    let two = authority.node("localhost");
+    let fake = Fake::new(2);
+    let server = Running::start(&two.net(), "127.0.0.1:0", &fake, &Received::new()).await;
+    for (certificate, address, covers) in [
+        ("one.example", "one.example:7883", true),
+        ("one.example", "two.example:7883", false),
+        ("one.example", "10.0.0.1:7883", false),
+        ("10.0.0.1", "10.0.0.1:7883", true),
+        ("10.0.0.1", "10.0.0.2:7883", false),
+        ("::1", "[::1]:7883", true),
+        // One certificate for all nodes, as the chart makes it.
+        ("*.nodes.example", "flotilla-2.nodes.example:7883", true),
+        ("*.nodes.example", "flotilla-2.others.example:7883", false),
+        ("one.example", "", false),
+    ] {
+        fake.expect_from(address);
+        let asked = ask(&known(authority.node(certificate).net(), &server), 1).await;
+        match covers {
+            true => assert_eq!(asked, Ok(answer(1)), "{certificate}, {address}"),
+            false => assert!(
+                matches!(&asked, Err(PeerError::Failed(failed)) if failed.detail == "not its certificate"),
+                "{certificate}, {address}: {asked:?}"
+            ),
+        }
+    }
+    let peers = known(authority.node("one.example").net(), &server);
+    let refused = peers.snapshot(2, SnapshotHeader::default(), Bytes::new(), AMPLE);
+    assert!(refused.await.is_err() && fake.snapshots().is_empty());
 }
 
 #[tokio::test]
