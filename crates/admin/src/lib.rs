@@ -35,8 +35,8 @@ pub use cluster::{
 };
 pub use health::{Health, Probe};
 pub use operations::{
-    Answer, ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery, TraceOf, TraceQuery,
-    limit_of,
+    Answer, ClientQuery, ExplainQuery, Operations, RefusalQuery, RetainedQuery, TopicQuery, TraceOf,
+    TraceQuery, limit_of,
 };
 
 /// Histograms collect samples until upkeep puts them into buckets: this often, so that they stay small.

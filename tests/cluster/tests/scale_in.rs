@@ -115,7 +115,10 @@ async fn send_elsewhere(cluster: &Cluster, client: &str, node: usize) -> Result<
 
 /// What the first node says that has a copy of the client's shard.
 fn of_its_shard(cluster: &Cluster, arguments: &[&str]) -> Option<Output> {
-    let mut asked = cluster.all().into_iter().map(|node| ctl(cluster, node, arguments));
+    let mut asked = cluster
+        .all()
+        .into_iter()
+        .map(|node| ctl(cluster, node, arguments));
     asked.find_map(|output| output.ok().filter(|output| output.status.success()))
 }
 

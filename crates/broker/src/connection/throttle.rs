@@ -157,7 +157,11 @@ mod tests {
         assert_eq!(pace.waits_until(7), Some(2_007));
         let mut pace = Some(pace);
         Pace::change(&mut pace, 0, 1_000, 7);
-        assert_eq!(pace.as_ref().and_then(|pace| pace.waits_until(7)), Some(2_007), "it stays");
+        assert_eq!(
+            pace.as_ref().and_then(|pace| pace.waits_until(7)),
+            Some(2_007),
+            "it stays"
+        );
         Pace::change(&mut pace, 0, 100_000, 7);
         assert_eq!(pace.as_ref().and_then(|pace| pace.waits_until(7)), None);
         Pace::change(&mut pace, 0, 0, 7);

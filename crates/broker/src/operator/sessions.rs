@@ -142,7 +142,8 @@ impl Operator {
             let filter = subscription.filter.as_str();
             SubscriptionFilter::parse(filter.into()).map_err(|error| format!("`{filter}`: {error}"))?;
         }
-        let queues = &self.shared.limits;
+        let live = self.shared.live();
+        let queues = &live.session;
         Ok(RestoreSession {
             backup,
             queue_messages_max: queues.queue_messages_max as u64,
@@ -160,7 +161,7 @@ impl Operator {
         // Written anew from its values: what comes from a file may be anything.
         let wire = Publication::with_properties(topic.clone(), publication.properties, None, Bytes::new());
         let anew = Publication::from_parts(topic, &wire.properties(), publication.payload);
-        if anew.size() > self.shared.config.limits.packet_size_max.as_usize() {
+        if anew.size() > self.shared.live().limits.packet_size_max.as_usize() {
             return Err("the message is larger than limits.packet_size_max".to_owned());
         }
         Ok(RestoreMessage {

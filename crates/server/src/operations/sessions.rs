@@ -170,6 +170,8 @@ fn message_of(message: SavedMessage, now_ms: u64) -> Result<RestoreMessage, Stri
         retain: message.published_retain,
         expires_at_ms: expires.map_or(0, |seconds| now_ms + u64::from(seconds) * 1000),
         publisher: message.publisher,
+        // It waits in a queue, and is not retained by this.
+        owner: String::new(),
     };
     Ok(RestoreMessage {
         backup: 0,
@@ -273,6 +275,7 @@ mod tests {
                 retain: true,
                 expires_at_ms: 61_000,
                 publisher: "p".to_owned(),
+                owner: String::new(),
             }),
             qos: 2,
             retain: true,
