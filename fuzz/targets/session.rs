@@ -45,7 +45,7 @@ fn converse(session: &mut Session, decoder: &mut Decoder, mut stream: Bytes) {
         for action in actions.drain(..) {
             answer(session, action, now_ms, &mut out);
         }
-        session.send_queued(now_ms, &mut out, |_| {});
+        while session.send_next(now_ms, &mut out).is_some() {}
         out.clear();
         if session.unacknowledged() > BROKER_STOPS_READING {
             return;

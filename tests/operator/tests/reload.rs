@@ -155,7 +155,7 @@ async fn limits_change_for_those_who_come_and_rates_for_those_who_are_here() -> 
     ensure!(first.connack().properties.maximum_packet_size == Some(1024 * 1024));
     ensure!(first.subscribe("b", 0).await? == ReasonCode::QuotaExceeded);
     // More than a second's worth, in one piece: it comes at one moment.
-    first.send_raw(&[0x30, 4, 0, 1, b'c', b'x'].repeat(60)).await?;
+    first.send_raw(&[0x30, 5, 0, 1, b'c', 0, b'x'].repeat(60)).await?;
     first.ping().await?;
     ensure!(metric(&broker, "flotilla_rate_limited_total{kind=\"messages\"}")? >= 1.0);
 

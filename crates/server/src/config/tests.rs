@@ -71,14 +71,11 @@ fn what_counts_at_once_is_taken_over_and_nothing_else() {
     for section in Config::reference() {
         for key in &section.keys {
             let Some((min, max)) = &key.bounds else { continue };
-            let other = if key.default.as_ref() == Some(min) {
-                max
-            } else {
-                min
-            };
+            let default = key.default.as_deref().unwrap_or("").trim_matches('"');
+            let other = if default == min { max } else { min };
             let value = match other.parse::<i64>() {
                 Ok(number) => number.to_string(),
-                Err(_) => format!("{:?}", other.trim_matches('"')),
+                Err(_) => format!("{other:?}"),
             };
             let Ok(new) = toml::from_str::<Config>(&format!("[{}]\n{} = {value}\n", section.name, key.name))
             else {
