@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
+use cluster::{Clock, SystemClock};
 use serde_json::{Value, json};
 
 use super::http::escaped;
@@ -48,12 +49,14 @@ pub(super) fn write(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<ExitCo
     };
     let mut lines = BufWriter::new(&mut out);
     let status = ctl.get("/api/v1/cluster")?;
-    let taken = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let taken_ms = SystemClock::new().now_ms();
+    // No two of one moment are alike.
+    let backup = taken_ms << 20 | u64::from(std::process::id() & 0xf_ffff);
     let head = json!({
         "version": VERSION,
-        "backup": format!("{:016x}", taken.as_nanos() as u64),
+        "backup": format!("{backup:016x}"),
         "cluster_id": status["cluster_id"],
-        "taken_at_s": taken.as_secs(),
+        "taken_at_s": taken_ms / 1000,
     });
     writeln!(lines, "{}", json!({ "flotilla_sessions": head }))?;
     let (mut count, mut after) = (Count::default(), String::new());
@@ -112,10 +115,11 @@ fn backup_of(head: &str) -> anyhow::Result<String> {
     let head: Value = serde_json::from_str(head).context("line 1")?;
     let head = &head["flotilla_sessions"];
     ensure!(head.is_object(), "line 1: this is no backup of sessions");
-    match head["version"].as_u64() {
-        Some(VERSION) => {}
-        version => bail!("line 1: version {version:?} of the format, and only {VERSION} is known here"),
-    }
+    let version = &head["version"];
+    ensure!(
+        version.as_u64() == Some(VERSION),
+        "line 1: version {version} of the format, and only {VERSION} is known here"
+    );
     let backup = head["backup"].as_str().context("line 1: `backup` is missing")?;
     Ok(backup.to_owned())
 }
@@ -242,7 +246,7 @@ mod tests {
             (r#"{"topic":"a"}"#, "no backup of sessions"),
             (
                 r#"{"flotilla_sessions":{"version":2,"backup":"00ff"}}"#,
-                "version Some(2)",
+                "version 2 of",
             ),
             (r#"{"flotilla_sessions":{"version":1}}"#, "`backup` is missing"),
             ("", "line 1"),
