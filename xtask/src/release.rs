@@ -216,7 +216,8 @@ fn try_image(binary: &Path) -> Result<()> {
             "--workspace",
             "--locked",
             "--test",
-            "image",
+            "deploy-stories",
+            "image::",
             "--",
             "--nocapture",
         ])

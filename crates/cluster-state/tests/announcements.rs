@@ -1,17 +1,15 @@
 //! Announced filters: a shard's routes in the meta group follow its subscriptions, whatever is late.
 
-mod common;
-
 use std::collections::BTreeSet;
 
+use crate::common::meta::{Meta, change, routes};
+use crate::common::{Shard, subscription};
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
     Announce, RouteChange, Subscribe, Subscribed, Subscription, Unannounce, Unannounced, Unsubscribe,
     route_change::Destination as To,
 };
-use common::meta::{Meta, change, routes};
-use common::{Shard, subscription};
 use proptest::prelude::*;
 
 fn subscribe(client: &str, epoch: u64, subscriptions: Vec<Subscription>) -> Command {
@@ -132,7 +130,7 @@ fn a_late_announcement_is_ignored_and_its_filter_stays_unannounced() {
 fn an_announcement_of_something_else_than_a_filter_is_malformed() {
     let mut shard = Shard::new();
     let response = shard.apply(announce(&["good", "b#d"], 5));
-    assert!(common::reason(&response).is_some());
+    assert!(crate::common::reason(&response).is_some());
     assert!(shard.state.unused_announcements(9).is_empty());
 }
 
@@ -142,7 +140,7 @@ fn an_end_of_the_session_leaves_the_announcement_unused() {
     shard.subscriber("c", "t", 1);
     let version = shard.index;
     shard.apply(announce(&["t"], version));
-    shard.connect_with(common::clean("c"));
+    shard.connect_with(crate::common::clean("c"));
     assert_eq!(shard.state.unused_announcements(9), ["t"]);
     shard.restart();
     assert_eq!(shard.state.unused_announcements(9), ["t"]);

@@ -1,7 +1,6 @@
 //! Sessions go into a backup and come back: what a client finds then, and what a backup never overwrites.
 
-mod common;
-
+use crate::common::{NEVER_S, Shard, message, persistent, reason, subscription};
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
@@ -9,7 +8,6 @@ use cluster_proto::{
     Subscription, rejected::Reason,
 };
 use cluster_state::{DropReason, Effect};
-use common::{NEVER_S, Shard, message, persistent, reason, subscription};
 
 const BACKUP: u64 = 0xbac0;
 
@@ -302,7 +300,7 @@ fn a_full_queue_takes_no_more_and_gives_nothing_up() {
 #[test]
 fn a_session_that_ends_with_its_connection_is_in_no_backup() {
     let mut shard = Shard::new();
-    shard.connect_with(common::clean("short"));
+    shard.connect_with(crate::common::clean("short"));
     let kept = shard.connect("kept").epoch;
     shard.subscribe("kept", kept, subscription("a", 1));
     shard.append(message("a", "x", 1));

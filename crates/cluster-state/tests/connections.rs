@@ -1,14 +1,12 @@
 //! Who owns a session, when it ends, and what becomes of its will.
 
-mod common;
-
+use crate::common::{Shard, clean, disconnect, message, persistent, reason, subscription, will};
 use cluster_proto::shard_command::Command;
 use cluster_proto::{
     Acknowledge, Connect, Disconnect, EndSession, Inbound, NodeDown, Receive, Release, Subscribe,
     Unsubscribe, rejected::Reason,
 };
 use cluster_state::{Effect, EndReason};
-use common::{Shard, clean, disconnect, message, persistent, reason, subscription, will};
 
 fn lost(epoch: u64) -> impl Fn(&Effect) -> bool {
     move |effect| matches!(effect, Effect::OwnerLost { epoch: lost, .. } if *lost == epoch)

@@ -1,7 +1,10 @@
 //! Records as the version that introduced them wrote them: later versions read them, and write the same.
 
-mod common;
-
+use crate::common::meta::{
+    Meta, change, connected, down, join_as, kept, leave, member, node_route, retire, routes, shard_route,
+    share,
+};
+use crate::common::{Shard, message, persistent, subscription, will};
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
@@ -10,11 +13,6 @@ use cluster_proto::{
     route_change::Destination as To,
 };
 use cluster_state::{MetaState, ShardState};
-use common::meta::{
-    Meta, change, connected, down, join_as, kept, leave, member, node_route, retire, routes, shard_route,
-    share,
-};
-use common::{Shard, message, persistent, subscription, will};
 
 const GOLDEN: &str = include_str!("golden/shard-1.txt");
 const GOLDEN_MANY: &str = include_str!("golden/shard-2.txt");

@@ -1,11 +1,9 @@
 //! What members of shared subscriptions leave behind: who gets it, and when. [MQTT5 4.8.2]
 
-mod common;
-
+use crate::common::{Shard, disconnect, message, persistent, subscription};
 use cluster_proto::shard_command::Command;
 use cluster_proto::{Append, Connect, Disconnect, OutboxDone, Unsubscribe};
 use cluster_state::{DropReason, Effect, OutboxBody};
-use common::{Shard, disconnect, message, persistent, subscription};
 
 /// What the outbox has for members of shares: the share and the payload.
 fn left_behind(shard: &Shard) -> Vec<(String, String)> {

@@ -1,9 +1,8 @@
 //! Random histories: nothing panics, what must hold holds, replicas agree, and a restart changes nothing.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::common::{NEVER_S, Shard, message, will};
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
@@ -12,7 +11,6 @@ use cluster_proto::{
     Subscribe, Subscription, Tick, Unannounce, Unsubscribe,
 };
 use cluster_state::{ApplyContext, ShardState};
-use common::{NEVER_S, Shard, message, will};
 use proptest::prelude::*;
 use proptest::sample::select;
 

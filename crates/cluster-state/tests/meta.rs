@@ -1,15 +1,13 @@
 //! The meta state: founding, members and their lives, placement, routes.
 
-mod common;
-
+use crate::common::meta::{
+    Meta, change, connected, down, found, join, join_as, kept, leave, member, node_route, retire, routes,
+    routes_by, shard_route, share,
+};
 use cluster_proto::meta_command::Command;
 use cluster_proto::{Member, RouteChange, route_change::Destination as To};
 use cluster_state::MetaEffect;
 use cluster_state::meta::Destination;
-use common::meta::{
-    Meta, change, connected, down, found, join, join_as, kept, leave, member, node_route, retire, routes,
-    routes_by, shard_route, share,
-};
 use proptest::prelude::*;
 
 fn node(node: u64) -> Destination {

@@ -1,7 +1,6 @@
 //! Entries that are proposed again because their fate was unknown: they change nothing and are answered as the first time.
 
-mod common;
-
+use crate::common::{Shard, message, persistent, reason, subscription, will};
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
@@ -9,7 +8,6 @@ use cluster_proto::{
     rejected::Reason,
 };
 use cluster_state::EntryKind;
-use common::{Shard, message, persistent, reason, subscription, will};
 
 fn origin(node: u64, sequence: u64) -> Origin {
     Origin {

@@ -1,14 +1,12 @@
 //! Messages on their way to durable sessions: matching, limits, acknowledgements, and the other direction at QoS 2.
 
-mod common;
-
+use crate::common::{Shard, message, persistent, reason, subscription};
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
     Append, Connect, Inbound, OutboxDone, Publication, Receive, Release, Subscription, rejected::Reason,
 };
 use cluster_state::{DropReason, Effect};
-use common::{Shard, message, persistent, reason, subscription};
 
 fn dropped(reason: DropReason, count: u64) -> impl Fn(&Effect) -> bool {
     move |effect| *effect == Effect::Dropped { reason, count }

@@ -1,14 +1,12 @@
 //! Retained messages: the last one of a topic, found by any filter.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
+use crate::common::{Shard, message, text};
 use bytestring::ByteString;
 use cluster_proto::shard_command::Command;
 use cluster_proto::{Publication, Retain};
-use common::{Shard, message, text};
 use mqtt_topic::{TopicFilter, TopicName};
 use proptest::prelude::*;
 

@@ -1,11 +1,9 @@
 //! Members of shared subscriptions in the meta group: who they are, and where they are connected.
 
-mod common;
-
+use crate::common::meta::{Meta, connected, down, join, kept, retire, share};
+use crate::common::{Shard, subscription};
 use cluster_proto::ShareMember;
 use cluster_state::MetaEffect;
-use common::meta::{Meta, connected, down, join, kept, retire, share};
-use common::{Shard, subscription};
 
 const FILTER: &str = "$share/g/t";
 

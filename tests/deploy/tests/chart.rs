@@ -54,7 +54,7 @@ fn what_is_rendered_is_what_is_written_down() -> Result<()> {
             .find(|(old, new)| old != new);
         ensure!(
             written == rendered,
-            "{golden} is stale, from {differs:?}: FLOTILLA_UPDATE=1 cargo test -p deploy --test chart"
+            "{golden} is stale, from {differs:?}: FLOTILLA_UPDATE=1 cargo test -p deploy chart"
         );
     }
     Ok(())
@@ -398,7 +398,7 @@ fn the_table_in_the_readme_is_that_of_the_values() -> Result<()> {
     }
     ensure!(
         made == written,
-        "helm/flotilla/README.md is stale: FLOTILLA_UPDATE=1 cargo test -p deploy --test chart"
+        "helm/flotilla/README.md is stale: FLOTILLA_UPDATE=1 cargo test -p deploy chart"
     );
     Ok(())
 }

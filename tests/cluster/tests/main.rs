@@ -1,0 +1,20 @@
+//! Several nodes as one broker, in good and in bad weather. One module for each kind of it.
+
+mod backup;
+mod blackout;
+mod forming;
+mod full_disk;
+mod joining;
+mod killed;
+mod metrics;
+mod partition;
+mod paused;
+mod retained;
+mod rolling;
+mod routing;
+mod scale_in;
+mod shared;
+mod strangers;
+mod takeover;
+mod wills;
+mod wiped;
