@@ -42,12 +42,7 @@ pub(crate) fn run() -> Result<()> {
     step::run("conformance over three nodes", &mut conformance_over(3))?;
     step::run("crash", &mut tests(&["crash"]))?;
     let mut simulation = tests(&["simulation"]);
-    step::run(
-        "simulation",
-        simulation
-            .args(["-j", "1"])
-            .env("SIMULATION_SEEDS", SIMULATION_SEEDS),
-    )?;
+    step::run("simulation", simulation.env("SIMULATION_SEEDS", SIMULATION_SEEDS))?;
     step::run("cluster", &mut tests(&["cluster-tests"]))?;
     fuzz::all(FUZZ_SECONDS)?;
     println!("\ntest: all good");
