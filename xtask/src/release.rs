@@ -131,12 +131,15 @@ fn parts(source: &Path, host: &str, to: &Path) -> Result<()> {
             "--override-filename",
             "parts",
         ])
-        .current_dir(source);
+        .current_dir(source)
+        .env("SOURCE_DATE_EPOCH", committed_at()?);
     step::run("parts", &mut command)?;
     let made = std::fs::read(source.join("crates/server/parts.json")).context("the list of parts")?;
     let list: serde_json::Value = serde_json::from_slice(&made)?;
     let count = list["components"].as_array().map_or(0, Vec::len);
     ensure!(count > 100, "the list of parts has {count}");
+    // Where it was built is nobody's business.
+    let made = String::from_utf8(made)?.replace(&source.display().to_string(), "/flotilla");
     std::fs::write(to, made)?;
     Ok(())
 }
@@ -153,6 +156,11 @@ fn image(binary: &Path, dist: &Path) -> Result<()> {
         .arg(folder.join("usr/bin/flotilla"))
         .arg(binary);
     step::run("strip", &mut strip)
+}
+
+/// Seconds since 1970.
+fn committed_at() -> Result<String> {
+    step::output("git", &["log", "-1", "--format=%ct"])
 }
 
 /// The same commit gives the same archive: names in order, the commit's time, nobody's names.
@@ -175,7 +183,7 @@ fn archive(source: &Path, binary: &Path, dist: &Path, name: &str) -> Result<()> 
         "systemd",
         copy.arg("-r").arg(source.join("deploy/systemd")).arg(&folder),
     )?;
-    let time = step::output("git", &["log", "-1", "--format=%ct"])?;
+    let time = committed_at()?;
     let mut tar = Command::new("tar");
     tar.args([
         "--sort=name",

@@ -30,10 +30,12 @@ pub(crate) struct Batch {
     /// The highest and the lowest among the messages.
     pub(crate) qos: QoS,
     pub(crate) qos_min: QoS,
+    /// When they came, if how long they take is measured.
+    pub(crate) measured_from: Option<Instant>,
 }
 
 impl Batch {
-    pub(crate) fn new(messages: SmallVec<[LiveMessage; 1]>) -> Self {
+    pub(crate) fn new(messages: SmallVec<[LiveMessage; 1]>, measured_from: Option<Instant>) -> Self {
         let bytes = messages
             .iter()
             .map(|message| message.publication.size() + 64)
@@ -53,6 +55,7 @@ impl Batch {
             bytes,
             qos,
             qos_min,
+            measured_from,
         }
     }
 
@@ -324,7 +327,7 @@ mod tests {
             retain: false,
             expires_at: None,
         };
-        Arc::new(Batch::new(SmallVec::from_iter([message])))
+        Arc::new(Batch::new(SmallVec::from_iter([message]), None))
     }
 
     #[test]

@@ -123,6 +123,7 @@ pub(crate) struct Metrics {
     pub(crate) tls_late: Counter,
     pub(crate) tls_duration: Histogram,
     pub(crate) ack_duration: Histogram,
+    pub(crate) delivery_duration: Histogram,
     proxy_rejected: [Counter; Rejection::REASONS.len()],
     denied: [Counter; Denied::WORDS.len()],
     pub(crate) received: [Counter; 3],
@@ -189,6 +190,7 @@ impl Metrics {
             tls_late: handshakes("late"),
             tls_duration: histogram!("flotilla_tls_handshake_duration_seconds"),
             ack_duration: histogram!("flotilla_publish_ack_duration_seconds"),
+            delivery_duration: histogram!("flotilla_message_delivery_duration_seconds"),
             proxy_rejected: Rejection::REASONS
                 .map(|reason| counter!("flotilla_proxy_headers_rejected_total", "reason" => reason)),
             denied: Denied::WORDS.map(|action| counter!("flotilla_access_denied_total", "action" => action)),
@@ -339,6 +341,11 @@ fn describe() {
     describe_histogram!(
         "flotilla_publish_ack_duration_seconds",
         "From the reading of PUBLISH packets above QoS 0 until a shard or another node has them, which their acknowledgement waits for"
+    );
+    describe_histogram!(
+        "flotilla_message_delivery_duration_seconds",
+        "From the arrival of messages at this node, from their publisher or from another node, until they are ready to be written to a \
+         connected subscriber; one batch of 64 is measured, and not those that a kept session fetches from its queue"
     );
     describe_counter!(
         "flotilla_connections_closed_total",

@@ -5,6 +5,7 @@ use std::task::Waker;
 
 use mqtt_codec::QoS;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::mailbox::{Batch, LiveMessage};
 use crate::router::{Route, Subscriber};
@@ -12,12 +13,16 @@ use crate::shared::Shared;
 
 /// Messages that leave together at the most.
 const BATCH_MAX: usize = 512;
+/// How long one of so many batches takes is measured: the first, and then each after so many.
+const MEASURED_EVERY: u32 = 64;
 
 /// The messages of one publisher that wait for others of the same topic, and the receivers to be woken.
 #[derive(Default, Debug)]
 pub(crate) struct Run {
     current: Option<(Arc<Route>, SmallVec<[LiveMessage; 1]>)>,
     pub(crate) wakers: Vec<Waker>,
+    /// Until the next one that is measured.
+    unmeasured: u32,
 }
 
 impl Run {
@@ -46,7 +51,9 @@ impl Run {
         if messages.is_empty() {
             return;
         }
-        let batch = Arc::new(Batch::new(messages));
+        let is_measured = self.unmeasured == 0;
+        self.unmeasured = (self.unmeasured + 1) % MEASURED_EVERY;
+        let batch = Arc::new(Batch::new(messages, is_measured.then(Instant::now)));
         for Subscriber {
             mailbox,
             grant,
@@ -89,4 +96,35 @@ fn shed(shared: &Shared, route: &Route, messages: &mut SmallVec<[LiveMessage; 1]
     messages.retain(|message| message.qos > QoS::AtMostOnce);
     let dropped = (before - messages.len()) * route.subscribers.len();
     shared.metrics.dropped_overload.increment(dropped as u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::mailbox::Event;
+    use crate::message::from_stored;
+    use crate::testing::{grant, message, node, subscribe};
+
+    #[tokio::test]
+    async fn the_first_batch_of_so_many_is_measured() {
+        let (_files, shared) = node().await;
+        let mailbox = subscribe(&shared, "all", "t", grant(QoS::AtMostOnce), false);
+        let mut run = Run::default();
+        let mut measured = Vec::new();
+        for place in 0..=MEASURED_EVERY {
+            let stored = message("p", "t", "x", 0).publication.unwrap();
+            let route = Arc::new(shared.router.route_here("t"));
+            run.push(&shared, "p", route, from_stored(&stored).unwrap());
+            run.flush(&shared, "p");
+            let mut events = Vec::new();
+            mailbox.take(&mut events, Waker::noop());
+            let [Event::Deliver { batch, .. }] = &events[..] else {
+                panic!("{events:?}");
+            };
+            measured.extend(batch.measured_from.map(|_| place));
+        }
+        assert_eq!(measured, [0, MEASURED_EVERY]);
+    }
 }

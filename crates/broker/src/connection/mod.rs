@@ -388,7 +388,12 @@ impl<S: Stream> Connection<S> {
 
     fn event(&mut self, event: Event, now: u64) -> Result<(), ()> {
         match event {
-            Event::Deliver { batch, grant } => self.deliver_batch(&batch, &grant, now),
+            Event::Deliver { batch, grant } => {
+                self.deliver_batch(&batch, &grant, now);
+                if let Some(from) = batch.measured_from {
+                    self.shared.metrics.delivery_duration.record(from.elapsed());
+                }
+            }
             Event::DeliverOne(delivery) => self.deliver(*delivery, now),
             Event::Committed {
                 packet_ids,
