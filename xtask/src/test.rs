@@ -18,10 +18,12 @@ const NOT_OVER_NODES: [&str; 1] = ["restart::"];
 pub(crate) fn run() -> Result<()> {
     tools::install()?;
     verify::build()?;
-    // The judges of the operator's files come over the network, while the tests are busy with the processor.
+    verify::run_unit_tests()?;
+    // The judges of the operator's files come over the network, while simulated clusters are busy with the processor.
     std::thread::scope(|scope| {
         let judges = scope.spawn(judges::install);
-        step::run("unit tests", &mut verify::unit_tests())?;
+        let mut simulation = tests(&["simulation"]);
+        step::run("simulation", simulation.env("SIMULATION_SEEDS", SIMULATION_SEEDS))?;
         judges
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -41,8 +43,6 @@ pub(crate) fn run() -> Result<()> {
     )?;
     step::run("conformance over three nodes", &mut conformance_over(3))?;
     step::run("crash", &mut tests(&["crash"]))?;
-    let mut simulation = tests(&["simulation"]);
-    step::run("simulation", simulation.env("SIMULATION_SEEDS", SIMULATION_SEEDS))?;
     step::run("cluster", &mut tests(&["cluster-tests"]))?;
     fuzz::all(FUZZ_SECONDS)?;
     println!("\ntest: all good");

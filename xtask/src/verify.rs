@@ -52,7 +52,7 @@ pub(crate) fn run() -> Result<()> {
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     build()?;
-    step::run("tests", &mut unit_tests())?;
+    run_unit_tests()?;
     println!("\nverify: all good");
     Ok(())
 }
@@ -71,8 +71,57 @@ pub(crate) fn has_nextest() -> bool {
     step::exists("cargo-nextest", "--version")
 }
 
+/// Runs the tests that need no running broker, unless they have passed on this commit, with nothing beside it and as they are
+/// built now: of `verify` and `test`, one after the other, the second need not repeat them.
+pub(crate) fn run_unit_tests() -> Result<()> {
+    let stamp = step::target_dir().join("unit-tests-passed");
+    let now = fingerprint()?;
+    if now.is_some() && std::fs::read_to_string(&stamp).ok() == now {
+        println!(
+            "\n==> unit tests: these have passed on this commit; `rm {}` repeats them",
+            stamp.display()
+        );
+        return Ok(());
+    }
+    step::run("unit tests", &mut unit_tests())?;
+    if let Some(now) = now {
+        std::fs::write(stamp, now)?;
+    }
+    Ok(())
+}
+
+/// The commit, and each test as it is built. `None`: the tree has something that is in no commit.
+fn fingerprint() -> Result<Option<String>> {
+    let (Ok(commit), Ok(changes)) = (
+        step::output("git", &["rev-parse", "HEAD"]),
+        step::output("git", &["status", "--porcelain"]),
+    ) else {
+        return Ok(None);
+    };
+    if !changes.is_empty() {
+        return Ok(None);
+    }
+    let mut built = Vec::new();
+    for entry in std::fs::read_dir(step::target_dir().join("debug/deps"))? {
+        let entry = entry?;
+        let path = entry.path();
+        let about = entry.metadata()?;
+        if path.extension().is_none() && about.is_file() {
+            let modified = about.modified()?.duration_since(std::time::UNIX_EPOCH)?;
+            built.push(format!(
+                "{} {} {}",
+                path.display(),
+                about.len(),
+                modified.as_nanos()
+            ));
+        }
+    }
+    built.sort();
+    Ok(Some(format!("{commit}\n{}\n", built.join("\n"))))
+}
+
 /// The tests that need no running broker.
-pub(crate) fn unit_tests() -> Command {
+fn unit_tests() -> Command {
     let mut command = cargo();
     if has_nextest() {
         let packages = BROKER_TESTS.map(|name| format!("package({name})")).join(" + ");
