@@ -131,7 +131,7 @@ impl<T: Copy + Send + 'static> Publisher<T> {
             self.forward(shared, &mut post, node.node, &route);
         }
         for (index, group) in route.groups.iter().enumerate() {
-            self.share(shared, &mut post, group, index as u64 + 1);
+            self.share(shared, &mut post, group, index as u64 + 1, SmallVec::new());
         }
         let destinations = post.shards.len() + post.nodes.len();
         if route.is_live || !post.nodes.is_empty() || post.is_taken {
@@ -203,7 +203,8 @@ impl<T: Copy + Send + 'static> Publisher<T> {
         proposal.push(command);
     }
 
-    /// What a member of a shared subscription has left behind: for another one.
+    /// What a member of a shared subscription has left behind: for another one. That a member has gone is known to the shard that
+    /// keeps its session before the cluster hears of it.
     pub(crate) fn publish_shared(
         &mut self,
         shared: &Shared,
@@ -220,7 +221,15 @@ impl<T: Copy + Send + 'static> Publisher<T> {
             nodes: SmallVec::new(),
             is_taken: false,
         };
-        self.share(shared, &mut post, group, 1);
+        let is_connected = |client: &str| {
+            let session = shared.cluster.session_info(client);
+            session.is_some_and(|session| session.connected)
+        };
+        let gone = match shared.config.mqtt.shared_prefer_connected {
+            true => group.gone(source.shard, shared.cluster.node_id(), is_connected),
+            false => SmallVec::new(),
+        };
+        self.share(shared, &mut post, group, 1, gone);
     }
 
     /// For all subscribers that are connected to another node.
@@ -255,7 +264,15 @@ impl<T: Copy + Send + 'static> Publisher<T> {
     }
 
     /// Gives a message to one member of a group: here, on another node, or into the queue it has in a shard.
-    fn share(&mut self, shared: &Shared, post: &mut Post<T>, group: &ShareGroup, index: u64) {
+    /// One of `gone` is to have it only if nobody else can.
+    fn share(
+        &mut self,
+        shared: &Shared,
+        post: &mut Post<T>,
+        group: &ShareGroup,
+        index: u64,
+        mut gone: SmallVec<[ByteString; 1]>,
+    ) {
         if post
             .source
             .is_some_and(|source| shared.sources.is_share_taken(source, &group.name))
@@ -265,10 +282,15 @@ impl<T: Copy + Send + 'static> Publisher<T> {
         if post.message.qos == QoS::AtMostOnce && shared.overload.sheds() {
             return shared.metrics.dropped_overload.increment(1);
         }
-        let mut except: SmallVec<[ByteString; 1]> = SmallVec::new();
-        for _ in 0..2 {
+        let mut except = gone.clone();
+        for _ in 0..2 + usize::from(!gone.is_empty()) {
             let Some(chosen) = handover::choose(shared, group, &self.client, &post.message, &except) else {
-                break;
+                if gone.is_empty() {
+                    break;
+                }
+                except.retain(|client| !gone.contains(client));
+                gone.clear();
+                continue;
             };
             match chosen.place {
                 Place::Shard(shard) => {

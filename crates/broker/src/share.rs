@@ -240,6 +240,34 @@ impl ShareGroup {
     }
 
     /// Whether a member besides this client could have its messages: a connected one, or any.
+    /// Members that are said to be connected and that this shard, which keeps their sessions, knows to have gone, as long as
+    /// there is another one that is connected.
+    pub(crate) fn gone(
+        &self,
+        shard: ShardId,
+        this_node: u64,
+        is_connected: impl Fn(&str) -> bool,
+    ) -> SmallVec<[ByteString; 1]> {
+        let members = self.members.lock();
+        let mut gone = SmallVec::new();
+        let mut has_other = false;
+        for member in members
+            .list
+            .iter()
+            .filter(|member| member.is_connected(this_node))
+        {
+            let kept_here = member.known.is_some_and(|known| known.shard == Some(shard));
+            match kept_here && member.here.is_none() && !is_connected(&member.client) {
+                true => gone.push(member.client.clone()),
+                false => has_other = true,
+            }
+        }
+        if !has_other {
+            gone.clear();
+        }
+        gone
+    }
+
     pub(crate) fn has_other(&self, client: &str, connected: bool, this_node: u64) -> bool {
         let members = self.members.lock();
         let mut others = members.list.iter().filter(|member| *member.client != *client);
@@ -354,6 +382,18 @@ mod tests {
             group.join(here(client, id, None));
         }
         group
+    }
+
+    #[test]
+    fn a_member_that_its_shard_knows_to_have_gone_is_passed_over_while_another_is_connected() {
+        let group = group(&[]);
+        group.learn("gone", known(OTHER, Some(3)));
+        group.learn("elsewhere", known(OTHER, Some(4)));
+        let gone = |is_connected: bool| group.gone(3, THIS, |_| is_connected).to_vec();
+        assert_eq!(gone(false), ["gone"], "of the other one the shard knows nothing");
+        assert!(gone(true).is_empty());
+        group.learn("elsewhere", known(0, Some(4)));
+        assert!(gone(false).is_empty(), "nobody else is connected");
     }
 
     fn choice<'a>(strategy: SharedStrategy, publisher: &'a str) -> Choice<'a> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{Client, ConnectOptions, Message};
 use mqtt_codec::{Acknowledgement, Packet, ReasonCode};
 use tokio::time::timeout;
@@ -245,7 +245,8 @@ async fn busy_member(id: &str, topic: &str) -> Result<Client> {
 async fn expect_in_any_order(client: &mut Client, numbers: std::ops::Range<usize>) -> Result<()> {
     let mut handed_over = BTreeSet::new();
     for _ in numbers.clone() {
-        handed_over.insert(text(&client.receive().await?));
+        let next = client.receive().await;
+        handed_over.insert(text(&next.with_context(|| format!("after {handed_over:?}"))?));
     }
     let expected: BTreeSet<String> = numbers.map(|number| number.to_string()).collect();
     ensure!(handed_over == expected, "{handed_over:?}");
