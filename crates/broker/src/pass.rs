@@ -163,12 +163,18 @@ impl Pass {
     pub(crate) fn denied(&self, shared: &Shared, what: Denied, topic: &str) {
         shared.metrics.denied(what);
         let rule_line = self.line_that_denies(what, topic);
+        let (client_id, topic) = (self.whole_client_id(), self.whole(topic));
+        if let Some(left_out) = shared.denials.line() {
+            let principal = &self.admission.principal;
+            info!(target: "audit", event = "denied", action = what.as_str(), ?topic, ?client_id,
+                user = ?self.user().unwrap_or_default(), address = %principal.address, left_out);
+        }
         shared.refused(Refused {
             action: what.as_str(),
-            client_id: self.whole_client_id(),
+            client_id,
             user: self.user().unwrap_or_default().to_owned(),
             address: self.admission.principal.address.to_canonical().to_string(),
-            topic: self.whole(topic),
+            topic,
             reason_code: Some(ReasonCode::NotAuthorized),
             reason: match rule_line {
                 Some(line) => format!("line {line} of the rules denies it"),
@@ -177,10 +183,5 @@ impl Pass {
             rule_line,
             ..Refused::connect()
         });
-        if let Some(left_out) = shared.denials.line() {
-            let principal = &self.admission.principal;
-            info!(target: "audit", event = "denied", action = what.as_str(), topic = ?self.whole(topic), client_id = ?self.whole_client_id(),
-                user = ?self.user().unwrap_or_default(), address = %principal.address, left_out);
-        }
     }
 }

@@ -1,19 +1,14 @@
 //! Sessions of all shards as parts of a backup: from this node's replica where there is one, else from the shard's leader.
 
-use std::time::Duration;
-
 use cluster_proto::{ReadSessions, SessionCopies, SessionPlace, call_request, call_response, failed::Reason};
 use tokio::time::{Instant, sleep};
 use transport::{Channel, PeerError};
 
 use crate::chance;
 use crate::node::Inner;
+use crate::reads::{PAUSE, READ_WITHIN};
 use crate::slot::{Slot, failed};
 use crate::{Cluster, ProposeError, ShardId};
-
-const ASK_WITHIN: Duration = Duration::from_secs(1);
-const READ_WITHIN: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(30);
 
 impl Cluster {
     /// Parts of a backup from a place in a shard on, a bounded number. Whatever was acknowledged before the call, and is not
@@ -72,18 +67,10 @@ impl Inner {
 
     /// As the leader of a shard.
     pub(crate) async fn answer_sessions(&self, request: ReadSessions) -> call_response::Body {
-        let shard = u16::try_from(request.shard).ok();
-        let slot = shard.and_then(|shard| self.slot(shard));
-        let Some(group) = slot.and_then(|slot| slot.led_here()) else {
-            return failed(Reason::NotLeader, slot.and_then(|slot| slot.leader()));
+        let group = match self.readable_leader(request.shard).await {
+            Ok(group) => group,
+            Err(refusal) => return refusal,
         };
-        let index = match group.read_index().await {
-            Ok(index) => index,
-            Err(leader) => return failed(Reason::NotLeader, leader),
-        };
-        if !group.wait_applied(index, ASK_WITHIN).await {
-            return failed(Reason::NoQuorum, None);
-        }
         let (from, now_ms) = (request.from.unwrap_or_default(), self.clock.now_ms());
         match chance::blocking(move || group.machine.session_copies(from, now_ms)).await {
             Ok(copies) => call_response::Body::Sessions(copies),

@@ -69,8 +69,8 @@ pub(crate) struct Inner {
     pub(crate) meta_hint: AtomicU64,
     pub(crate) stopping: AtomicBool,
     pub(crate) retired: AtomicBool,
-    /// When the log was last told of a peer with another one's certificate.
-    pub(crate) stranger_told: Mutex<Option<Instant>>,
+    /// That peers come with others' certificates.
+    pub(crate) strangers: Mutex<Said>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: Mutex<Tasks>,
 }

@@ -12,7 +12,6 @@ use cluster_proto::{
 use futures_util::future::BoxFuture;
 use metrics::counter;
 use openraft::Raft;
-use tokio::time::Instant;
 use tracing::{debug, warn};
 use transport::{PeerService, Proof, Reply};
 
@@ -24,8 +23,6 @@ use crate::slot::failed;
 
 /// How long a node that asks for a barrier is kept waiting before it has to ask again.
 const BARRIER_WITHIN: Duration = Duration::from_millis(900);
-/// A peer that is refused tries again and again: the log has it once in this time.
-const TELL_EVERY: Duration = Duration::from_secs(10);
 /// A connection that was kicked has this long to end.
 const KICK_WITHIN: Duration = Duration::from_secs(1);
 
@@ -66,10 +63,8 @@ impl Inner {
             return Ok(());
         };
         counter!("flotilla_cluster_peers_refused_total").increment(1);
-        let now = Instant::now();
-        let mut told = self.stranger_told.lock();
-        if told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY) {
-            *told = Some(now);
+        // Whoever it is: a peer that is refused tries again and again.
+        if self.strangers.lock().is_news("a certificate of another node") {
             warn!(
                 target: "audit",
                 node = format!("{:016x}", from.node),

@@ -11,13 +11,15 @@ use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 use transport::{Channel, PeerError};
 
+use crate::group::Group;
 use crate::node::Inner;
+use crate::shard::Shard;
 use crate::slot::{Slot, failed};
 use crate::{Fetch, ProposeError, Queued, ShardId};
 
 const ASK_WITHIN: Duration = Duration::from_secs(1);
-const READ_WITHIN: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(30);
+pub(crate) const READ_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const PAUSE: Duration = Duration::from_millis(30);
 /// Retained messages read between two looks at other work.
 const SLICE: usize = 1000;
 /// Bytes of retained messages in one answer.
@@ -185,21 +187,27 @@ impl Inner {
         }
     }
 
+    /// The shard's group, which is led here and has applied all that was committed before the question; or the answer, if not.
+    pub(crate) async fn readable_leader(&self, shard: u32) -> Result<Arc<Group<Shard>>, call_response::Body> {
+        let shard = u16::try_from(shard).ok();
+        let slot = shard.and_then(|shard| self.slot(shard));
+        let Some(group) = slot.and_then(|slot| slot.led_here()) else {
+            return Err(failed(Reason::NotLeader, slot.and_then(|slot| slot.leader())));
+        };
+        let index = group.read_index().await;
+        let index = index.map_err(|leader| failed(Reason::NotLeader, leader))?;
+        match group.wait_applied(index, ASK_WITHIN).await {
+            true => Ok(group),
+            false => Err(failed(Reason::NoQuorum, None)),
+        }
+    }
+
     /// As the leader of a shard.
     pub(crate) async fn answer_retained(&self, request: ReadRetained) -> call_response::Body {
-        let slot = u16::try_from(request.shard)
-            .ok()
-            .and_then(|shard| self.slot(shard));
-        let Some(group) = slot.and_then(|slot| slot.led_here()) else {
-            return failed(Reason::NotLeader, slot.and_then(|slot| slot.leader()));
+        let group = match self.readable_leader(request.shard).await {
+            Ok(group) => group,
+            Err(refusal) => return refusal,
         };
-        let index = match group.read_index().await {
-            Ok(index) => index,
-            Err(leader) => return failed(Reason::NotLeader, leader),
-        };
-        if !group.wait_applied(index, ASK_WITHIN).await {
-            return failed(Reason::NoQuorum, None);
-        }
         let after = Some(request.after_topic.as_str()).filter(|after| !after.is_empty());
         let mut page: Vec<Publication> = Vec::new();
         let limit = SLICE.min(usize::try_from(request.limit).unwrap_or(SLICE));

@@ -170,7 +170,7 @@ impl Cluster {
             meta_hint: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             retired: AtomicBool::new(false),
-            stranger_told: Mutex::new(None),
+            strangers: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
         });

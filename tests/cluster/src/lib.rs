@@ -24,6 +24,23 @@ pub fn three() -> Result<Cluster> {
     block_in_place(|| Cluster::start(ClusterOptions::default()))
 }
 
+/// The first three of so many nodes, ready; the others may join them later.
+pub fn three_of(nodes: usize, config: &str) -> Result<Cluster> {
+    let mut cluster = Cluster::prepare(ClusterOptions {
+        nodes,
+        seeds: vec![vec![0, 1, 2]; nodes],
+        config: config.to_owned(),
+        ..ClusterOptions::default()
+    })?;
+    block_in_place(|| -> Result<()> {
+        for node in 0..3 {
+            cluster.launch(node)?;
+        }
+        cluster.wait_ready(&[0, 1, 2], RECOVERY)
+    })?;
+    Ok(cluster)
+}
+
 /// Three nodes that are ready, with links that can be cut.
 pub fn three_with_links() -> Result<Cluster> {
     block_in_place(|| {

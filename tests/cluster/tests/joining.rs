@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cluster_tests::*;
-use harness::{Cluster, ClusterOptions};
 use tokio::task::block_in_place;
 
 /// Replicas move one after the other, each with its snapshot.
@@ -12,17 +11,7 @@ const MOVED: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fourth_node_joins_under_load_and_takes_its_share() -> Result<()> {
-    let mut cluster = Cluster::prepare(ClusterOptions {
-        nodes: 4,
-        seeds: vec![vec![0, 1, 2]; 4],
-        ..ClusterOptions::default()
-    })?;
-    block_in_place(|| -> Result<()> {
-        for node in 0..3 {
-            cluster.launch(node)?;
-        }
-        cluster.wait_ready(&[0, 1, 2], RECOVERY)
-    })?;
+    let mut cluster = three_of(4, "")?;
     let load = Load::start(&cluster, &[0, 1, 2]).await?;
     load.progress(300, RECOVERY).await?;
     block_in_place(|| cluster.restart(3))?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::*;
-use harness::{Cluster, ClusterOptions, wait_for};
+use harness::{Cluster, wait_for};
 use serde_json::Value;
 use tokio::task::block_in_place;
 
@@ -18,18 +18,7 @@ const MOVING: [(&str, usize); 2] = [("publisher of one/new", 3), ("steady", 4)];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_become_five_under_load_and_three_again() -> Result<()> {
-    let mut cluster = Cluster::prepare(ClusterOptions {
-        nodes: 5,
-        seeds: vec![vec![0, 1, 2]; 5],
-        config: format!("[storage]\nshards = {SHARDS}\n"),
-        ..ClusterOptions::default()
-    })?;
-    block_in_place(|| -> Result<()> {
-        for node in 0..3 {
-            cluster.launch(node)?;
-        }
-        cluster.wait_ready(&[0, 1, 2], RECOVERY)
-    })?;
+    let mut cluster = three_of(5, &format!("[storage]\nshards = {SHARDS}\n"))?;
     let load = Load::start(&cluster, &[0, 1, 2]).await?;
     load.progress(300, RECOVERY).await?;
     block_in_place(|| -> Result<()> {
