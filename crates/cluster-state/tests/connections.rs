@@ -2,6 +2,7 @@
 
 use crate::common::{Shard, clean, disconnect, message, persistent, reason, subscription, will};
 use cluster_proto::shard_command::Command;
+use cluster_proto::shard_response::Response;
 use cluster_proto::{
     Acknowledge, Connect, Disconnect, EndSession, Inbound, NodeDown, Receive, Release, Subscribe,
     Unsubscribe, rejected::Reason,
@@ -39,6 +40,37 @@ fn second_connect_with_the_same_client_id_takes_over_the_session() {
     assert_eq!(second.subscriptions, [subscription("a", 1)]);
     assert!(shard.has(lost(first.epoch)));
     assert!(!shard.state.is_owner("c", first.epoch) && shard.state.is_owner("c", second.epoch));
+}
+
+#[test]
+fn a_session_is_not_taken_from_another_node_before_its_connection_was_asked_to_close() {
+    let mut shard = Shard::new();
+    let first = shard.subscriber("c", "a", 1);
+    let connect = |node, heard_out| {
+        Command::Connect(Connect {
+            node,
+            heard_out: Some(heard_out),
+            ..persistent("c")
+        })
+    };
+
+    let response = shard.apply(connect(2, first - 1));
+
+    let Response::Owned(owner) = response else {
+        panic!("taken: {response:?}");
+    };
+    assert_eq!((owner.node, owner.epoch), (1, first));
+    assert!(shard.state.is_owner("c", first) && !shard.has(lost(first)));
+
+    let taken = |shard: &mut Shard, command| match shard.apply(command) {
+        Response::Connected(connected) => connected.epoch,
+        other => panic!("not taken: {other:?}"),
+    };
+    let second = taken(&mut shard, connect(2, first));
+    let third = taken(&mut shard, connect(2, 0));
+    shard.apply(Command::Disconnect(disconnect("c", third)));
+    let fourth = taken(&mut shard, connect(1, 0));
+    assert!(first < second && second < third && third < fourth);
 }
 
 #[test]

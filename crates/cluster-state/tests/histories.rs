@@ -72,6 +72,7 @@ fn connect() -> impl Strategy<Value = Command> {
         select(vec![0, 2, 60, NEVER_S]),
         will,
         limits,
+        select(vec![None, Some(0), Some(3), Some(10)]),
     )
         .prop_map(
             |(
@@ -82,6 +83,7 @@ fn connect() -> impl Strategy<Value = Command> {
                 session_expiry_s,
                 will,
                 (messages, bytes, drop_oldest),
+                heard_out,
             )| {
                 Command::Connect(Connect {
                     client,
@@ -94,6 +96,7 @@ fn connect() -> impl Strategy<Value = Command> {
                     queue_messages_max: messages,
                     queue_bytes_max: bytes,
                     drop_oldest,
+                    heard_out,
                 })
             },
         )

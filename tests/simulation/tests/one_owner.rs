@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{ConnectOptions, Message};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -14,6 +14,8 @@ use crate::common::{START, sound};
 const ROUNDS: usize = 12;
 /// Telling the former node takes at most a second; the rest is for slow links.
 const TAKEN_WITHIN: Duration = Duration::from_secs(3);
+/// Long enough for a message that must not come to have come.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// A client id moves from node to node while links are slow or cut. Once it is let in somewhere, what its former connection
 /// asks for is not acknowledged any more.
@@ -125,5 +127,61 @@ fn a_session_that_does_not_look_at_epochs_is_caught() {
         };
         options.broken.no_epochs = true;
         run(&options, async |world| stale(&world).await)
+    });
+}
+
+/// A client acknowledges what it gets and goes to another node at once, one that may not have heard yet where it was, or
+/// keeps nothing of its session.
+async fn acknowledged(world: &World) -> Result<()> {
+    world.settled(START).await?;
+    let mut random = SmallRng::seed_from_u64(world.options.seed);
+    let nodes = world.options.nodes;
+    let roamer = || ConnectOptions::v5("roamer").persistent();
+    let mut node = random.random_range(1..=nodes);
+    let (mut publisher, _) = connect(node, ConnectOptions::v5("publisher")).await?;
+    let (mut client, _) = connect(node, roamer()).await?;
+    client.subscribe("news", 1).await?;
+    for round in 1..ROUNDS {
+        let (from, to) = (random.random_range(1..=nodes), random.random_range(1..=nodes));
+        world.fault(Fault::Heal);
+        world.fault(Fault::SlowLink(from, to, Duration::from_millis(100)));
+        publisher.publish(Message::new("news", "x").qos(1)).await?;
+        let moves = random.random_range(1..=3);
+        for _ in 0..moves {
+            client.expect_publish().await?;
+            drop(client);
+            node = 1 + (node + random.random_range(0..nodes - 1)) % nodes;
+            (client, _) = connect(node, roamer().resume()).await?;
+        }
+        client.receive().await?;
+        client.ping().await?;
+        drop(client);
+        let next = 1 + (node + random.random_range(0..nodes - 1)) % nodes;
+        (client, _) = connect(next, roamer().resume()).await?;
+        let again = client.expect_no_publish(MOMENT).await;
+        again.with_context(|| {
+            format!("round {round}: acknowledged at node {node}, sent again by node {next}")
+        })?;
+        node = next;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_client_acknowledged_before_it_moved_is_not_sent_again() {
+    for_seeds(
+        "what_a_client_acknowledged_before_it_moved_is_not_sent_again",
+        |seed| run(&sound(seed, 9700), async |world| acknowledged(&world).await),
+    );
+}
+
+#[test]
+fn nodes_that_do_not_ask_each_other_for_last_acknowledgements_are_caught() {
+    is_caught("deaf nodes and what was acknowledged", |seed| {
+        let options = Options {
+            deaf: true,
+            ..sound(seed, 9700)
+        };
+        run(&options, async |world| acknowledged(&world).await)
     });
 }

@@ -37,6 +37,15 @@ use super::{FAREWELL, Stream};
 
 /// How long a new connection waits for the one it takes over from.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(1);
+/// Connections of other nodes that are asked to close before the client id is taken from whoever has it.
+const KICKS_MAX: usize = 3;
+
+/// What a shard says to a connection that asks for its session.
+enum Claimed {
+    Taken(Connected),
+    /// Nothing has happened: this connection is to be asked to close first.
+    OwnedBy(proto::Owner),
+}
 
 /// Where a connection comes from.
 #[derive(Clone, Debug)]
@@ -420,20 +429,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
             // Its last acknowledgements are proposed by then.
             let _ = tokio::time::timeout(TAKEOVER_WAIT, previous.ended.wait()).await;
         }
-        if let Some(owner) = shared.cluster.owner_elsewhere(&client) {
-            // What its last acknowledgements say is committed before this connection reads the session. A node that does
-            // not answer costs a repeated message, not the client id.
-            let _ = tokio::time::timeout(TAKEOVER_WAIT, shared.cluster.kick(&owner, &client)).await;
-        }
         let claim = shared.registry.claim(client.clone());
-        let connected = self.request(&connect, &handshake, &client, &pass).await?;
-        if let Some(previous) = &connected.previous
-            && previous.node != shared.cluster.node_id()
-        {
-            // Not known before, or not closed by then. What it still does is fenced by its epoch: nothing but good order
-            // asks to wait.
-            let _ = tokio::time::timeout(TAKEOVER_WAIT, shared.cluster.kick(previous, &client)).await;
-        }
+        let connected = self.take_session(&connect, &handshake, &client, &pass).await?;
         let durable = handshake.session_expiry_interval > 0;
         let queues = &self.live.queues;
         let mailbox = Mailbox::new(
@@ -543,13 +540,55 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }))
     }
 
-    async fn request(
+    /// Makes this connection the owner of its session. One of another node is asked to close first: what its last
+    /// acknowledgements say is committed before this one reads the session. A node that does not answer costs a repeated
+    /// message, not the client id.
+    async fn take_session(
         &self,
         connect: &Connect,
         handshake: &Handshake,
         client: &ByteString,
         pass: &Pass,
     ) -> Result<Connected, Refusal> {
+        let cluster = &self.shared.cluster;
+        let kick = async |owner: &proto::Owner| {
+            // Whichever comes first.
+            let _ = tokio::time::timeout(TAKEOVER_WAIT, cluster.kick(owner, client)).await;
+            owner.epoch
+        };
+        let mut heard_out = match cluster.owner_elsewhere(client) {
+            Some(owner) => kick(&owner).await,
+            None => 0,
+        };
+        // This node may keep nothing of the session, or not know the latest of it: the shard does.
+        for _ in 0..KICKS_MAX {
+            match self
+                .request(connect, handshake, client, pass, Some(heard_out))
+                .await?
+            {
+                Claimed::Taken(connected) => return Ok(connected),
+                Claimed::OwnedBy(owner) => heard_out = kick(&owner).await,
+            }
+        }
+        let Claimed::Taken(connected) = self.request(connect, handshake, client, pass, None).await? else {
+            return Err(unopened(connect.version));
+        };
+        if let Some(previous) = &connected.previous {
+            // Its epoch keeps it from what is this connection's now: nothing but good order asks to wait.
+            kick(previous).await;
+        }
+        Ok(connected)
+    }
+
+    /// Asks the shard for the session; `heard_out` is `None` if it is not to wait for the connection that has it.
+    async fn request(
+        &self,
+        connect: &Connect,
+        handshake: &Handshake,
+        client: &ByteString,
+        pass: &Pass,
+        heard_out: Option<u64>,
+    ) -> Result<Claimed, Refusal> {
         let shared = self.shared;
         let queues = &self.live.session;
         let command = Command::Connect(proto::Connect {
@@ -570,6 +609,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             queue_messages_max: queues.queue_messages_max as u64,
             queue_bytes_max: queues.queue_bytes_max as u64,
             drop_oldest: queues.drop_oldest,
+            heard_out,
         });
         let shard = shared.cluster.shard_of_client(client);
         let answer = shared
@@ -582,12 +622,9 @@ impl<'a, S: Stream> Arrival<'a, S> {
             )
             .await;
         match answer.map(|answer| answer.response) {
-            Ok(Some(Response::Connected(connected))) => Ok(connected),
-            Ok(_) => {
-                let error =
-                    ProtocolError::new(ReasonCode::UnspecifiedError, "the session could not be opened");
-                Err(Refusal::Answer(Rejected::Unavailable, connect.version, error))
-            }
+            Ok(Some(Response::Connected(connected))) => Ok(Claimed::Taken(connected)),
+            Ok(Some(Response::Owned(owner))) => Ok(Claimed::OwnedBy(owner)),
+            Ok(_) => Err(unopened(connect.version)),
             Err(error) => {
                 info!(client_id = %client, %error, "connection refused: the session's shard is not available");
                 let error = ProtocolError::new(
@@ -711,6 +748,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
     }
+}
+
+fn unopened(version: ProtocolVersion) -> Refusal {
+    let error = ProtocolError::new(ReasonCode::UnspecifiedError, "the session could not be opened");
+    Refusal::Answer(Rejected::Unavailable, version, error)
 }
 
 /// What the reason code of a refused login says, and no more.

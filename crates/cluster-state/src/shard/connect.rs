@@ -23,6 +23,9 @@ impl ShardState {
         if command.client.is_empty() || command.client.len() > record::NAME_BYTES_MAX {
             return answer::malformed();
         }
+        if let Some(owner) = self.not_heard_out(&command) {
+            return answer::of(Response::Owned(owner));
+        }
         let previous = self.take_from_owner(&command.client, effects);
         let survivor = self.survivor(context, &command, effects);
         let session_present = survivor.is_some();
@@ -58,6 +61,15 @@ impl ShardState {
         let response = connected(session, session_present, previous);
         self.sessions.session_changed(id);
         answer::of(Response::Connected(response))
+    }
+
+    /// The connection on another node whose last acknowledgements may still be under way.
+    fn not_heard_out(&self, command: &Connect) -> Option<Owner> {
+        let heard_out = command.heard_out?;
+        let session = self.sessions.get(self.sessions.find(&command.client)?)?;
+        let owner = session.owner;
+        let waits = session.connected && owner.node != command.node && owner.epoch > heard_out;
+        waits.then_some(owner)
     }
 
     /// Fences the connection that owns the session now, if there is one.
