@@ -23,11 +23,6 @@ pub(crate) const BROKER_TESTS: [&str; 10] = [
 /// Runs all checks; the first that fails ends it.
 pub(crate) fn run() -> Result<()> {
     step::run("format", cargo().args(["fmt", "--all", "--check"]))?;
-    // The fuzz targets are a workspace of their own, whose lock file has to follow this one's.
-    step::run(
-        "fuzz lock",
-        cargo().args(["fetch", "--locked", "--manifest-path", "fuzz/Cargo.toml"]),
-    )?;
     // A test judges the same. Advisories need a database from the network: `cargo deny check advisories`.
     if step::exists("cargo-deny", "--version") {
         step::run(
