@@ -111,6 +111,17 @@ impl Observer for NodeObserver {
         Some(ended)
     }
 
+    fn shares_left_behind(&self, shard: ShardId, node: u64) -> Vec<String> {
+        let shared = self.shared.get().and_then(Weak::upgrade);
+        let prefers_connected = |shared: &Arc<Shared>| shared.config.mqtt.shared_prefer_connected;
+        match shared.filter(prefers_connected) {
+            Some(shared) => self
+                .router
+                .shares_left_behind(shard, node, shared.cluster.node_id()),
+            None => Vec::new(),
+        }
+    }
+
     fn fenced(&self) {
         let connections = self.registry.len();
         warn!(

@@ -218,6 +218,15 @@ impl Router {
         entry.groups.iter().find(|group| &*group.name == name).cloned()
     }
 
+    /// The shared subscriptions with a member whose session this shard keeps and who was not connected to another node than this
+    /// one, which is down, and with one who is.
+    pub(crate) fn shares_left_behind(&self, shard: ShardId, down: u64, this_node: u64) -> Vec<String> {
+        let table = self.table.read();
+        let groups = table.iter().flat_map(|(_, entry)| &entry.groups);
+        let left = groups.filter(|group| group.is_left_behind(shard, down, this_node));
+        left.map(|group| group.name.to_string()).collect()
+    }
+
     /// Shows every filter of this node with its subscribers; while it does, nobody subscribes.
     pub(crate) fn for_each_filter(&self, mut visit: impl FnMut(&str, &[Subscriber])) {
         for (filter, entry) in self.table.read().iter() {

@@ -239,7 +239,6 @@ impl ShareGroup {
         members.list[place.ok()?].here.clone()
     }
 
-    /// Whether a member besides this client could have its messages: a connected one, or any.
     /// Members that are said to be connected and that this shard, which keeps their sessions, knows to have gone, as long as
     /// there is another one that is connected.
     pub(crate) fn gone(
@@ -268,6 +267,22 @@ impl ShareGroup {
         gone
     }
 
+    /// Whether a session of this shard may have messages of the group whose member was connected to the node that is down, or to
+    /// none, while another member is connected.
+    pub(crate) fn is_left_behind(&self, shard: ShardId, down: u64, this_node: u64) -> bool {
+        let members = self.members.lock();
+        let (mut kept, mut connected) = (false, false);
+        for member in &members.list {
+            let elsewhere = member.elsewhere(this_node).filter(|node| *node != down);
+            match member.here.is_some() || elsewhere.is_some() {
+                true => connected = true,
+                false => kept |= member.known.is_some_and(|known| known.shard == Some(shard)),
+            }
+        }
+        kept && connected
+    }
+
+    /// Whether a member besides this client could have its messages: a connected one, or any.
     pub(crate) fn has_other(&self, client: &str, connected: bool, this_node: u64) -> bool {
         let members = self.members.lock();
         let mut others = members.list.iter().filter(|member| *member.client != *client);

@@ -374,6 +374,7 @@ fn a_dead_node_loses_its_connections_and_only_those_of_that_life() {
         ..persistent("e")
     });
     shard.apply(Command::NodeDown(NodeDown {
+        hand_over: Vec::new(),
         node: 1,
         incarnation: 1,
     }));

@@ -2,7 +2,7 @@
 
 use crate::common::{Shard, disconnect, message, persistent, subscription};
 use cluster_proto::shard_command::Command;
-use cluster_proto::{Append, Connect, Disconnect, OutboxDone, Unsubscribe};
+use cluster_proto::{Append, Connect, Disconnect, NodeDown, OutboxDone, Unsubscribe};
 use cluster_state::{DropReason, Effect, OutboxBody};
 
 /// What the outbox has for members of shares: the share and the payload.
@@ -89,6 +89,31 @@ fn who_goes_leaves_everything_of_a_share_to_others_except_what_qos_2_has_begun()
         assert_eq!(shard.payloads("c"), stays);
         shard.restart();
     }
+}
+
+#[test]
+fn a_node_that_dies_leaves_what_its_members_had_of_a_share_to_others() {
+    let mut shard = Shard::new();
+    member_of_two_shares(&mut shard);
+    shard.connect_with(Connect {
+        node: 2,
+        ..persistent("elsewhere")
+    });
+    shard.append_with(chosen("elsewhere", "$share/g/a", "stays"));
+    let down = |hand_over: &[&str]| {
+        Command::NodeDown(NodeDown {
+            node: 1,
+            incarnation: 1,
+            hand_over: hand_over.iter().map(ToString::to_string).collect(),
+        })
+    };
+    shard.apply(down(&["$share/g/a"]));
+    assert_eq!(left_behind(&shard), of_g(&["0", "1", "2"]));
+    assert_eq!(shard.payloads("c"), ["exactly", "plain", "other"]);
+    assert_eq!(shard.payloads("elsewhere"), ["stays"]);
+    shard.restart();
+    shard.apply(down(&["$share/g/a", "$share/h/a"]));
+    assert_eq!(left_behind(&shard).len(), 3, "it was told before");
 }
 
 #[test]

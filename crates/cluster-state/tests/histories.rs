@@ -261,7 +261,8 @@ fn command() -> impl Strategy<Value = Command> {
         ),
         2 => Just(Command::Tick(Tick {})),
         1 => client().prop_map(|client| Command::EndSession(EndSession { client })),
-        1 => (1..3u64, 0..3u64).prop_map(|(node, incarnation)| Command::NodeDown(NodeDown { node, incarnation })),
+        1 => (1..3u64, 0..3u64, prop::collection::vec(filter(), 0..2))
+            .prop_map(|(node, incarnation, hand_over)| Command::NodeDown(NodeDown { node, incarnation, hand_over })),
         2 => (prop::collection::vec(filter(), 0..3), 0..120u64)
             .prop_map(|(filters, version)| Command::Announce(Announce { filters, version })),
         5 => restore(),

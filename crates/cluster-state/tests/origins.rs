@@ -228,6 +228,7 @@ fn everything_else_is_not_done_again_either() {
     shard.entry(Some(origin(2, 1)), vec![retain("old")]);
     shard.entry(Some(origin(3, 1)), vec![retain("new")]);
     let down = Command::NodeDown(NodeDown {
+        hand_over: Vec::new(),
         node: 1,
         incarnation: 1,
     });

@@ -70,7 +70,11 @@ impl Inner {
                 continue;
             };
             warn!(node = format!("{node:016x}"), "a node is silent: declared down");
-            let down = NodeDown { node, incarnation };
+            let down = NodeDown {
+                node,
+                incarnation,
+                ..NodeDown::default()
+            };
             let _ = self.meta_propose(Command::NodeDown(down), WITHIN).await;
         }
     }

@@ -20,6 +20,12 @@ pub trait Observer: Send + Sync + 'static {
     fn forwarded(&self, from: u64, messages: Vec<ForwardMessage>);
     /// Closes the client's connection if its epoch is not above; what is answered can be waited for.
     fn kick(&self, client: &str, epoch: u64) -> Option<Ended>;
+    /// A node is down. Names the shared subscriptions of which this shard keeps what its clients have not got, and that have members
+    /// connected to other nodes, to get it instead.
+    fn shares_left_behind(&self, shard: ShardId, node: u64) -> Vec<String> {
+        let _ = (shard, node);
+        Vec::new()
+    }
     /// The node lost its lease: every connection is to be closed.
     fn fenced(&self);
     /// The node is to leave the cluster for good: its clients are to go elsewhere. Told again and again; true when none is left.

@@ -211,13 +211,18 @@ impl Inner {
                 (incarnation <= last).then_some(NodeDown {
                     node,
                     incarnation: last,
+                    ..NodeDown::default()
                 })
             };
             connected.into_iter().filter_map(over).collect()
         });
+        let with_shares = |down: NodeDown| NodeDown {
+            hand_over: self.observer.shares_left_behind(slot.id, down.node),
+            ..down
+        };
         let commands: Vec<ShardCommand> = over
             .into_iter()
-            .map(|down| command(shard_command::Command::NodeDown(down)))
+            .map(|down| command(shard_command::Command::NodeDown(with_shares(down))))
             .collect();
         if !commands.is_empty() {
             slot.proposer.propose(commands, Box::new(|_| ()));

@@ -336,6 +336,7 @@ impl Inner {
                 let down = cluster_proto::NodeDown {
                     node: self.node_id,
                     incarnation: past,
+                    ..cluster_proto::NodeDown::default()
                 };
                 self.shard_request(
                     slot.id,

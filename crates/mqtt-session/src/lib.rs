@@ -12,6 +12,6 @@ mod subscribe;
 
 pub use error::ProtocolError;
 pub use handshake::{Handshake, ServerLimits};
-pub use outbound::{Delivery, Outcome, packet_id_of};
+pub use outbound::{Delivery, Outcome, Sending, packet_id_of};
 pub use session::{Action, Resumed, Session};
 pub use subscribe::{SubscribeRequest, Subscription};

@@ -34,6 +34,33 @@ pub struct Delivery {
     pub share: Option<std::sync::Arc<str>>,
 }
 
+/// What a client is sent, for as long as that takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sending<'a> {
+    /// The message, shared by all its receivers.
+    pub publication: &'a Publication,
+    /// As of a [`Delivery`].
+    pub qos: QoS,
+    /// As of a [`Delivery`].
+    pub retain: bool,
+    /// As of a [`Delivery`].
+    pub subscription_ids: &'a [u32],
+    /// As of a [`Delivery`].
+    pub expires_at: Option<u64>,
+}
+
+impl Delivery {
+    pub(crate) fn sending(&self) -> Sending<'_> {
+        Sending {
+            publication: &self.publication,
+            qos: self.qos,
+            retain: self.retain,
+            subscription_ids: &self.subscription_ids,
+            expires_at: self.expires_at,
+        }
+    }
+}
+
 /// What became of a delivery that was handed to the session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {

@@ -11,7 +11,7 @@ use crate::aliases::{InboundAliases, OutboundAliases};
 use crate::explain::{Words, explain, write};
 use crate::handshake::{Handshake, ServerLimits};
 use crate::inbound::{Inbound, Received};
-use crate::outbound::{Delivery, Outbound, Outcome, Stage, packet_id_of};
+use crate::outbound::{Delivery, Outbound, Outcome, Sending, Stage, packet_id_of};
 use crate::subscribe::{self, SubscribeRequest};
 
 /// What the broker has to do for the client.
@@ -364,7 +364,7 @@ impl Session {
         now_ms: u64,
         out: &mut WriteQueue,
     ) -> Outcome {
-        let outcome = self.transmit(sequence, delivery, now_ms, out);
+        let outcome = self.transmit(sequence, delivery.sending(), now_ms, out);
         if outcome != Outcome::Sent {
             self.outbound.begin(sequence, Stage::Done);
         }
@@ -384,10 +384,20 @@ impl Session {
 
     /// Sends a QoS 0 message, or one to a session in memory: now, or when the window has room.
     pub fn deliver(&mut self, delivery: Delivery, now_ms: u64, out: &mut WriteQueue) -> Outcome {
-        if delivery.qos == QoS::AtMostOnce || (self.outbound.room() > 0 && self.outbound.queued().0 == 0) {
-            return self.deliver_now(delivery, now_ms, out);
+        match self.may_send(delivery.qos) {
+            true => self.deliver_now(delivery, now_ms, out),
+            false => self.deliver_later(delivery),
         }
-        self.deliver_later(delivery)
+    }
+
+    /// Whether a message need not wait behind others, or for room in the window.
+    pub fn may_send(&self, qos: QoS) -> bool {
+        qos == QoS::AtMostOnce || (self.outbound.room() > 0 && self.outbound.queued().0 == 0)
+    }
+
+    /// As `deliver`, of a message that stays its owner's and is of no shared subscription. The caller has asked `may_send`.
+    pub fn send_now(&mut self, sending: Sending<'_>, now_ms: u64, out: &mut WriteQueue) -> Outcome {
+        self.transmit(self.outbound.next_sequence(), sending, now_ms, out)
     }
 
     /// Puts a message above QoS 0 to a session in memory behind those that wait, whether the window has room or not.
@@ -436,14 +446,20 @@ impl Session {
 
     fn deliver_now(&mut self, delivery: Delivery, now_ms: u64, out: &mut WriteQueue) -> Outcome {
         let sequence = self.outbound.next_sequence();
-        let outcome = self.transmit(sequence, &delivery, now_ms, out);
+        let outcome = self.transmit(sequence, delivery.sending(), now_ms, out);
         if outcome == Outcome::Sent && delivery.qos == QoS::AtLeastOnce && delivery.share.is_some() {
             self.outbound.remember_shared(sequence, delivery);
         }
         outcome
     }
 
-    fn transmit(&mut self, sequence: u64, delivery: &Delivery, now_ms: u64, out: &mut WriteQueue) -> Outcome {
+    fn transmit(
+        &mut self,
+        sequence: u64,
+        delivery: Sending<'_>,
+        now_ms: u64,
+        out: &mut WriteQueue,
+    ) -> Outcome {
         let packet_id = (delivery.qos > QoS::AtMostOnce).then(|| packet_id_of(sequence));
         let repeated = packet_id.is_some() && self.durable && sequence < self.sent_before;
         let remaining = match delivery.expires_at {
@@ -458,7 +474,7 @@ impl Session {
             qos: delivery.qos,
             retain: delivery.retain,
             packet_id,
-            subscription_ids: &delivery.subscription_ids,
+            subscription_ids: delivery.subscription_ids,
             topic_alias: None,
             omit_topic: false,
             message_expiry_interval: remaining,
@@ -468,14 +484,14 @@ impl Session {
         head.topic_alias = alias.map(|(alias, _)| alias);
         head.omit_topic = alias.is_some_and(|(_, known)| known);
         if self.client_packet_size_max != u32::MAX
-            && publish_len(&delivery.publication, self.version, &head) > self.client_packet_size_max as usize
+            && publish_len(delivery.publication, self.version, &head) > self.client_packet_size_max as usize
         {
             return Outcome::TooLarge;
         }
         if let Some((alias, false)) = alias {
             self.outbound_aliases.learn(topic, alias);
         }
-        encode_publish(&delivery.publication, self.version, &head, out);
+        encode_publish(delivery.publication, self.version, &head, out);
         match delivery.qos {
             QoS::AtMostOnce => {}
             QoS::AtLeastOnce => self.outbound.begin(sequence, Stage::AwaitsPubAck),

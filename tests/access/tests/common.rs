@@ -1,9 +1,7 @@
 //! A broker with users and rules, and how to log in to it.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
 use anyhow::{Context, Result, ensure};
+pub(crate) use harness::passwd;
 use harness::{Broker, BrokerOptions, Client, ConnectOptions};
 use mqtt_codec::{ConnAck, ReasonCode};
 use tempfile::TempDir;
@@ -99,35 +97,4 @@ impl World {
             .with_context(|| format!("{name} is not there:\n{metrics}"))?
             .parse()?)
     }
-}
-
-/// `flotilla passwd` with a password on standard input.
-pub(crate) fn passwd(file: &Path, user: &str, password: &str, flags: &[&str]) -> Result<()> {
-    let mut child = Command::new(program()?)
-        .arg("passwd")
-        .arg(file)
-        .arg(user)
-        .args(flags)
-        .stdin(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let mut input = child.stdin.take().context("stdin is a pipe")?;
-    std::io::Write::write_all(&mut input, password.as_bytes())?;
-    drop(input);
-    ensure!(child.wait()?.success(), "flotilla passwd failed");
-    Ok(())
-}
-
-/// The binary lies one above the test executables.
-fn program() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let found = test
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|folder| folder.join("flotilla"));
-    found
-        .into_iter()
-        .find(|path| path.is_file())
-        .context("build flotilla first")
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cluster_tests::*;
 use tokio::task::block_in_place;
 use tokio::time::timeout;
@@ -79,6 +79,32 @@ async fn what_a_member_did_not_acknowledge_survives_its_node() -> Result<()> {
             received = stays.receive() => received?,
             received = moves.receive() => received?,
         };
+        arrived.insert(received.publication.payload().to_vec());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_member_has_not_got_when_its_node_dies_goes_to_one_that_is_connected() -> Result<()> {
+    let mut cluster = three()?;
+    let mut stays = persistent(&cluster, 1, "stays").await?;
+    subscribe(&mut stays, "$share/group/jobs", 1).await?;
+    let mut dies = persistent(&cluster, 0, "dies").await?;
+    subscribe(&mut dies, "$share/group/jobs", 1).await?;
+    let mut publisher = client(&cluster, 2, "publisher").await?;
+    for number in 0..MESSAGES {
+        publish(&mut publisher, "jobs", &number.to_string(), 1).await?;
+    }
+    // It acknowledges nothing, and never comes back.
+    dies.expect_publish().await?;
+
+    block_in_place(|| cluster.kill9(0));
+
+    wait_member(&cluster, 2, 0, RECOVERY, |member| member.state == "down").await?;
+    let mut arrived = BTreeSet::new();
+    while arrived.len() < MESSAGES {
+        let received = stays.receive().await;
+        let received = received.with_context(|| format!("{} of {MESSAGES} arrived", arrived.len()))?;
         arrived.insert(received.publication.payload().to_vec());
     }
     Ok(())

@@ -44,21 +44,6 @@ pub(crate) const NOT_TESTED: &[(&str, &str, &str)] = &[
         CLIENT,
     ),
     (
-        "3.15.2-1",
-        "The reason in AUTH is one of those that AUTH may have.",
-        NO_AUTH,
-    ),
-    (
-        "3.15.2-2",
-        "No reason string makes an AUTH too large for its receiver.",
-        NO_AUTH,
-    ),
-    (
-        "3.15.2-3",
-        "No user property makes an AUTH too large for its receiver.",
-        NO_AUTH,
-    ),
-    (
         "4.5.0-2",
         "A client acknowledges each message as its QoS demands, whether it uses it or not.",
         CLIENT,
@@ -84,19 +69,9 @@ pub(crate) const NOT_TESTED: &[(&str, &str, &str)] = &[
         CLIENT,
     ),
     (
-        "4.12.0-2",
-        "A server that needs more data to authenticate asks with an AUTH of reason 0x18.",
-        NO_AUTH,
-    ),
-    (
         "4.12.0-3",
         "A client answers such an AUTH with one of reason 0x18.",
         CLIENT,
-    ),
-    (
-        "4.12.0-5",
-        "All AUTH packets and the CONNACK name the method of the CONNECT.",
-        NO_AUTH,
     ),
     (
         "4.12.1-1",
@@ -111,4 +86,3 @@ pub(crate) const NOT_TESTED: &[(&str, &str, &str)] = &[
 ];
 
 const CLIENT: &str = "Binds clients only.";
-const NO_AUTH: &str = "The broker offers no authentication method yet, and so sends no AUTH.";

@@ -9,6 +9,7 @@ mod front;
 mod link;
 mod options;
 mod process;
+mod users;
 mod wait;
 
 pub use broker::{Broker, BrokerOptions};
@@ -19,4 +20,5 @@ pub use front::{free_address, known_behind};
 pub use link::{Cut, Link};
 pub use options::{ConnectOptions, Message};
 pub use process::flotilla;
+pub use users::{Scram, passwd};
 pub use wait::wait_for;

@@ -2,7 +2,7 @@
 
 use cluster::Fetch;
 use mqtt_codec::QoS;
-use mqtt_session::{Delivery, Outcome};
+use mqtt_session::{Delivery, Outcome, Sending};
 use smallvec::SmallVec;
 
 use crate::mailbox::{Batch, Close, Grant, LiveMessage};
@@ -29,10 +29,24 @@ impl<S: Stream> Connection<S> {
             if self.session.is_durable() && qos > QoS::AtMostOnce {
                 continue;
             }
+            let retain = *retain && grant.retain_as_published;
+            // Of most messages nothing is kept.
+            if self.pass.tenant.is_none() && self.pace.is_none() && self.session.may_send(qos) {
+                let sending = Sending {
+                    publication,
+                    qos,
+                    retain,
+                    subscription_ids: &grant.subscription_ids,
+                    expires_at: *expires_at,
+                };
+                let outcome = self.session.send_now(sending, now, &mut self.out);
+                self.note(outcome, qos, publication.payload_len(), publication.size(), now);
+                continue;
+            }
             let delivery = Delivery {
                 publication: publication.clone(),
                 qos,
-                retain: *retain && grant.retain_as_published,
+                retain,
                 subscription_ids: grant.subscription_ids.clone(),
                 expires_at: *expires_at,
                 share: None,

@@ -169,15 +169,7 @@ impl ShardState {
             session.will = None;
         }
         self.connection_lost(context, id, command.sent_before, effects);
-        // A session that ended has left everything behind by now.
-        if let Some(id) = self
-            .sessions
-            .find(&command.client)
-            .filter(|_| !command.hand_over.is_empty())
-        {
-            let wanted = |share: &str| command.hand_over.iter().any(|filter| filter == share);
-            self.hand_over(id, 0, wanted, effects);
-        }
+        self.hand_over_named(&command.client, &command.hand_over, effects);
         answer::done()
     }
 
@@ -243,6 +235,7 @@ impl ShardState {
                 self.take_from_owner(&client, effects);
                 self.connection_lost(context, id, None, effects);
             }
+            self.hand_over_named(&client, &command.hand_over, effects);
         }
         answer::done()
     }

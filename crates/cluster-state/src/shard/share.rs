@@ -5,6 +5,18 @@ use super::session::SessionId;
 use super::{Effect, ShardState};
 
 impl ShardState {
+    /// Moves what a client who is not connected any more has of these shared subscriptions. A session that ended with its
+    /// connection has left everything behind by itself.
+    pub(super) fn hand_over_named(&mut self, client: &str, filters: &[String], effects: &mut Vec<Effect>) {
+        if filters.is_empty() {
+            return;
+        }
+        if let Some(id) = self.sessions.find(client) {
+            let wanted = |share: &str| filters.iter().any(|filter| filter == share);
+            self.hand_over(id, 0, wanted, effects);
+        }
+    }
+
     /// Moves deliveries by shared subscriptions, from a sequence on, out of a session's queue. Each keeps its message.
     pub(super) fn hand_over(
         &mut self,

@@ -128,7 +128,11 @@ pub fn join(node: u64, incarnation: u64) -> Command {
 }
 
 pub fn down(node: u64, incarnation: u64) -> Command {
-    Command::NodeDown(NodeDown { node, incarnation })
+    Command::NodeDown(NodeDown {
+        node,
+        incarnation,
+        ..NodeDown::default()
+    })
 }
 
 pub fn leave(node: u64) -> Command {
