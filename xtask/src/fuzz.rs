@@ -114,8 +114,9 @@ fn build(seconds: u64) -> Result<()> {
             "profile.dev.debug=false",
         ]);
     }
+    // By its place: a build of the whole workspace may have put the same program there anew since this one started.
     command
-        .env("RUSTC_WORKSPACE_WRAPPER", std::env::current_exe()?)
+        .env("RUSTC_WORKSPACE_WRAPPER", step::target_dir().join("debug/xtask"))
         .env(COMPILING, "1");
     step::run("fuzz build", &mut command)
 }

@@ -126,12 +126,12 @@ section! {
         /// Time from accept to a complete CONNECT, TLS and WebSocket handshakes included. Then the connection is closed.
         connect_timeout: TimeSpan = TimeSpan::from_secs(10), TimeSpan::from_millis(10) => TimeSpan::from_secs(600);
         /// Largest packet accepted from a client (Maximum Packet Size in CONNACK). A larger one ends the connection with
-        /// reason code 0x95 (packet too large).
-        packet_size_max: ByteSize = ByteSize::from_mib(1), ByteSize::from_bytes(128) => ByteSize::from_bytes(268_435_460);
+        /// reason code 0x95 (packet too large). A message goes through the log of a shard as a whole.
+        packet_size_max: ByteSize = ByteSize::from_mib(1), ByteSize::from_bytes(128) => ByteSize::from_mib(16);
         /// Largest first packet, read before the client is known. Has to hold the will message;
         /// at most `packet_size_max`.
         packet_size_before_connect: ByteSize = ByteSize::from_kib(64),
-            ByteSize::from_bytes(128) => ByteSize::from_bytes(268_435_460);
+            ByteSize::from_bytes(128) => ByteSize::from_mib(16);
         /// Levels of a topic name or topic filter. Deeper ones are refused with 0x90 (topic name invalid) or 0x8F (topic
         /// filter invalid).
         topic_levels_max: u16 = 128, 1 => 65_535;

@@ -46,6 +46,17 @@ struct Waiting<T, A> {
     answer: A,
 }
 
+impl<T> NodeBatch<T> {
+    /// Another batch for the same node follows this one.
+    pub(crate) fn append(&mut self, later: Self) {
+        self.congested = later.congested;
+        self.messages.extend(later.messages);
+        (self.run_bytes, self.route) = (later.run_bytes, later.route);
+        self.tickets.extend(later.tickets);
+        self.kept.extend(later.kept);
+    }
+}
+
 impl<T: Send + 'static> NodeBatch<T> {
     pub(crate) fn new(node: u64, congested: bool) -> Self {
         Self {

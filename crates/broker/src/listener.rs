@@ -102,7 +102,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
                 continue;
             }
         };
-        shared.accepts.lock().charge(1, shared.clock.now_ms() * 1000);
+        shared.accepts.lock().charge(1, shared.steady_ms() * 1000);
         configure(&stream, &listener);
         let origin = Origin {
             peer,
@@ -127,7 +127,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
 async fn pace(shared: &Shared) {
     let wait_ms = || {
         let welcome_ms = shared.accepts.lock().welcome_ms();
-        welcome_ms.saturating_sub(shared.clock.now_ms())
+        welcome_ms.saturating_sub(shared.steady_ms())
     };
     let mut wait = wait_ms();
     if wait > 0 {

@@ -126,6 +126,21 @@ pub(crate) enum Event {
     Failed,
 }
 
+impl Event {
+    /// What it takes of the mailbox's bounds.
+    fn bytes(&self) -> usize {
+        match self {
+            Event::Deliver { batch, .. } => batch.bytes,
+            Event::DeliverOne(delivery) => size_of_one(delivery),
+            _ => 0,
+        }
+    }
+}
+
+fn size_of_one(delivery: &Delivery) -> usize {
+    delivery.publication.size() + 64
+}
+
 /// What a look into the mailbox finds apart from events.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Flags {
@@ -229,7 +244,7 @@ impl Mailbox {
         wakers: &mut Vec<Waker>,
     ) -> Result<(), Box<Delivery>> {
         let mut inner = self.inner.lock();
-        let bytes = delivery.publication.size() + 64;
+        let bytes = size_of_one(&delivery);
         let bound = if delivery.qos == QoS::AtMostOnce {
             self.live_bytes_max
         } else {
@@ -288,13 +303,27 @@ impl Mailbox {
         flags
     }
 
-    /// Only the flags, for a connection that cannot take more messages now.
+    /// Only the flags, for a connection that cannot take more messages now. That the queue grew stays to be seen by `take`.
     pub(crate) fn peek(&self, waker: &Waker) -> Flags {
         let mut inner = self.inner.lock();
         if !inner.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             inner.waker = Some(waker.clone());
         }
-        inner.flags
+        Flags {
+            recheck: std::mem::take(&mut inner.flags.recheck),
+            ..inner.flags
+        }
+    }
+
+    /// Gives back, to be taken first, what the connection has no room for: it waits here, where it is counted.
+    pub(crate) fn put_back(&self, events: impl Iterator<Item = Event>) {
+        let mut inner = self.inner.lock();
+        let later = std::mem::take(&mut inner.events);
+        inner.events.extend(events);
+        inner.live_bytes += inner.events.iter().map(Event::bytes).sum::<usize>();
+        inner.events.extend(later);
+        let waiting = inner.live_bytes;
+        inner.held.set(waiting);
     }
 
     /// What was left when the connection ended. Messages of shared subscriptions are not taken from here on.
@@ -347,6 +376,42 @@ mod tests {
         slow[0].take(&mut Vec::new(), Waker::noop());
         drop(slow);
         assert!(memory.has_room(300_000));
+    }
+
+    #[test]
+    fn what_a_connection_has_no_room_for_is_counted_and_comes_first() {
+        let memory = QueueMemory::new(400_000, Arc::default());
+        let mailbox = Mailbox::new(1, "c".into(), 300_000, 300_000, &memory);
+        let (mut wakers, mut events) = (Vec::new(), Vec::new());
+        for payload in [100_000, 99_999] {
+            assert!(mailbox.deliver(&batch(QoS::AtLeastOnce, payload), &grant(), &mut wakers));
+        }
+        mailbox.take(&mut events, Waker::noop());
+        assert!(mailbox.deliver(&batch(QoS::AtLeastOnce, 10), &grant(), &mut wakers));
+        mailbox.put_back(events.drain(..));
+        assert!(!memory.has_room(200_000), "it is counted");
+        assert!(
+            !mailbox.deliver(&batch(QoS::AtLeastOnce, 150_000), &grant(), &mut wakers),
+            "the mailbox keeps to its own bound, too"
+        );
+        mailbox.take(&mut events, Waker::noop());
+        let payloads = events.iter().map(|event| match event {
+            Event::Deliver { batch, .. } => batch.messages[0].publication.payload_len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(payloads.collect::<Vec<_>>(), [100_000, 99_999, 10]);
+        assert!(memory.has_room(200_000));
+    }
+
+    #[test]
+    fn a_connection_that_takes_no_messages_hears_of_new_rules_once() {
+        let mailbox = Mailbox::new(1, "c".into(), 1_000, 1_000, &QueueMemory::unlimited());
+        mailbox.recheck();
+        assert!(mailbox.peek(Waker::noop()).recheck);
+        assert!(!mailbox.peek(Waker::noop()).recheck);
+        cluster::SessionWaker::queue_grew(&*mailbox);
+        mailbox.peek(Waker::noop());
+        assert!(mailbox.take(&mut Vec::new(), Waker::noop()).queue_grew);
     }
 
     fn grant() -> Arc<Grant> {

@@ -26,6 +26,8 @@ use crate::sources::Source;
 
 /// Messages under way together.
 const BATCH: usize = 256;
+/// Bytes of them, unless one alone has more.
+const PART_BYTES_MAX: usize = 1 << 20;
 
 /// A shard whose messages could not be stored waits this long.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(200);
@@ -75,14 +77,21 @@ async fn drain(shared: &Arc<Shared>, shard: ShardId) -> Result<(), ProposeError>
             return Ok(());
         };
         let up_to = last.number;
-        // A retained message ends a part: it has to be stored before it is routed.
+        // A retained message ends a part: it has to be stored before it is routed. So do many bytes, since a part is one entry.
         let mut part = Vec::new();
+        let mut bytes = 0;
         for message in messages {
             // What a member of a shared subscription left behind was allowed when it came.
             if message.share.is_none() && !is_allowed(shared, &message.publication) {
                 continue;
             }
             // What a member has left behind was retained when it came, if at all.
+            let size = message.publication.payload.len() + message.publication.properties.len();
+            bytes += size;
+            if bytes > PART_BYTES_MAX {
+                send(shared, shard, &mut part).await?;
+                bytes = size;
+            }
             if message.publication.retain && message.share.is_none() {
                 send(shared, shard, &mut part).await?;
                 retain(shared, shard, message.number, &message.publication).await?;
@@ -173,7 +182,7 @@ async fn send(shared: &Arc<Shared>, shard: ShardId, part: &mut Vec<Outboxed>) ->
     // by one lane, so that the numbers grow wherever they arrive.
     let lane: Arc<str> = format!("outbox {shard}").into();
     let mut publishers: HashMap<String, Publisher<()>> = HashMap::new();
-    let mut answers = Vec::new();
+    let mut outgoing = Outgoing::new();
     let mut previous: Option<String> = None;
     for Outboxed {
         number,
@@ -190,7 +199,7 @@ async fn send(shared: &Arc<Shared>, shard: ShardId, part: &mut Vec<Outboxed>) ->
             .is_some_and(|previous| *previous != stored.publisher)
             && let Some(publisher) = previous.as_ref().and_then(|name| publishers.get_mut(name))
         {
-            dispatch(shared, publisher, &mut answers);
+            outgoing.append(publisher.flush(shared));
         }
         let publisher = publishers
             .entry(stored.publisher.clone())
@@ -212,21 +221,23 @@ async fn send(shared: &Arc<Shared>, shard: ShardId, part: &mut Vec<Outboxed>) ->
         previous = Some(stored.publisher);
     }
     if let Some(publisher) = previous.as_ref().and_then(|name| publishers.get_mut(name)) {
-        dispatch(shared, publisher, &mut answers);
+        outgoing.append(publisher.flush(shared));
     }
-    for answer in answers {
+    for answer in dispatch(shared, &lane, outgoing) {
         answer.await.unwrap_or(Err(ProposeError::Stopping))?;
     }
     Ok(())
 }
 
-/// Sends what a publisher has pending; each destination that has to answer adds an answer.
+/// Sends a part: all that goes to one destination at once, so that it takes all of it or nothing. One that took a later
+/// message and not an earlier one would take that for one it has, by its number. Each that has to answer has an answer.
 fn dispatch(
     shared: &Arc<Shared>,
-    publisher: &mut Publisher<()>,
-    answers: &mut Vec<oneshot::Receiver<Result<(), ProposeError>>>,
-) {
-    let Outgoing { proposals, forwards } = publisher.flush(shared);
+    lane: &Arc<str>,
+    outgoing: Outgoing<()>,
+) -> Vec<oneshot::Receiver<Result<(), ProposeError>>> {
+    let Outgoing { proposals, forwards } = outgoing;
+    let mut answers = Vec::new();
     for proposal in proposals {
         let (done, answer) = oneshot::channel();
         let (shared_later, mut fate) = (Arc::clone(shared), proposal.fate);
@@ -250,10 +261,11 @@ fn dispatch(
         if !batch.tickets.is_empty() {
             answers.push(answer);
         }
-        batch.send(shared, publisher.lane(), move |_, reason_code| {
+        batch.send(shared, lane, move |_, reason_code| {
             let failed = reason_code as u8 >= 0x80;
             let result = if failed { Err(ProposeError::Busy) } else { Ok(()) };
             drop(done.send(result));
         });
     }
+    answers
 }

@@ -47,7 +47,7 @@ pub(crate) struct Settled {
     pub(crate) handed_over: ReasonCode,
 }
 
-impl<T: Copy> Proposal<T> {
+impl<T> Proposal<T> {
     pub(crate) fn new(shard: ShardId) -> Self {
         Self {
             shard,
@@ -73,6 +73,22 @@ impl<T: Copy> Proposal<T> {
     /// The last command is for one member of a group.
     pub(crate) fn keep(&mut self, handover: Handover) {
         self.fate.kept.push((self.commands.len() - 1, handover));
+    }
+
+    /// Another proposal for the same shard follows this one.
+    pub(crate) fn append(&mut self, later: Self) {
+        let before = self.commands.len();
+        self.commands.extend(later.commands);
+        let Fate { tickets, parts, kept } = later.fate;
+        self.fate.tickets.extend(tickets);
+        let parts = parts.into_iter();
+        self.fate
+            .parts
+            .extend(parts.map(|(first, taken)| (first + before as u32, taken)));
+        let kept = kept.into_iter();
+        self.fate
+            .kept
+            .extend(kept.map(|(place, handover)| (place + before, handover)));
     }
 
     /// The last message has other receivers.
@@ -148,6 +164,21 @@ mod tests {
         ShardResponse {
             response: Some(Response::Appended(Appended { sessions, dropped })),
         }
+    }
+
+    #[test]
+    fn proposals_that_follow_each_other_are_judged_as_one() {
+        let mut first = Proposal::new(0);
+        first.begin('a');
+        first.push(ShardCommand::default());
+        first.push(ShardCommand::default());
+        let mut second = Proposal::new(0);
+        second.begin('b');
+        second.push(ShardCommand::default());
+        first.append(second);
+        let responses = [appended(1, 0), appended(0, 0), appended(0, 1)];
+        assert_eq!(first.commands.len(), 3);
+        assert_eq!(first.fate.without_room(&responses).to_vec(), ['b']);
     }
 
     #[test]

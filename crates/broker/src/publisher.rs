@@ -34,10 +34,28 @@ pub(crate) struct Outgoing<T> {
 }
 
 impl<T> Outgoing<T> {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             proposals: Vec::new(),
             forwards: Vec::new(),
+        }
+    }
+
+    /// Adds what leaves behind it: there is one proposal for a shard, and one batch for a node.
+    pub(crate) fn append(&mut self, later: Self) {
+        for proposal in later.proposals {
+            let known = self.proposals.iter_mut();
+            match known.into_iter().find(|known| known.shard == proposal.shard) {
+                Some(known) => known.append(proposal),
+                None => self.proposals.push(proposal),
+            }
+        }
+        for batch in later.forwards {
+            let known = self.forwards.iter_mut();
+            match known.into_iter().find(|known| known.node == batch.node) {
+                Some(known) => known.append(batch),
+                None => self.forwards.push(batch),
+            }
         }
     }
 }
@@ -123,15 +141,15 @@ impl<T: Copy + Send + 'static> Publisher<T> {
         let above_0 = post.message.qos > QoS::AtMostOnce;
         if above_0 {
             for shard in &route.shards {
-                let append = self.append(&post, 0);
+                let append = self.append(&post);
                 self.propose(&mut post, *shard, append);
             }
         }
         for node in route.nodes.iter().filter(|node| !(above_0 && node.qos_0_only)) {
             self.forward(shared, &mut post, node.node, &route);
         }
-        for (index, group) in route.groups.iter().enumerate() {
-            self.share(shared, &mut post, group, index as u64 + 1, SmallVec::new());
+        for group in &route.groups {
+            self.share(shared, &mut post, group, SmallVec::new());
         }
         let destinations = post.shards.len() + post.nodes.len();
         if route.is_live || !post.nodes.is_empty() || post.is_taken {
@@ -174,12 +192,12 @@ impl<T: Copy + Send + 'static> Publisher<T> {
         route
     }
 
-    fn append(&self, post: &Post<T>, index: u64) -> proto::Append {
+    fn append(&self, post: &Post<T>) -> proto::Append {
         proto::Append {
             publication: Some(to_stored(&post.message, &self.client)),
             source_shard: post.source.map(|source| u32::from(source.shard)),
-            // One message may have several commands for a shard; their numbers must differ and grow.
-            source_number: post.source.map_or(0, |source| (source.number << 16) | index),
+            // A message may have several commands for a shard, to plain subscriptions and to each share: the shard tells them apart.
+            source_number: post.source.map_or(0, |source| source.number << 16),
             ..proto::Append::default()
         }
     }
@@ -229,7 +247,7 @@ impl<T: Copy + Send + 'static> Publisher<T> {
             true => group.gone(source.shard, shared.cluster.node_id(), is_connected),
             false => SmallVec::new(),
         };
-        self.share(shared, &mut post, group, 1, gone);
+        self.share(shared, &mut post, group, gone);
     }
 
     /// For all subscribers that are connected to another node.
@@ -270,7 +288,6 @@ impl<T: Copy + Send + 'static> Publisher<T> {
         shared: &Shared,
         post: &mut Post<T>,
         group: &ShareGroup,
-        index: u64,
         mut gone: SmallVec<[ByteString; 1]>,
     ) {
         if post
@@ -297,7 +314,7 @@ impl<T: Copy + Send + 'static> Publisher<T> {
                     let append = proto::Append {
                         only_client: chosen.client.to_string(),
                         share_filter: group.name.to_string(),
-                        ..self.append(post, index)
+                        ..self.append(post)
                     };
                     self.propose(post, shard, append);
                     let kept = Handover {

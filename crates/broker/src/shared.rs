@@ -10,6 +10,7 @@ use mqtt_codec::{Publication, QoS};
 use mqtt_session::ServerLimits;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
@@ -85,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) stopping: CancellationToken,
     /// Milliseconds since the Unix epoch.
     pub(crate) started_ms: u64,
+    /// When the node started, for what is measured and not dated.
+    started: Instant,
     /// For operators who look on as messages pass.
     pub(crate) watches: Arc<Semaphore>,
     /// For the one task that moves clients elsewhere.
@@ -141,6 +144,7 @@ impl Shared {
             farewells: AtomicUsize::new(0),
             stopping: CancellationToken::new(),
             started_ms,
+            started: Instant::now(),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             moves: Arc::new(Semaphore::new(1)),
             next_connection: AtomicU64::new(1),
@@ -157,7 +161,7 @@ impl Shared {
         let mut config = self.config.clone();
         config.adopt(new);
         let per_second = config.limits.connects_per_second_max.into();
-        self.accepts.lock().change(per_second, self.clock.now_ms() * 1000);
+        self.accepts.lock().change(per_second, self.steady_ms() * 1000);
         self.live.store(Arc::new(Live::of(&config)));
     }
 
@@ -195,6 +199,11 @@ impl Shared {
     /// What was refused lately.
     pub(crate) fn refusals(&self) -> &Refusals {
         &self.refusals
+    }
+
+    /// Milliseconds since the node started. Setting the wall clock changes nothing here.
+    pub(crate) fn steady_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
     }
 
     /// A number no other connection of this process has had.

@@ -95,10 +95,11 @@ fn who_goes_leaves_everything_of_a_share_to_others_except_what_qos_2_has_begun()
 fn a_node_that_dies_leaves_what_its_members_had_of_a_share_to_others() {
     let mut shard = Shard::new();
     member_of_two_shares(&mut shard);
-    shard.connect_with(Connect {
+    let elsewhere = shard.connect_with(Connect {
         node: 2,
         ..persistent("elsewhere")
     });
+    shard.subscribe("elsewhere", elsewhere.epoch, subscription("$share/g/a", 1));
     shard.append_with(chosen("elsewhere", "$share/g/a", "stays"));
     let down = |hand_over: &[&str]| {
         Command::NodeDown(NodeDown {

@@ -237,8 +237,10 @@ impl Announcer {
         }
         drop(state);
         if batch.complete {
+            // Each for itself: a batch without changes is complete with what this node has applied, which may be less than
+            // what a change before it was answered with.
             self.done
-                .send_modify(|done| *done = (*done).max((batch.asked, index)));
+                .send_modify(|done| *done = (done.0.max(batch.asked), done.1.max(index)));
         }
     }
 

@@ -54,7 +54,7 @@ impl Inner {
         loop {
             // Those who wait behind this question mostly find their answer in its answer.
             let mut known = applied.lock().await;
-            if *known >= index {
+            if *known >= index || !self.is_live(node) {
                 return Ok(());
             }
             if let Some(reached) = self.ask_barrier(node, index).await {
@@ -62,9 +62,6 @@ impl Inner {
                 continue;
             }
             drop(known);
-            if !self.is_live(node) {
-                return Ok(());
-            }
             if begun.elapsed() > WAIT_MAX {
                 metrics::counter!("flotilla_route_barrier_timeouts_total").increment(1);
                 return Err(ProposeError::NoQuorum);

@@ -215,10 +215,15 @@ impl Cluster {
             let fetched = replica
                 .machine
                 .fetch(client, epoch, from_sequence, messages_max, bytes_max);
-            // The leader is asked where the replica may be behind.
-            let is_sure = replica.leads() || !self.0.remote_queues.has(client, epoch);
-            if is_sure || !matches!(fetched, Fetch::Gone) {
+            if !matches!(fetched, Fetch::Gone)
+                || replica.leads_surely()
+                || !self.0.remote_queues.has(client, epoch)
+            {
                 return fetched;
+            }
+            // The leader is asked where the replica may be behind; a new one looks again when it has caught up.
+            if replica.leads() {
+                return Fetch::Loading;
             }
         }
         let request = FetchQueue {

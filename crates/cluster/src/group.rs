@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::error::Fatal;
 use openraft::impls::BasicNode;
 use openraft::raft::ReadPolicy;
 use openraft::{ChangeMembers, Raft, ServerState, SnapshotPolicy};
@@ -72,6 +73,14 @@ impl<M: Machine> Group<M> {
         })
     }
 
+    /// Why the group has ended, if nobody has stopped it.
+    pub(crate) fn failure(&self) -> Option<String> {
+        match &self.raft.metrics().borrow_watched().running_state {
+            Ok(()) | Err(Fatal::Stopped) => None,
+            Err(failure) => Some(failure.to_string()),
+        }
+    }
+
     /// Whether this replica has neither a log nor a vote.
     pub(crate) async fn is_pristine(&self) -> Result<bool, StartError> {
         let initialized = self.raft.is_initialized().await;
@@ -132,6 +141,15 @@ impl<M: Machine> Group<M> {
     /// Whether this node leads the group, as far as it knows.
     pub(crate) fn leads(&self) -> bool {
         self.raft.is_leader()
+    }
+
+    /// Whether it leads and has applied an entry of its own term, and with it all that was committed before.
+    pub(crate) fn leads_surely(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let applied = metrics.last_applied.as_ref();
+        metrics.state == ServerState::Leader
+            && applied.is_some_and(|id| id.committed_leader_id().term == metrics.current_term)
     }
 
     /// Who leads, as far as this replica knows.

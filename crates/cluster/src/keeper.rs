@@ -24,6 +24,13 @@ pub(crate) async fn run_checkpoints(inner: Arc<Inner>) {
             () = inner.stop.cancelled() => return,
             _ = look.tick() => {}
         }
+        // A group that has ended would look as if it were there, and serve what it knew then for ever.
+        let groups = inner.slots.iter().filter_map(|slot| slot.replica());
+        let failure = groups.map(|group| group.failure()).find_map(|failure| failure);
+        if let Some(reason) = failure.or_else(|| inner.meta.failure()) {
+            inner.log.fail(&reason);
+            return;
+        }
         let all = taken.elapsed() >= config.checkpoint_interval;
         let mut purged = false;
         for replica in inner.slots.iter().filter_map(|slot| slot.replica()) {

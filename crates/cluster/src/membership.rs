@@ -117,7 +117,7 @@ impl Inner {
         match self
             .peers
             .as_ref()?
-            .call(leader, Channel::Data, body, RENEW_WITHIN)
+            .call(leader, Channel::Raft, body, RENEW_WITHIN)
             .await
         {
             Ok(call_response::Body::Lease(lease)) => Some(lease),

@@ -20,6 +20,8 @@ use crate::ProposeError;
 const COMMANDS_MAX: usize = 256;
 /// An entry is not filled beyond this, unless one proposal has more.
 const BYTES_MAX: usize = 256 << 10;
+/// An entry has to get to the other replicas in one message. What is larger is refused, or it would hold up its shard.
+const ENTRY_BYTES_MAX: usize = transport::MESSAGE_BYTES_MAX - (4 << 20);
 /// The most entries between being proposed and being applied.
 const IN_FLIGHT_MAX: usize = 4;
 /// After a failure, the pause before the next try.
@@ -91,6 +93,9 @@ impl Queue {
     fn begin_new_life(&mut self) -> Vec<BatchDone> {
         self.life += 1;
         self.sequence = 0;
+        self.under_way = 0;
+        self.failed = false;
+        self.retry_at = None;
         self.due = None;
         self.bytes = 0;
         let flights = std::mem::take(&mut self.flights).into_iter();
@@ -147,7 +152,7 @@ impl Proposer {
         let mut queue = self.queue.lock();
         let refused = match () {
             () if queue.stopping => Some(ProposeError::Stopping),
-            () if queue.bytes > 2 * self.bytes_max => Some(ProposeError::Busy),
+            () if queue.bytes > 2 * self.bytes_max || bytes > ENTRY_BYTES_MAX => Some(ProposeError::Busy),
             () => None,
         };
         if let Some(refused) = refused {
@@ -258,12 +263,26 @@ impl Proposer {
     fn next(&self) -> Next {
         let now = Instant::now();
         let mut queue = self.queue.lock();
+        // Whoever was to answer may never do so: a leader without its followers says neither yes nor no.
+        let give_up = queue.flights.front().map(|flight| flight.give_up);
+        if give_up.is_some_and(|give_up| give_up <= now) {
+            let given_up = queue.begin_new_life();
+            drop(queue);
+            given_up
+                .into_iter()
+                .for_each(|done| done(Err(ProposeError::NoQuorum)));
+            return self.next();
+        }
         if queue.failed {
             return self.next_after_failure(queue, now);
         }
         if queue.waiting.is_empty() || queue.flights.len() >= IN_FLIGHT_MAX {
             let finished = queue.stopping && queue.waiting.is_empty() && queue.flights.is_empty();
-            return if finished { Next::Stop } else { Next::Wait };
+            return match (finished, give_up) {
+                (true, _) => Next::Stop,
+                (false, Some(give_up)) => Next::WaitUntil(give_up),
+                (false, None) => Next::Wait,
+            };
         }
         let due = queue.due.filter(|due| !queue.stopping && *due > now);
         if let Some(due) = due {
@@ -276,15 +295,8 @@ impl Proposer {
 
     fn next_after_failure(&self, mut queue: parking_lot::MutexGuard<'_, Queue>, now: Instant) -> Next {
         if queue.under_way > 0 {
-            return Next::Wait;
-        }
-        if queue.flights.front().is_some_and(|flight| flight.give_up <= now) {
-            let given_up = queue.begin_new_life();
-            drop(queue);
-            given_up
-                .into_iter()
-                .for_each(|done| done(Err(ProposeError::NoQuorum)));
-            return self.next();
+            let give_up = queue.flights.front().map(|flight| flight.give_up);
+            return give_up.map_or(Next::Wait, Next::WaitUntil);
         }
         if let Some(retry_at) = queue.retry_at.filter(|at| *at > now) {
             return Next::WaitUntil(retry_at);
@@ -357,6 +369,10 @@ impl Proposer {
     /// How an entry ended that was sent. Everything but success is tried again.
     pub(crate) fn finished(&self, number: Number, result: Result<Vec<ShardResponse>, ()>) {
         let mut queue = self.queue.lock();
+        if number.life != queue.life {
+            // Given up before: who waited has been told.
+            return;
+        }
         queue.under_way -= 1;
         let place = queue.flights.iter().position(|flight| flight.number == number);
         let Ok(responses) = result else {

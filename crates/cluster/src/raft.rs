@@ -8,7 +8,7 @@ mod runtime;
 mod types;
 
 pub(crate) use log_store::LogStore;
-pub(crate) use machine::{Applied, Machine, SnapshotData, StateMachine, received_snapshot, state_to_proto};
+pub(crate) use machine::{Applied, Machine, SnapshotData, StateMachine, received_snapshot};
 pub(crate) use network::Network;
 pub(crate) use types::{Callback, Payload, Responses, TypeConfig};
 

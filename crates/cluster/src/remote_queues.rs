@@ -13,6 +13,10 @@ use crate::slot::Slot;
 use crate::{Fetch, Queued, SessionWaker};
 
 const FETCH_WITHIN: Duration = Duration::from_secs(3);
+/// After an answer that was none.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// Sessions that nobody tells of anything look for themselves once in so many seconds.
+const PARTS: usize = 8;
 
 /// The sessions.
 #[derive(Default)]
@@ -79,12 +83,15 @@ impl RemoteQueues {
         }
     }
 
-    /// A notice may have been lost with a leader: everybody looks again.
-    pub(crate) fn wake_all(&self) {
+    /// A notice may have been lost with a leader: everybody looks again, one part of `PARTS` at a time, so that many idle
+    /// sessions do not ask all at once.
+    pub(crate) fn wake_part(&self, part: usize) {
         let wakers: Vec<_> = self
             .sessions
             .lock()
             .values()
+            .skip(part % PARTS)
+            .step_by(PARTS)
             .map(|session| session.waker.clone())
             .collect();
         for waker in wakers {
@@ -138,17 +145,19 @@ impl Inner {
                 Reading::Idle
             }
         };
-        let mut sessions = self.remote_queues.sessions.lock();
-        let Some(session) = sessions.get_mut(&client).filter(|session| session.epoch == epoch) else {
-            return;
+        let is_answered = matches!(reading, Reading::Answered(..));
+        let waker = {
+            let mut sessions = self.remote_queues.sessions.lock();
+            let Some(session) = sessions.get_mut(&client).filter(|session| session.epoch == epoch) else {
+                return;
+            };
+            session.reading = reading;
+            session.waker.clone()
         };
-        let wake = matches!(reading, Reading::Answered(..));
-        session.reading = reading;
-        let waker = session.waker.clone();
-        drop(sessions);
-        if wake {
-            waker.queue_grew();
+        if !is_answered {
+            tokio::time::sleep(ASK_AGAIN_AFTER).await;
         }
+        waker.queue_grew();
     }
 }
 

@@ -58,6 +58,7 @@ pub(crate) struct Shard {
     memory: Mutex<Memory>,
     disk: Mutex<Disk>,
     checkpointed: Mutex<Option<proto::Applied>>,
+    log: GroupLog,
     bodies: Arc<BodyReader>,
     wakers: Mutex<Wakers>,
     loading: Mutex<HashMap<Arc<str>, Loading>>,
@@ -90,7 +91,7 @@ impl Shard {
     /// Restores the last checkpoint; what the log has after it is applied by openraft.
     pub(crate) fn open(id: ShardId, group: GroupId, node: Node, log: GroupLog) -> Result<Self, StorageError> {
         let (store, spilled) = checkpoint::open_stores(&node.kv, group)?;
-        let bodies = Arc::new(BodyReader::new(spilled.reader(), log));
+        let bodies = Arc::new(BodyReader::new(spilled.reader(), log.clone()));
         let checkpointed = crate::meta::read_applied(&store)?;
         let (state, disk) = Disk::restore(store, spilled)?;
         let memory = Memory {
@@ -103,6 +104,7 @@ impl Shard {
             memory: Mutex::new(memory),
             disk: Mutex::new(disk),
             checkpointed: Mutex::new(checkpointed),
+            log,
             bodies,
             wakers: Mutex::default(),
             loading: Mutex::default(),
@@ -431,6 +433,14 @@ impl Machine for Shard {
 
     fn applied(&self) -> proto::Applied {
         self.memory.lock().applied.clone()
+    }
+
+    fn prepare_checkpoint(&self) -> Result<(), StorageError> {
+        self.prepare()
+    }
+
+    fn log(&self) -> Option<&GroupLog> {
+        Some(&self.log)
     }
 
     fn checkpoint(&self) -> Result<proto::Applied, StorageError> {

@@ -18,6 +18,7 @@ use crate::group::Group;
 use crate::node::Inner;
 use crate::shard::Shard;
 use crate::slot::Slot;
+use crate::start::group_of;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two moves of one shard's leadership.
@@ -118,7 +119,12 @@ impl Inner {
     }
 
     async fn initialize(&self, shard: ShardId, group: &Group<Shard>, initial: &[u64], memory: &mut Memory) {
-        if !initial.contains(&self.node_id) || !group.is_pristine().await.unwrap_or(false) {
+        // A replica that was here before and comes again is as empty as one of a group that nobody has founded: it waits for the
+        // leader of the group that there is.
+        if !initial.contains(&self.node_id)
+            || self.log.was_removed(group_of(shard))
+            || !group.is_pristine().await.unwrap_or(false)
+        {
             memory.pristine_since.remove(&shard);
             return;
         }

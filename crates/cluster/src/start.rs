@@ -472,11 +472,11 @@ impl Inner {
     }
 
     async fn run_remote_queues(self: Arc<Self>) {
-        loop {
+        for part in 0.. {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                () = sleep(Duration::from_secs(1)) => self.remote_queues.wake_all(),
+                () = sleep(Duration::from_secs(1)) => self.remote_queues.wake_part(part),
             }
         }
     }

@@ -56,6 +56,8 @@ struct Groups {
     open: BTreeMap<GroupId, Arc<Group>>,
     /// Their log is removed, their state is not.
     half_removed: BTreeSet<GroupId>,
+    /// Were on this node and were removed from it, whether they are here again or not.
+    removed: BTreeSet<GroupId>,
 }
 
 impl RaftLog {
@@ -76,7 +78,7 @@ impl RaftLog {
         // The engine does not when it creates its first files.
         mount.sync_directory(path)?;
         watermark.check(&mount, path, &engine)?;
-        let half_removed = removal::read(&engine)?;
+        let (half_removed, removed) = removal::read(&engine)?;
         let writer = Arc::new(Writer::new(engine.clone(), files, watermark, &options));
         Ok(Self {
             engine,
@@ -85,6 +87,7 @@ impl RaftLog {
             groups: Mutex::new(Groups {
                 open: BTreeMap::new(),
                 half_removed,
+                removed,
             }),
             options,
         })
@@ -116,12 +119,23 @@ impl RaftLog {
             group.remove();
         }
         groups.half_removed.insert(id);
+        groups.removed.insert(id);
         let queued = self.writer.push(Operation {
             kind: Kind::Remove(id, Removal::Log),
             flushed,
         });
         drop(groups);
         self.writer.settle(queued);
+    }
+
+    /// Whether a group was here before and was removed: it has been founded, and an empty log says nothing about that.
+    pub fn was_removed(&self, id: GroupId) -> bool {
+        self.groups.lock().removed.contains(&id)
+    }
+
+    /// Ends the log and what depends on it, since something else on this node's disk has failed.
+    pub fn fail(&self, reason: &str) {
+        self.writer.fail(reason);
     }
 
     fn half_removed(&self) -> Vec<GroupId> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The largest message: a request, an answer, a frame of a lane. A larger one is refused where it is made.
-pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+pub const MESSAGE_BYTES_MAX: usize = 40 << 20;
 /// What gRPC accepts: its framing and the ids around a message must not make the largest one too large.
 pub(crate) const FRAME_BYTES_MAX: usize = MESSAGE_BYTES_MAX + (64 << 10);
 

@@ -256,7 +256,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 ProtocolError::new(ReasonCode::NotAuthorized, detail),
             )
         };
-        let tenant = shared.tenants.of(&admission.principal, shared.clock.now_ms());
+        let tenant = shared.tenants.of(&admission.principal, shared.steady_ms());
         let tenant = tenant.map_err(not_of_a_tenant)?;
         let client_id_bytes_max = limits.client_id_bytes_max;
         let client = shared
@@ -518,7 +518,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             &handshake,
             Arc::clone(&self.live.session),
             durable.then(|| resumed(&connected)),
-            shared.clock.now_ms(),
+            shared.steady_ms(),
         );
         let Some(stream) = self.stream.take() else {
             return Err(Refusal::Silent(Rejected::Closed, "the connection is gone"));

@@ -40,7 +40,7 @@ impl<S: Stream> Connection<S> {
                     expires_at: *expires_at,
                 };
                 let outcome = self.session.send_now(sending, now, &mut self.out);
-                self.note(outcome, qos, publication.payload_len(), publication.size(), now);
+                self.note(outcome, qos, publication.payload_len(), publication.size());
                 continue;
             }
             let delivery = Delivery {
@@ -61,7 +61,7 @@ impl<S: Stream> Connection<S> {
         };
         let (qos, publication) = (delivery.qos, &delivery.publication);
         let (payload, size) = (publication.payload_len(), publication.size());
-        let is_paced = self.paced_until(now).is_some();
+        let is_paced = self.paced_until().is_some();
         if qos == QoS::AtMostOnce && is_paced {
             return self.shared.metrics.dropped_rate_limited.increment(1);
         }
@@ -75,7 +75,7 @@ impl<S: Stream> Connection<S> {
             true => self.session.deliver_later(delivery),
             false => self.session.deliver(delivery, now, &mut self.out),
         };
-        self.note(outcome, qos, payload, size, now);
+        self.note(outcome, qos, payload, size);
     }
 
     /// A message as the client is to see it; `None`: it is not for its tenant.
@@ -95,8 +95,8 @@ impl<S: Stream> Connection<S> {
     }
 
     /// When the client may be sent the next message; `None`: now.
-    pub(super) fn paced_until(&self, now: u64) -> Option<u64> {
-        self.pace.as_ref()?.waits_until(now)
+    pub(super) fn paced_until(&self) -> Option<u64> {
+        self.pace.as_ref()?.waits_until(self.steady)
     }
 
     /// Whether there may be messages that wait for the client.
@@ -105,14 +105,14 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Counts what became of a delivery.
-    fn note(&mut self, outcome: Outcome, qos: QoS, payload: usize, size: usize, now: u64) {
+    fn note(&mut self, outcome: Outcome, qos: QoS, payload: usize, size: usize) {
         let metrics = &self.shared.metrics;
         match outcome {
             Outcome::Sent => {
                 self.tally.sent[qos as usize] += 1;
                 self.tally.payload_sent += payload as u64;
                 if let Some(pace) = &mut self.pace
-                    && let Some(limited) = pace.charge(size, now)
+                    && let Some(limited) = pace.charge(size, self.steady)
                 {
                     metrics.limited(limited);
                 }
@@ -126,13 +126,13 @@ impl<S: Stream> Connection<S> {
 
     /// Sends what waits in memory, as far as the window, the socket and the client's limits allow.
     pub(super) fn send_waiting(&mut self, now: u64) {
-        while self.session.queued().0 > 0 && self.paced_until(now).is_none() {
+        while self.out.len() < OUT_MAX && self.session.queued().0 > 0 && self.paced_until().is_none() {
             let Some((outcome, qos, payload, size)) = self.session.send_next(now, &mut self.out) else {
                 break;
             };
-            self.note(outcome, qos, payload, size, now);
+            self.note(outcome, qos, payload, size);
         }
-        while self.out.len() < OUT_MAX && self.session.queued().0 == 0 && self.paced_until(now).is_none() {
+        while self.out.len() < OUT_MAX && self.session.queued().0 == 0 && self.paced_until().is_none() {
             let Some(next) = self.retained.front() else { return };
             if next.qos > QoS::AtMostOnce && self.session.room() == 0 {
                 return;
@@ -149,10 +149,10 @@ impl<S: Stream> Connection<S> {
             && self.may_pull
             && self.out.len() < OUT_MAX
             && self.session.room() > 0
-            && self.paced_until(now).is_none()
+            && self.paced_until().is_none()
         {
             let pace = self.pace.as_ref();
-            let (messages, bytes) = pace.map_or((usize::MAX, usize::MAX), |pace| pace.room(now));
+            let (messages, bytes) = pace.map_or((usize::MAX, usize::MAX), |pace| pace.room(self.steady));
             let messages_max = self.session.room().min(FETCH_MESSAGES).min(messages);
             let bytes_max = FETCH_BYTES.min(bytes);
             let (client, epoch) = (&self.attachment.client, self.attachment.epoch);
@@ -204,7 +204,7 @@ impl<S: Stream> Connection<S> {
         let outcome = self
             .session
             .send_durable(queued.sequence, &delivery, now, &mut self.out);
-        self.note(outcome, qos, payload, size, now);
+        self.note(outcome, qos, payload, size);
     }
     fn may_receive(&self, delivery: &Delivery) -> bool {
         let topic = delivery.publication.topic();

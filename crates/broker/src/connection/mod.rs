@@ -148,6 +148,9 @@ struct Connection<S> {
     retained: VecDeque<Delivery>,
     received: SmallVec<[u64; 4]>,
     acknowledge_at: Option<u64>,
+    /// The node's time since its start as of this turn, in milliseconds: what clients may do in a second and how long they may be
+    /// silent does not depend on a wall clock that is set.
+    steady: u64,
     pass: Pass,
     will_topic: Option<TopicName>,
     /// The topic that was entered last into the tenant's space.
@@ -257,6 +260,7 @@ impl<S: Stream> Connection<S> {
             retained: VecDeque::new(),
             received: SmallVec::new(),
             acknowledge_at: None,
+            steady: 0,
             pass,
             will_topic,
             entered: None,
@@ -281,6 +285,7 @@ impl<S: Stream> Connection<S> {
     /// One turn: answers, messages, packets, then what has to leave; again while there was anything.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let now = self.shared.clock.now_ms();
+        self.steady = self.shared.steady_ms();
         if self.traces_version != self.shared.traces.version() {
             self.trace_anew(self.out.len());
         }
@@ -309,12 +314,12 @@ impl<S: Stream> Connection<S> {
             let read = match self.poll_input(cx, now) {
                 Ok(any) => any,
                 Err(end) => {
-                    self.settle(now);
+                    self.settle();
                     return Poll::Ready(end);
                 }
             };
             progress |= read;
-            self.settle(now);
+            self.settle();
             // What waits here may be acknowledgements. A node that is cut off cannot know that they are true.
             if !self.out.is_empty() && !self.shared.cluster.may_acknowledge() {
                 return Poll::Ready(End::Closed(Close::Fenced));
@@ -336,7 +341,7 @@ impl<S: Stream> Connection<S> {
     /// The client has connected again. What it had sent before that still counts: acknowledgements, or its goodbye.
     fn hear_out(&mut self, cx: &mut Context<'_>, now: u64) -> End {
         let last = self.poll_input(cx, now);
-        self.settle(now);
+        self.settle();
         match last {
             Err(End::Left(packet)) => End::Left(packet),
             _ => End::Closed(Close::TakenOver),
@@ -363,14 +368,28 @@ impl<S: Stream> Connection<S> {
     fn poll_mailbox(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, End> {
         if self.out.len() >= OUT_MAX {
             let flags = self.attachment.mailbox.peek(cx.waker());
-            return flags.close.map_or(Ok(false), |close| Err(End::Closed(close)));
+            if let Some(close) = flags.close {
+                return Err(End::Closed(close));
+            }
+            if flags.recheck {
+                self.recheck()?;
+            }
+            return Ok(false);
         }
         let mut events = std::mem::take(&mut self.events);
         let flags = self.attachment.mailbox.take(&mut events, cx.waker());
         let any = !events.is_empty();
         let mut failed = false;
-        for event in events.drain(..) {
+        let mut waiting = events.drain(..);
+        while self.out.len() < OUT_MAX
+            && let Some(event) = waiting.next()
+        {
             failed |= self.event(event, now).is_err();
+        }
+        if waiting.len() > 0 {
+            self.attachment.mailbox.put_back(waiting);
+        } else {
+            drop(waiting);
         }
         self.events = events;
         if let Some(close) = flags.close {
@@ -380,7 +399,7 @@ impl<S: Stream> Connection<S> {
             return Err(End::Unavailable);
         }
         if flags.recheck {
-            self.recheck(now)?;
+            self.recheck()?;
         }
         self.pull |= flags.queue_grew;
         Ok(any)
@@ -422,11 +441,11 @@ impl<S: Stream> Connection<S> {
 
     /// Users, rules or limits have changed: what the client has and may not have any more ends the connection. What its session
     /// keeps of that is sorted out when it comes back.
-    fn recheck(&mut self, now: u64) -> Result<(), End> {
+    fn recheck(&mut self) -> Result<(), End> {
         let (messages, bytes) = publish_rates(&self.shared);
-        self.throttle.change(messages, bytes, now);
+        self.throttle.change(messages, bytes, self.steady);
         let (messages, bytes) = deliver_rates(&self.shared);
-        Pace::change(&mut self.pace, messages, bytes, now);
+        Pace::change(&mut self.pace, messages, bytes, self.steady);
         if !self.shared.authenticator.still_admits(&self.pass.admission) {
             return Err(End::Revoked);
         }
@@ -520,7 +539,7 @@ impl<S: Stream> Connection<S> {
                 let tenant = self
                     .shared
                     .tenants
-                    .of(&admission.principal, self.shared.clock.now_ms());
+                    .of(&admission.principal, self.shared.steady_ms());
                 let name =
                     |tenant: &Option<Arc<Tenant>>| tenant.as_ref().map(|tenant| tenant.name().to_owned());
                 let is_same = admission.principal.user == self.pass.admission.principal.user
@@ -564,15 +583,17 @@ impl<S: Stream> Connection<S> {
     }
 
     /// After every read: messages leave for their receivers, commands for their shards.
-    fn settle(&mut self, now: u64) {
+    fn settle(&mut self) {
         self.flush_publishes();
         self.flush_retains();
         self.flush_received();
         if !self.session.has_finished() {
             return;
         }
-        let at = *self.acknowledge_at.get_or_insert(now + ACKNOWLEDGE_AFTER_MS);
-        if now >= at || self.session.finished_count() >= ACKNOWLEDGE_COUNT {
+        let at = *self
+            .acknowledge_at
+            .get_or_insert(self.steady + ACKNOWLEDGE_AFTER_MS);
+        if self.steady >= at || self.session.finished_count() >= ACKNOWLEDGE_COUNT {
             self.acknowledge_at = None;
             self.attachment.acknowledge(self.session.take_finished());
         }
@@ -603,21 +624,23 @@ impl<S: Stream> Connection<S> {
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: u64) -> Poll<End> {
         // Of a client that is kept waiting nothing is read: its PINGREQ may lie in the kernel. If it is gone, the TCP user
         // timeout or the answer it waits for tells.
-        let throttled = self.throttle.waits_until(now);
+        let steady = self.steady;
+        let throttled = self.throttle.waits_until(steady);
         let is_read = throttled.is_none() && self.may_read();
         let keep_alive = self.session.keep_alive_deadline().filter(|_| is_read);
-        if keep_alive.is_some_and(|deadline| deadline <= now) {
+        if keep_alive.is_some_and(|deadline| deadline <= steady) {
             return Poll::Ready(End::KeepAlive);
         }
         let expiry = self.pass.admission.expires_at_ms;
-        let paced = self.paced_until(now).filter(|_| self.has_waiting());
+        let expiry = expiry.map(|at| steady + at.saturating_sub(now).min(LONGEST_SLEEP_MS));
+        let paced = self.paced_until().filter(|_| self.has_waiting());
         let deadlines = [keep_alive, self.acknowledge_at, expiry, throttled, paced];
         let Some(deadline) = deadlines.into_iter().flatten().min() else {
             return Poll::Pending;
         };
         // A timer that fires early finds nothing to do and is set anew: cheaper than moving it with every packet.
         let due =
-            Instant::now() + Duration::from_millis(deadline.saturating_sub(now).min(LONGEST_SLEEP_MS) + 1);
+            Instant::now() + Duration::from_millis(deadline.saturating_sub(steady).min(LONGEST_SLEEP_MS) + 1);
         if self.timer.is_elapsed() || self.timer.deadline() > due {
             self.timer.as_mut().reset(due);
         }
@@ -630,7 +653,7 @@ impl<S: Stream> Connection<S> {
     fn count(&mut self) {
         let tally = std::mem::take(&mut self.tally);
         self.count_sent();
-        self.queued.set(self.session.queued().1);
+        self.queued.set(self.session.queued().1 + self.out.len());
         let (metrics, totals) = (&self.shared.metrics, &self.shared.sys.totals);
         // A large packet comes with many reads; only the last of them completes it.
         if !tally.packets.is_empty() || tally.bytes_received > 0 {

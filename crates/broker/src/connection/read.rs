@@ -25,7 +25,7 @@ thread_local! {
 impl<S: Stream> Connection<S> {
     /// Handles what was read before, then reads once. Ok(true): something was done.
     pub(super) fn poll_input(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, End> {
-        if !self.may_read() || self.throttle.waits_until(now).is_some() {
+        if !self.may_read() || self.throttle.waits_until(self.steady).is_some() {
             return Ok(false);
         }
         let before = self.input.len();
@@ -52,7 +52,7 @@ impl<S: Stream> Connection<S> {
         while self.operation.is_none()
             && !self.input.is_empty()
             && self.out.len() < OUT_MAX
-            && self.throttle.waits_until(now).is_none()
+            && self.throttle.waits_until(self.steady).is_none()
         {
             let waiting = self.input.len();
             let packet = match self.decoder.decode(&mut self.input) {
@@ -68,11 +68,16 @@ impl<S: Stream> Connection<S> {
                 self.tally.received[publish.qos as usize] += 1;
                 self.tally.payload_received += publish.publication.payload_len() as u64;
                 let level = self.shared.overload.level();
-                if let Some(limited) = self.throttle.charge(publish.publication.size(), now, level) {
+                if let Some(limited) = self
+                    .throttle
+                    .charge(publish.publication.size(), self.steady, level)
+                {
                     self.shared.metrics.limited(limited);
                 }
             }
-            let handled = self.session.handle(packet, now, &mut self.out, &mut self.actions);
+            let handled = self
+                .session
+                .handle(packet, self.steady, &mut self.out, &mut self.actions);
             let mut actions = std::mem::take(&mut self.actions);
             for action in actions.drain(..) {
                 self.act(action, now)?;

@@ -4,15 +4,19 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 
+use cluster_proto::raft::Entry as Encoded;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
+use prost::Message;
 use storage::{Flushed, GroupLog};
 
 use super::convert;
 use super::types::{Entry, LogId, TypeConfig, VoteOf};
 
-/// At most this much is read for one round of applying.
+/// At most this much is read for one round of applying, and sent to a replica at once.
 const READ_ENTRIES_MAX: u64 = 64;
+/// The same in bytes, unless the first entry alone has more.
+const READ_BYTES_MAX: usize = 4 << 20;
 
 /// The log of one group.
 #[derive(Clone)]
@@ -21,6 +25,11 @@ pub(crate) struct LogStore(GroupLog);
 impl LogStore {
     pub(crate) fn new(log: GroupLog) -> Self {
         Self(log)
+    }
+
+    /// Returns when everything that was appended before is on the disk.
+    pub(crate) async fn synced(&self) -> io::Result<()> {
+        self.flushed(|log, flushed| log.sync(flushed)).await
     }
 
     async fn flushed(&self, operation: impl FnOnce(&GroupLog, Flushed)) -> io::Result<()> {
@@ -50,7 +59,15 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end.min(start.saturating_add(READ_ENTRIES_MAX)))
+        let end = end.min(start.saturating_add(READ_ENTRIES_MAX));
+        let entries = self.0.entries(start..end)?;
+        let mut bytes = 0;
+        let fits = |entry: &Encoded| {
+            let first = bytes == 0;
+            bytes += entry.encoded_len();
+            first || bytes <= READ_BYTES_MAX
+        };
+        entries.into_iter().take_while(fits).map(convert::entry).collect()
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<VoteOf>> {
@@ -113,4 +130,41 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
         Bound::Unbounded => u64::MAX,
     };
     (start, end)
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster_proto::raft as proto;
+    use storage::{LogOptions, RaftLog};
+
+    use super::*;
+
+    fn entry(index: u64, bytes: usize) -> Encoded {
+        Encoded {
+            log_id: Some(proto::LogId {
+                leader: Some(proto::LeaderId { term: 1, node: 1 }),
+                index,
+            }),
+            payload: Some(proto::entry::Payload::Normal(vec![0; bytes].into())),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replica_is_sent_as_many_entries_as_one_message_holds() {
+        let files = tempfile::tempdir().unwrap();
+        let log = RaftLog::open(files.path(), LogOptions::default()).unwrap();
+        let mut store = LogStore::new(log.group(1).unwrap());
+        let sizes = [6, 1, 1, 1, 1, 1].map(|mebibytes| mebibytes << 20);
+        let entries = (0..).zip(sizes).map(|(index, bytes)| entry(index, bytes));
+        let entries: Vec<_> = entries.collect();
+        store
+            .flushed(|log, flushed| log.append(entries, flushed))
+            .await
+            .unwrap();
+        let mut read = async |start| store.limited_get_log_entries(start, 6).await.unwrap().len();
+        assert_eq!(read(0).await, 1, "one that is larger goes alone");
+        assert_eq!(read(1).await, 3);
+        assert_eq!(read(4).await, 2);
+        store.synced().await.unwrap();
+    }
 }

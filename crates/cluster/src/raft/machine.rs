@@ -10,9 +10,10 @@ use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use prost::Message;
-use storage::StorageError;
+use storage::{GroupLog, StorageError};
 
 use super::convert;
+use super::log_store::LogStore;
 use super::types::{LogId, Payload, Responses, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::chance;
 
@@ -28,7 +29,16 @@ pub(crate) trait Machine: Send + Sync + 'static {
     fn applied_index(&self) -> u64 {
         self.applied().log_id.map_or(0, |id| id.index)
     }
-    /// Writes what changed to the state store and returns when it is durable. Blocks.
+    /// Takes what changed since the last checkpoint, for the next one. Blocks.
+    fn prepare_checkpoint(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+    /// The log that has to be on the disk up to what was prepared before the checkpoint is: the state refers to it. openraft
+    /// applies what a quorum has, and that need not be this node.
+    fn log(&self) -> Option<&GroupLog> {
+        None
+    }
+    /// Writes what was prepared to the state store and returns when it is durable. Blocks.
     fn checkpoint(&self) -> Result<proto::Applied, StorageError>;
     /// How far the last durable checkpoint goes; none when there is no checkpoint.
     fn checkpointed(&self) -> Option<proto::Applied>;
@@ -91,18 +101,6 @@ impl<M: Machine> StateMachine<M> {
             },
             snapshot: SnapshotData::Stored(self.0.clone()),
         }
-    }
-}
-
-/// A snapshot's place in the log, for a peer.
-pub(crate) fn state_to_proto(meta: &SnapshotMeta) -> proto::Applied {
-    let membership = &meta.last_membership;
-    proto::Applied {
-        log_id: meta.last_log_id.as_ref().map(convert::log_id_to_proto),
-        membership: Some(proto::StoredMembership {
-            log_id: membership.log_id().as_ref().map(convert::log_id_to_proto),
-            membership: Some(convert::membership_to_proto(membership.membership())),
-        }),
     }
 }
 
@@ -180,6 +178,11 @@ impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for StateMachine<M> {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let machine = self.0.clone();
+        blocking(move || machine.prepare_checkpoint()).await?;
+        if let Some(log) = self.0.log() {
+            LogStore::new(log.clone()).synced().await?;
+        }
         let machine = self.0.clone();
         let applied = blocking(move || machine.checkpoint()).await?;
         Ok(self.snapshot(&applied))

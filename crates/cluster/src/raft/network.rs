@@ -17,9 +17,9 @@ use prost::Message;
 use storage::GroupId;
 use transport::{Channel, PeerError, Peers};
 
+use super::SnapshotData;
 use super::convert::{self, rpc};
 use super::types::{Snapshot, TypeConfig, VoteOf};
-use super::{SnapshotData, state_to_proto};
 use crate::chance;
 
 /// Entries that wait for a slow disk are not given up as early as a heartbeat is.
@@ -138,17 +138,18 @@ impl RaftNetworkV2<TypeConfig> for Replica {
         let Some(peers) = self.network.peers.clone() else {
             return Err(unreachable("this node has no peers").into());
         };
-        let header = SnapshotHeader {
-            opening: None,
-            group: self.network.group,
-            vote: Some(convert::vote_to_proto(&vote)),
-            applied: Some(state_to_proto(&snapshot.meta)),
-        };
-        let target = self.target;
+        let (target, group) = (self.target, self.network.group);
         let send = async move {
             let read = chance::blocking(move || snapshot.snapshot.read());
             let records = read.await.map_err(|error| error.to_string())?;
             let records = records.map_err(|error| error.to_string())?;
+            // A newer checkpoint may be there than the one that openraft meant: what is read says which it is.
+            let header = SnapshotHeader {
+                opening: None,
+                group,
+                vote: Some(convert::vote_to_proto(&vote)),
+                applied: records.applied.clone(),
+            };
             let data = Bytes::from(records.encode_to_vec());
             let sent = peers.snapshot(target, header, data, SNAPSHOT_WITHIN).await;
             sent.map_err(|error| error.to_string())

@@ -31,8 +31,19 @@ pub(super) struct Disk {
     record: Spilled,
     /// The log up to here is not needed any more.
     purgeable: u64,
+    /// What the next checkpoint writes. A snapshot that is installed in between takes its place.
+    prepared: Option<Prepared>,
     /// A checkpoint was not written. Its changes are known to nobody: a later one would pretend to contain them.
     failed: bool,
+}
+
+/// What changed since a checkpoint, and how far the log was applied then.
+struct Prepared {
+    changes: Vec<Change>,
+    applied: proto::Applied,
+    /// Bodies up to here are written: they were in the last checkpoint's log.
+    spill_to: u64,
+    needed: BTreeSet<MessageId>,
 }
 
 impl Disk {
@@ -57,6 +68,7 @@ impl Disk {
                 spilled,
                 record,
                 purgeable: 0,
+                prepared: None,
                 failed: false,
             },
         ))
@@ -92,9 +104,9 @@ impl Shard {
         self.disk.lock().purgeable
     }
 
-    pub(super) fn write_checkpoint(&self) -> Result<proto::Applied, StorageError> {
+    pub(super) fn prepare(&self) -> Result<(), StorageError> {
         let mut disk = self.disk.lock();
-        if disk.failed {
+        if disk.failed || disk.prepared.is_some() {
             return Err(StorageError::Damaged {
                 what: "the state store",
                 detail: "an earlier checkpoint failed".into(),
@@ -102,13 +114,28 @@ impl Shard {
         }
         let before = self.checkpointed.lock().clone();
         let spill_to = before.and_then(|applied| applied.log_id).map_or(0, |id| id.index);
-        let (changes, applied, needed) = {
-            let mut memory = self.memory.lock();
-            let changes = memory.state.take_dirty();
-            let needed: BTreeSet<MessageId> = memory.state.live_messages_up_to(spill_to).collect();
-            (changes, memory.applied.clone(), needed)
-        };
+        let mut memory = self.memory.lock();
+        disk.prepared = Some(Prepared {
+            changes: memory.state.take_dirty().into_iter().collect(),
+            applied: memory.applied.clone(),
+            spill_to,
+            needed: memory.state.live_messages_up_to(spill_to).collect(),
+        });
         self.log_bytes.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn write_checkpoint(&self) -> Result<proto::Applied, StorageError> {
+        let mut disk = self.disk.lock();
+        let Some(prepared) = disk.prepared.take() else {
+            return Ok(self.checkpointed.lock().clone().unwrap_or_default());
+        };
+        let Prepared {
+            changes,
+            applied,
+            spill_to,
+            needed,
+        } = prepared;
         disk.failed = true;
         self.write(&mut disk, changes, &applied, spill_to, &needed)?;
         disk.failed = false;

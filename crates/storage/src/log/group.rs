@@ -76,6 +76,19 @@ impl GroupLog {
         self.push(memory, Kind::SaveVote(self.group.id, vote), flushed);
     }
 
+    /// Syncs the log, also one whose entries are not synced: all that was appended before is on the disk then.
+    pub fn sync(&self, flushed: Flushed) {
+        let memory = self.group.memory.lock();
+        match memory.vote {
+            // Votes are always synced, and written in their turn.
+            Some(vote) => self.push(memory, Kind::SaveVote(self.group.id, vote), flushed),
+            None => {
+                drop(memory);
+                flushed(Ok(()));
+            }
+        }
+    }
+
     /// Appends entries, which must continue the log.
     pub fn append(&self, entries: Vec<Entry>, flushed: Flushed) {
         let mut memory = self.group.memory.lock();

@@ -82,8 +82,8 @@ impl OnFatal {
 impl Default for OnFatal {
     fn default() -> Self {
         Self::call(|reason| {
-            tracing::error!(reason, "the Raft log failed: the process ends");
-            eprintln!("the Raft log failed, the process ends: {reason}");
+            tracing::error!(reason, "the disk failed this node: the process ends");
+            eprintln!("the disk failed this node, the process ends: {reason}");
             std::process::abort()
         })
     }

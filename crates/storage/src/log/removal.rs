@@ -33,18 +33,20 @@ pub(super) fn write(batch: &mut LogBatch, group: GroupId, removal: Removal) -> r
     batch.put(NODE, group.to_be_bytes().to_vec(), mark.to_vec())
 }
 
-/// The groups whose state is still to go.
-pub(super) fn read(engine: &LogEngine) -> Result<BTreeSet<GroupId>, StorageError> {
-    let mut left = BTreeSet::new();
+/// The groups whose state is still to go, and all that were ever removed from this node.
+pub(super) fn read(engine: &LogEngine) -> Result<(BTreeSet<GroupId>, BTreeSet<GroupId>), StorageError> {
+    let (mut left, mut removed) = (BTreeSet::new(), BTreeSet::new());
     engine.scan_raw_messages(NODE, None, None, false, |key, mark| {
-        if let Some(group) = key.first_chunk()
-            && mark == LEFT
-        {
-            left.insert(GroupId::from_be_bytes(*group));
+        if let Some(group) = key.first_chunk().filter(|_| mark == LEFT || mark == DONE) {
+            let group = GroupId::from_be_bytes(*group);
+            removed.insert(group);
+            if mark == LEFT {
+                left.insert(group);
+            }
         }
         true
     })?;
-    Ok(left)
+    Ok((left, removed))
 }
 
 /// Removes the state of the groups whose log was removed, and lets them be opened again as new ones. To be called

@@ -238,7 +238,7 @@ impl Writer {
         }
     }
 
-    fn fail(&self, reason: &str) {
+    pub(super) fn fail(&self, reason: &str) {
         let waiting = {
             let mut queue = self.queue.lock();
             queue.ended = Some(FAILED);

@@ -200,6 +200,12 @@ fn a_removed_group_is_gone_or_whole_after_a_crash_at_any_place() {
 
             let context = format!("operation {operation} of the removal, seed {seed}");
             assert_eq!(half_removed, removed == [7], "{context}");
+            assert!(!log.was_removed(8), "{context}");
+            assert_eq!(
+                log.was_removed(7),
+                log.group(7).unwrap().state().last.is_none(),
+                "{context}"
+            );
             match entries {
                 0 => assert_eq!(applied, None, "{context}: a state without a log"),
                 3 => assert!(applied.is_some() && !finished, "{context}"),

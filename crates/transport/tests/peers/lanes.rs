@@ -8,7 +8,7 @@ use cluster_proto::ForwardMessage;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use transport::{LANE_BYTES_MAX, MemoryNet, PeerError, Peers, Received};
+use transport::{LANE_BYTES_MAX, MESSAGE_BYTES_MAX, MemoryNet, PeerError, Peers, Received};
 
 use crate::fake::{Fake, Running, message, networks, peers, wait_for};
 
@@ -181,7 +181,7 @@ async fn too_large_a_message_is_told_and_the_lane_goes_on() {
     let peers = peers(one);
     peers.set_address(2, address);
     let done = Done::default();
-    let sent = peers.forward(2, LANE, vec![message(0, 9 << 20)], done.next());
+    let sent = peers.forward(2, LANE, vec![message(0, MESSAGE_BYTES_MAX + 1)], done.next());
     assert!(sent.is_ok());
     assert!(matches!(done.outcomes()[..], [Err(PeerError::TooLarge(_))]));
     let sent = peers.forward(2, LANE, vec![message(1, 6 << 20)], done.next());
