@@ -197,7 +197,8 @@ pub(crate) async fn guard(
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let answer = next.run(request).await;
-    info!(%peer, by = granted.by, %method, path, status = answer.status().as_u16(), "asked by an operator");
+    info!(target: "audit", event = "operator change", %peer, by = granted.by, %method, path,
+        status = answer.status().as_u16());
     answer
 }
 

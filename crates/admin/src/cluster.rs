@@ -93,6 +93,45 @@ pub enum ScaleInState {
     Done,
 }
 
+/// How far a node is on its way out of its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leave {
+    /// The name of the node.
+    pub node: String,
+    /// Its identifier, in 16 hexadecimal digits.
+    pub node_id: String,
+    /// Where it is.
+    pub state: LeaveState,
+    /// Copies of shards that it still holds.
+    pub replicas: u32,
+    /// Clients that are still connected to it.
+    pub connections: u64,
+}
+
+/// Where a node is on its way out of its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaveState {
+    /// It has not been told to leave.
+    Staying,
+    /// It asks its clients to go, and hands over what it holds.
+    Leaving,
+    /// It is a member no more.
+    Left,
+}
+
+/// What is meant when a node leaves, though the others are worse off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaveTerms {
+    /// There may be fewer nodes than each shard is to have copies.
+    #[serde(default)]
+    pub fewer_copies: bool,
+    /// Other members may be down.
+    #[serde(default)]
+    pub beside_down: bool,
+}
+
 /// Who asks how many nodes are to stay.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,13 +169,19 @@ pub type Change<'a> = Pin<Box<dyn Future<Output = Result<(), AdminError>> + Send
 /// How far it is after a step, later.
 pub type Step<'a> = Pin<Box<dyn Future<Output = Result<ScaleIn, AdminError>> + Send + 'a>>;
 
+/// How far a node is after it was told to leave, later.
+pub type Leaving<'a> = Pin<Box<dyn Future<Output = Result<Leave, AdminError>> + Send + 'a>>;
+
 /// What an operator asks of the cluster.
 pub trait ClusterAdmin: Send + Sync + 'static {
     /// The cluster as this node sees it.
     fn status(&self) -> ClusterStatus;
 
-    /// This node hands over what it holds and leaves the cluster for good. Done when it is no member any more.
-    fn leave(&self) -> Change<'_>;
+    /// How far this node is on its way out.
+    fn leaving(&self) -> Result<Leave, AdminError>;
+
+    /// This node is told to hand over what it holds and to leave the cluster for good.
+    fn leave(&self, terms: LeaveTerms) -> Leaving<'_>;
 
     /// A node, by name or identifier, that is down and will not come back is no member any more.
     fn forget(&self, node: &str) -> Change<'_>;
@@ -166,7 +211,7 @@ impl MemberState {
 pub(crate) fn routes(cluster: ClusterCell) -> axum::Router {
     axum::Router::new()
         .route("/api/v1/cluster", get(status))
-        .route("/api/v1/cluster/leave", post(leave))
+        .route("/api/v1/cluster/leave", get(leaving).post(leave))
         .route("/api/v1/cluster/forget/{node}", post(forget))
         .route("/api/v1/cluster/scale-in", get(scale_in).post(scale_in_step))
         .with_state(cluster)
@@ -179,11 +224,17 @@ async fn status(State(cluster): State<ClusterCell>) -> Response {
     }
 }
 
-async fn leave(State(cluster): State<ClusterCell>) -> Response {
-    match cluster.get() {
-        Some(cluster) => changed(cluster.leave().await),
-        None => still_starting().into_response(),
-    }
+async fn leaving(State(cluster): State<ClusterCell>) -> Result<Response, AdminError> {
+    let cluster = cluster.get().ok_or_else(still_starting)?;
+    Ok(fresh(cluster.leaving()?))
+}
+
+async fn leave(
+    State(cluster): State<ClusterCell>,
+    Query(terms): Query<LeaveTerms>,
+) -> Result<Response, AdminError> {
+    let cluster = cluster.get().ok_or_else(still_starting)?;
+    Ok(fresh(cluster.leave(terms).await?))
 }
 
 async fn forget(State(cluster): State<ClusterCell>, Path(node): Path<String>) -> Response {

@@ -31,7 +31,8 @@ use tokio::time::MissedTickBehavior;
 
 pub use access::{Access, Role, TOKEN_BYTES_MIN};
 pub use cluster::{
-    AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus, ScaleIn, ScaleInState, Step,
+    AdminError, Change, ClusterAdmin, ClusterStatus, Leave, LeaveState, LeaveTerms, Leaving, MemberState,
+    MemberStatus, ScaleIn, ScaleInState, Step,
 };
 pub use health::{Health, Probe};
 pub use operations::{

@@ -242,8 +242,25 @@ impl ClusterAdmin for TwoNodes {
         }
     }
 
-    fn leave(&self) -> Change<'_> {
-        Box::pin(async { Err(AdminError::Unavailable("no majority".to_owned())) })
+    fn leaving(&self) -> Result<Leave, AdminError> {
+        Ok(Leave {
+            node: "a".to_owned(),
+            node_id: "00000000000000aa".to_owned(),
+            state: LeaveState::Staying,
+            replicas: 16,
+            connections: 7,
+        })
+    }
+
+    fn leave(&self, terms: LeaveTerms) -> Leaving<'_> {
+        let told = match terms.beside_down {
+            false => Err(AdminError::Conflict("b does not answer".to_owned())),
+            true => self.leaving().map(|found| Leave {
+                state: LeaveState::Leaving,
+                ..found
+            }),
+        };
+        Box::pin(async { told })
     }
 
     fn forget(&self, node: &str) -> Change<'_> {
@@ -298,11 +315,18 @@ async fn a_change_is_made_or_the_reason_is_told() {
     let node = Node::starting().await;
     node.admin.set_cluster(Arc::new(TwoNodes));
     for (line, status, reason) in [
-        ("POST /api/v1/cluster/leave", 503, "no majority"),
+        ("GET /api/v1/cluster/leave", 200, r#""state":"staying""#),
+        ("POST /api/v1/cluster/leave", 409, "b does not answer"),
+        (
+            "POST /api/v1/cluster/leave?beside_down=true&fewer_copies=false",
+            200,
+            r#""state":"leaving""#,
+        ),
+        ("POST /api/v1/cluster/leave?force=true", 400, "force"),
         ("POST /api/v1/cluster/forget/b%20c", 204, ""),
         ("POST /api/v1/cluster/forget/a", 409, "it is up"),
         ("POST /api/v1/cluster/forget/d", 404, "there is no d"),
-        ("GET /api/v1/cluster/leave", 405, ""),
+        ("GET /api/v1/cluster/forget/a", 405, ""),
         ("GET /api/v1/cluster/scale-in?to=2", 200, r#""state":"ready""#),
         ("POST /api/v1/cluster/scale-in?to=2", 200, r#""state":"leaving""#),
         ("POST /api/v1/cluster/scale-in?to=1", 409, "fewer copies"),

@@ -151,6 +151,9 @@ where
             tickets,
             answer,
         } = self;
+        if let Err(error) = &result {
+            shared.metrics.not_forwarded(error);
+        }
         match result {
             Err(ProposeError::Gone) if !kept.is_empty() => {
                 // As many as a lane holds: its bound is theirs.

@@ -299,3 +299,50 @@ impl Arrival {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TimeSpan;
+
+    /// An accepted socket of this listener.
+    async fn accepted(listener: &Listener) -> TcpStream {
+        let socket = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let dialling = TcpStream::connect(socket.local_addr().unwrap());
+        let (dialled, accepted) = tokio::join!(dialling, socket.accept());
+        dialled.unwrap();
+        let (stream, _) = accepted.unwrap();
+        configure(&stream, listener);
+        stream
+    }
+
+    #[tokio::test]
+    async fn the_kernel_looks_for_connections_whose_other_end_is_gone() {
+        let stream = accepted(&Listener {
+            tcp_keepalive: TimeSpan::from_secs(45),
+            tcp_user_timeout: TimeSpan::from_secs(33),
+            ..Listener::default()
+        })
+        .await;
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(45));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(33)));
+        assert!(stream.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn where_it_is_not_wanted_the_kernel_leaves_idle_connections_alone() {
+        let stream = accepted(&Listener {
+            tcp_keepalive: TimeSpan::ZERO,
+            tcp_user_timeout: TimeSpan::ZERO,
+            ..Listener::default()
+        })
+        .await;
+        let socket = SockRef::from(&stream);
+        assert!(!socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+    }
+}

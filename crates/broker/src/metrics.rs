@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use cluster::ProposeError;
 use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
@@ -122,7 +123,8 @@ pub(crate) struct Metrics {
     pub(crate) tls_failed: Counter,
     pub(crate) tls_late: Counter,
     pub(crate) tls_duration: Histogram,
-    pub(crate) ack_duration: Histogram,
+    /// Of QoS 1, and of QoS 2.
+    pub(crate) ack_duration: [Histogram; 2],
     pub(crate) delivery_duration: Histogram,
     proxy_rejected: [Counter; Rejection::REASONS.len()],
     denied: [Counter; Denied::WORDS.len()],
@@ -144,6 +146,9 @@ pub(crate) struct Metrics {
     pub(crate) dropped_rate_limited: Counted,
     pub(crate) forwarded_in: Counter,
     forwarded_out: Counter,
+    forward_refused: Counter,
+    forward_gone: Counter,
+    forward_unknown: Counter,
     announced: Counter,
     announce_failed: Counter,
     pub(crate) kicks: Counter,
@@ -153,11 +158,13 @@ pub(crate) struct Metrics {
     pub(crate) sessions: Gauge,
     pub(crate) subscriptions: Gauge,
     pub(crate) topic_filters: Gauge,
+    pub(crate) shared_groups: Gauge,
     pub(crate) retained_messages: Gauge,
     pub(crate) retained_bytes: Gauge,
     pub(crate) inflight_messages: Gauge,
     pub(crate) queued_messages: Gauge,
     pub(crate) queued_bytes: Gauge,
+    pub(crate) queues_near_limit: Gauge,
     pub(crate) overload_level: Gauge,
     pub(crate) memory_budget: Gauge,
     pub(crate) draining: Gauge,
@@ -171,6 +178,8 @@ impl Metrics {
             Counted::new(counter!("flotilla_messages_dropped_total", "reason" => reason))
         };
         let handshakes = |result: &'static str| counter!("flotilla_tls_handshakes_total", "result" => result);
+        let forward_errors =
+            |reason: &'static str| counter!("flotilla_forward_errors_total", "reason" => reason);
         let by_qos = |name: &'static str| ["0", "1", "2"].map(|qos| counter!(name, "qos" => qos));
         Self {
             connections: TRANSPORTS.map(|transport| {
@@ -189,7 +198,8 @@ impl Metrics {
             tls_failed: handshakes("failed"),
             tls_late: handshakes("late"),
             tls_duration: histogram!("flotilla_tls_handshake_duration_seconds"),
-            ack_duration: histogram!("flotilla_publish_ack_duration_seconds"),
+            ack_duration: ["1", "2"]
+                .map(|qos| histogram!("flotilla_publish_ack_duration_seconds", "qos" => qos)),
             delivery_duration: histogram!("flotilla_message_delivery_duration_seconds"),
             proxy_rejected: Rejection::REASONS
                 .map(|reason| counter!("flotilla_proxy_headers_rejected_total", "reason" => reason)),
@@ -212,6 +222,9 @@ impl Metrics {
             dropped_rate_limited: dropped("rate_limited"),
             forwarded_in: counter!("flotilla_forwarded_messages_total", "direction" => "in"),
             forwarded_out: counter!("flotilla_forwarded_messages_total", "direction" => "out"),
+            forward_refused: forward_errors("congested"),
+            forward_gone: forward_errors("node_gone"),
+            forward_unknown: forward_errors("unanswered"),
             announced: counter!("flotilla_subscribe_announcements_total", "outcome" => "announced"),
             announce_failed: counter!("flotilla_subscribe_announcements_total", "outcome" => "failed"),
             kicks: counter!("flotilla_session_kicks_total"),
@@ -221,11 +234,13 @@ impl Metrics {
             sessions: gauge!("flotilla_sessions"),
             subscriptions: gauge!("flotilla_subscriptions"),
             topic_filters: gauge!("flotilla_topic_filters"),
+            shared_groups: gauge!("flotilla_shared_subscription_groups"),
             retained_messages: gauge!("flotilla_retained_messages"),
             retained_bytes: gauge!("flotilla_retained_bytes"),
             inflight_messages: gauge!("flotilla_inflight_messages"),
             queued_messages: gauge!("flotilla_queued_messages"),
             queued_bytes: gauge!("flotilla_queued_bytes"),
+            queues_near_limit: gauge!("flotilla_queues_near_limit"),
             overload_level: gauge!("flotilla_overload_level"),
             memory_budget: gauge!("flotilla_memory_budget_bytes"),
             draining: gauge!("flotilla_draining"),
@@ -278,7 +293,19 @@ impl Metrics {
     pub(crate) fn forwarded(&self, messages: u64, refused_qos_0: Option<u64>) {
         match refused_qos_0 {
             None => self.forwarded_out.increment(messages),
-            Some(lost) => self.dropped_peer_congested.increment(lost),
+            Some(lost) => {
+                self.dropped_peer_congested.increment(lost);
+                self.forward_refused.increment(1);
+            }
+        }
+    }
+
+    /// Messages that were sent to another node were not answered as they should.
+    pub(crate) fn not_forwarded(&self, error: &ProposeError) {
+        match error {
+            ProposeError::Gone => self.forward_gone.increment(1),
+            ProposeError::Busy => self.forward_refused.increment(1),
+            _ => self.forward_unknown.increment(1),
         }
     }
 
@@ -340,7 +367,8 @@ fn describe() {
     );
     describe_histogram!(
         "flotilla_publish_ack_duration_seconds",
-        "From the reading of PUBLISH packets above QoS 0 until a shard or another node has them, which their acknowledgement waits for"
+        "From the reading of PUBLISH packets above QoS 0 until a shard or another node has them, which their acknowledgement waits for; by the QoS of the first \
+         of those that go together"
     );
     describe_histogram!(
         "flotilla_message_delivery_duration_seconds",
@@ -419,6 +447,11 @@ fn describe() {
         "Messages to and from other nodes, by direction"
     );
     describe_counter!(
+        "flotilla_forward_errors_total",
+        "Batches of messages for another node that did not go as they should, by reason: it was too far behind, it was declared \
+         down (members of shared subscriptions elsewhere get theirs), or it has not answered"
+    );
+    describe_counter!(
         "flotilla_subscribe_announcements_total",
         "Subscriptions whose answer waited for the other nodes to route by them, by outcome"
     );
@@ -436,6 +469,10 @@ fn describe() {
         "flotilla_topic_filters",
         "Topic filters with a connected subscriber"
     );
+    describe_gauge!(
+        "flotilla_shared_subscription_groups",
+        "Shared subscriptions with members, on whatever node"
+    );
     describe_gauge!("flotilla_retained_messages", "Retained messages");
     describe_gauge!("flotilla_retained_bytes", "Bytes of retained messages");
     describe_gauge!(
@@ -446,6 +483,10 @@ fn describe() {
     describe_gauge!(
         "flotilla_queued_bytes",
         "Bytes of messages waiting in durable sessions"
+    );
+    describe_gauge!(
+        "flotilla_queues_near_limit",
+        "Durable sessions whose queue holds more than four fifths of the messages or bytes that it may; looked at twice a minute"
     );
     describe_gauge!(
         "flotilla_draining",

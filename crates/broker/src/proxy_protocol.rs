@@ -91,6 +91,10 @@ impl Header {
 /// # Errors
 /// The bytes are not the beginning of a header.
 pub fn parse(bytes: &[u8]) -> Result<Progress, Malformed> {
+    if bytes.is_empty() {
+        // Which version it is has to be known first: a line may be shorter than what a binary header begins with.
+        return Ok(Progress::Need(LINE_START.len()));
+    }
     if begins_alike(bytes, &SIGNATURE) {
         return parse_binary(bytes);
     }

@@ -2,7 +2,7 @@
 //! and stay valid for as long as the generation does not change.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use cluster::{Cluster, NodeRoute, ShardId};
 use foldhash::{HashMap, HashMapExt};
@@ -17,6 +17,8 @@ use crate::share::{Here, Known, Leaving, ShareGroup};
 pub(crate) struct Subscriber {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) grant: Arc<Grant>,
+    /// Of the client's own messages, where only some of its subscriptions have No Local.
+    pub(crate) own_grant: Option<Arc<Grant>>,
     /// The session is kept in a shard, which brings it everything above QoS 0; only QoS 0 goes straight to it.
     pub(crate) durable: bool,
 }
@@ -32,6 +34,17 @@ pub(crate) struct Route {
     /// Other nodes with connected subscribers.
     pub(crate) nodes: Vec<NodeRoute>,
     pub(crate) shards: Vec<ShardId>,
+}
+
+impl Subscriber {
+    /// What is granted of messages of this publisher; `None`: nothing, they are the client's own. The same client id is the same
+    /// client, whichever of its connections published. [MQTT-3.8.3-3]
+    pub(crate) fn granted(&self, publisher: &str) -> Option<&Arc<Grant>> {
+        match self.grant.no_local && *self.mailbox.client == *publisher {
+            true => self.own_grant.as_ref(),
+            false => Some(&self.grant),
+        }
+    }
 }
 
 impl Route {
@@ -55,6 +68,8 @@ struct Entry {
 pub(crate) struct Router {
     table: RwLock<FilterTree<Entry>>,
     generation: AtomicU64,
+    /// Shared subscriptions with members.
+    groups: AtomicUsize,
 }
 
 impl Router {
@@ -62,6 +77,7 @@ impl Router {
         Self {
             table: RwLock::new(FilterTree::new()),
             generation: AtomicU64::new(1),
+            groups: AtomicUsize::new(0),
         }
     }
 
@@ -183,6 +199,7 @@ impl Router {
             Some(group) => group,
             None => {
                 groups.push(Arc::new(ShareGroup::new(name)));
+                self.groups.fetch_add(1, Ordering::Relaxed);
                 self.generation.fetch_add(1, Ordering::Release);
                 groups.last().expect("one was pushed two lines above")
             }
@@ -204,6 +221,7 @@ impl Router {
             return;
         }
         entry.groups.remove(place);
+        self.groups.fetch_sub(1, Ordering::Relaxed);
         if entry.subscribers.is_empty() && entry.groups.is_empty() {
             table.remove(filter);
         }
@@ -234,6 +252,11 @@ impl Router {
         }
     }
 
+    /// Shared subscriptions with members, on whatever node.
+    pub(crate) fn groups(&self) -> usize {
+        self.groups.load(Ordering::Relaxed)
+    }
+
     /// Filters with a connected subscriber or a group.
     pub(crate) fn filters(&self) -> usize {
         self.table.read().len()
@@ -253,14 +276,30 @@ fn merge_overlapping(subscribers: &mut Vec<Subscriber>) {
             merged.push(subscriber);
             continue;
         };
-        let mut grant = Grant::clone(&first.grant);
-        grant.qos = grant.qos.max(subscriber.grant.qos);
-        grant.no_local &= subscriber.grant.no_local;
-        grant.retain_as_published |= subscriber.grant.retain_as_published;
-        grant
-            .subscription_ids
-            .extend_from_slice(&subscriber.grant.subscription_ids);
-        first.grant = Arc::new(grant);
+        if first.grant.no_local || subscriber.grant.no_local {
+            first.own_grant = match (own_grant(first), own_grant(&subscriber)) {
+                (Some(one), Some(other)) => Some(together(&one, &other)),
+                (one, other) => one.or(other),
+            };
+        }
+        first.grant = together(&first.grant, &subscriber.grant);
     }
     *subscribers = merged;
+}
+
+fn own_grant(subscriber: &Subscriber) -> Option<Arc<Grant>> {
+    match subscriber.grant.no_local {
+        true => subscriber.own_grant.clone(),
+        false => Some(Arc::clone(&subscriber.grant)),
+    }
+}
+
+/// What two subscriptions grant. No Local if one of them has it: then the client's own messages are looked at apart.
+fn together(one: &Grant, other: &Grant) -> Arc<Grant> {
+    let mut grant = one.clone();
+    grant.qos = grant.qos.max(other.qos);
+    grant.no_local |= other.no_local;
+    grant.retain_as_published |= other.retain_as_published;
+    grant.subscription_ids.extend_from_slice(&other.subscription_ids);
+    Arc::new(grant)
 }

@@ -54,16 +54,13 @@ impl Run {
         let is_measured = self.unmeasured == 0;
         self.unmeasured = (self.unmeasured + 1) % MEASURED_EVERY;
         let batch = Arc::new(Batch::new(messages, is_measured.then(Instant::now)));
-        for Subscriber {
-            mailbox,
-            grant,
-            durable,
-        } in &route.subscribers
-        {
+        for subscriber in &route.subscribers {
+            let Some(grant) = subscriber.granted(publisher) else {
+                continue;
+            };
+            let Subscriber { mailbox, durable, .. } = subscriber;
             let by_shard = *durable && batch.qos_min.min(grant.qos) > QoS::AtMostOnce;
-            // The same client id is the same client, whichever of its connections published. [MQTT-3.8.3-3]
-            let own = grant.no_local && *mailbox.client == *publisher;
-            if by_shard || own {
+            if by_shard {
                 continue;
             }
             if sheds && batch.qos.min(grant.qos) == QoS::AtMostOnce {
@@ -103,9 +100,67 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::mailbox::Event;
+    use crate::mailbox::{Event, Grant};
     use crate::message::from_stored;
     use crate::testing::{grant, message, node, subscribe};
+
+    /// Each of its subscriptions says for itself whether a client wants its own messages. [MQTT-3.8.3-3]
+    #[tokio::test]
+    async fn a_client_gets_its_own_messages_only_by_its_subscriptions_without_no_local() {
+        let (_files, shared) = node().await;
+        let with = |qos, no_local, identifier| Grant {
+            no_local,
+            subscription_ids: SmallVec::from_iter([identifier]),
+            ..grant(qos)
+        };
+        for durable in [false, true] {
+            let mailbox = subscribe(&shared, "c", "a/#", with(QoS::ExactlyOnce, true, 1), durable);
+            for (filter, grant) in [
+                ("a/b", with(QoS::AtMostOnce, false, 2)),
+                ("+/b", with(QoS::AtLeastOnce, true, 3)),
+            ] {
+                let filter = mqtt_topic::TopicFilter::parse(filter.into()).unwrap();
+                let subscriber = Subscriber {
+                    mailbox: Arc::clone(&mailbox),
+                    grant: Arc::new(grant),
+                    own_grant: None,
+                    durable,
+                };
+                shared.router.subscribe(&filter, subscriber);
+            }
+            let granted = |publisher: &str, topic: &str, qos| {
+                let stored = message(publisher, topic, "x", qos).publication.unwrap();
+                let route = Arc::new(shared.router.route_here(topic));
+                let mut run = Run::default();
+                run.push(&shared, publisher, route, from_stored(&stored).unwrap());
+                run.flush(&shared, publisher);
+                let mut events = Vec::new();
+                mailbox.take(&mut events, Waker::noop());
+                let of = |event| match event {
+                    Event::Deliver { grant, .. } => {
+                        let mut identifiers = grant.subscription_ids.to_vec();
+                        identifiers.sort_unstable();
+                        (grant.qos, identifiers)
+                    }
+                    other => panic!("{other:?}"),
+                };
+                events.into_iter().map(of).collect::<Vec<_>>()
+            };
+            assert_eq!(granted("c", "a/b", 2), [(QoS::AtMostOnce, vec![2])]);
+            assert_eq!(granted("c", "a/c", 2), []);
+            let others = match durable {
+                // The shard brings it.
+                true => vec![],
+                false => vec![(QoS::ExactlyOnce, vec![1, 2, 3])],
+            };
+            assert_eq!(granted("d", "a/b", 2), others);
+            assert_eq!(granted("c", "a/b", 0), [(QoS::AtMostOnce, vec![2])]);
+            for filter in ["a/#", "a/b", "+/b"] {
+                let filter = mqtt_topic::TopicFilter::parse(filter.into()).unwrap();
+                shared.router.unsubscribe(&filter, mailbox.id);
+            }
+        }
+    }
 
     #[tokio::test]
     async fn the_first_batch_of_so_many_is_measured() {

@@ -466,6 +466,38 @@ mod tests {
     }
 
     #[test]
+    fn one_topic_always_hashes_to_one_member_and_many_use_all() {
+        let group = group(&["a", "b", "c"]);
+        let choose = |topic: &str, publisher: &str| {
+            let choice = Choice {
+                topic,
+                ..choice(SharedStrategy::HashTopic, publisher)
+            };
+            group.choose(&choice).unwrap().client.to_string()
+        };
+        let first = choose("t", "p");
+        for publisher in (0..16).map(|n| format!("publisher-{n}")) {
+            assert_eq!(choose("t", &publisher), first);
+        }
+        let topics = (0..64).map(|n| format!("topic/{n}"));
+        let used: std::collections::BTreeSet<_> = topics.map(|topic| choose(&topic, "p")).collect();
+        assert_eq!(used.len(), 3);
+    }
+
+    #[test]
+    fn random_asks_all_members_and_in_no_order() {
+        let group = group(&["a", "b", "c"]);
+        let chosen = choices(&group, SharedStrategy::Random, &["p"; 300]);
+        // A third each on the average: fewer than a tenth is no chance, it is a mistake.
+        for member in ["a", "b", "c"] {
+            let share = chosen.iter().filter(|client| *client == member).count();
+            assert!(share > 30, "{member}: {share} of 300");
+        }
+        let repeats = (3..300).filter(|n| chosen[*n] == chosen[n - 3]).count();
+        assert!(repeats < 200, "one after the other: {repeats}");
+    }
+
+    #[test]
     fn two_nodes_hash_to_the_same_member_whoever_it_is_connected_to() {
         let (first, second) = (group(&["a", "c"]), group(&["b"]));
         first.learn("b", known(OTHER, None));

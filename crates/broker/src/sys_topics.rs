@@ -11,6 +11,7 @@ use mqtt_topic::{TopicFilter, TopicName};
 use parking_lot::Mutex;
 
 use crate::mailbox::LiveMessage;
+use crate::overload::resident_bytes;
 use crate::publisher::Publisher;
 use crate::shared::Shared;
 use crate::sys_load::Loads;
@@ -31,6 +32,8 @@ pub(crate) struct Totals {
     connected_max: AtomicU64,
     /// Subscriptions of sessions that end with their connection; the shards count those of the others.
     subscriptions: AtomicU64,
+    /// The most resident memory that was seen here.
+    resident_max: AtomicU64,
 }
 
 impl Totals {
@@ -145,7 +148,10 @@ fn values(shared: &Shared, started: Instant) -> Vec<(&'static str, String)> {
     let connected = shared.registry.len() as u64;
     let of = |sum: &AtomicU64| sum.load(Relaxed).to_string();
     let disconnected = totals.sessions.saturating_sub(connected);
-    vec![
+    // As mosquitto counts: what is retained is in the store, too.
+    let stored_messages = totals.queued_messages + totals.retained_messages;
+    let stored_bytes = totals.queued_bytes + totals.retained_bytes;
+    let mut values = vec![
         ("version", format!("Flotilla {}", env!("CARGO_PKG_VERSION"))),
         ("uptime", format!("{} seconds", started.elapsed().as_secs())),
         ("clients/total", (connected + disconnected).to_string()),
@@ -171,19 +177,30 @@ fn values(shared: &Shared, started: Instant) -> Vec<(&'static str, String)> {
         ("bytes/received", of(&sums.bytes_received)),
         ("bytes/sent", of(&sums.bytes_sent)),
         ("retained messages/count", totals.retained_messages.to_string()),
-        ("store/messages/count", totals.queued_messages.to_string()),
-        ("store/messages/bytes", totals.queued_bytes.to_string()),
+        ("messages/stored", stored_messages.to_string()),
+        ("store/messages/count", stored_messages.to_string()),
+        ("store/messages/bytes", stored_bytes.to_string()),
         (
             "subscriptions/count",
             (totals.subscriptions + sums.subscriptions.load(Relaxed)).to_string(),
         ),
-    ]
+    ];
+    // Of the heap alone nobody can tell; resident memory has it in it.
+    if let Some(resident) = resident_bytes() {
+        let max = sums.resident_max.fetch_max(resident, Relaxed).max(resident);
+        values.push(("heap/current", resident.to_string()));
+        values.push(("heap/maximum", max.to_string()));
+    }
+    values
 }
+
+/// Every sixth time each queue is looked at.
+const LOOKS_PER_QUEUES: u64 = 6;
 
 /// Refreshes the gauges that are too dear to keep up with every change.
 pub(crate) async fn gauges(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(std::time::Duration::from_secs(5));
-    loop {
+    for look in 0_u64.. {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shared.stopping.cancelled() => return,
@@ -193,10 +210,15 @@ pub(crate) async fn gauges(shared: Arc<Shared>) {
         metrics.sessions.set(totals.sessions as f64);
         metrics.subscriptions.set(totals.subscriptions as f64);
         metrics.topic_filters.set(shared.router.filters() as f64);
+        metrics.shared_groups.set(shared.router.groups() as f64);
         metrics.retained_messages.set(totals.retained_messages as f64);
         metrics.retained_bytes.set(totals.retained_bytes as f64);
         metrics.inflight_messages.set(shared.registry.in_flight() as f64);
         metrics.queued_messages.set(totals.queued_messages as f64);
         metrics.queued_bytes.set(totals.queued_bytes as f64);
+        if look % LOOKS_PER_QUEUES == 0 {
+            let near = shared.cluster.queues_near_limit();
+            metrics.queues_near_limit.set(near as f64);
+        }
     }
 }

@@ -74,6 +74,7 @@ pub(crate) fn subscribe(
         let subscriber = Subscriber {
             mailbox: Arc::clone(&mailbox),
             grant,
+            own_grant: None,
             durable,
         };
         shared.router.subscribe(filter_part, subscriber);

@@ -347,6 +347,25 @@ fn bytes_are_limited_too_and_one_that_never_fits_drops_nothing_else() {
 }
 
 #[test]
+fn a_queue_is_near_its_limit_when_a_fifth_of_its_room_is_not_left() {
+    for (messages_max, bytes_max) in [(10, 0), (0, 10), (10, 10)] {
+        let mut shard = Shard::new();
+        let epoch = limited(&mut shard, messages_max, bytes_max, true);
+        shard.disconnect("c", epoch);
+        for _ in 0..8 {
+            shard.append(message("a", "1", 1));
+            assert_eq!(shard.state.queues_near_limit(), 0, "{messages_max}, {bytes_max}");
+        }
+        shard.append(message("a", "1", 1));
+        assert_eq!(shard.state.queues_near_limit(), 1, "{messages_max}, {bytes_max}");
+    }
+    let mut unlimited = Shard::new();
+    limited(&mut unlimited, 0, 0, true);
+    unlimited.append(message("a", "1", 1));
+    assert_eq!(unlimited.state.queues_near_limit(), 0);
+}
+
+#[test]
 fn expired_messages_leave_the_queue_of_a_disconnected_session() {
     let mut shard = Shard::new();
     let epoch = shard.subscriber("c", "a", 1);

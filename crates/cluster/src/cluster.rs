@@ -8,7 +8,7 @@ use cluster_proto::{
     FetchQueue, ForwardMessage, Kick, Owner, Publication, ShardCommand, ShardResponse, ShareMember,
     call_request,
 };
-use cluster_state::shard_of;
+use cluster_state::{ShardState, shard_of};
 use tokio::time::timeout;
 use transport::{Channel, PeerError};
 
@@ -439,6 +439,13 @@ impl Cluster {
             group.machine.add_totals(&mut totals);
         }
         totals
+    }
+
+    /// Sessions, of the shards that this node leads, whose queue is nearly full. Looks at each of them.
+    pub fn queues_near_limit(&self) -> u64 {
+        let led = self.0.slots.iter().filter_map(|slot| slot.led_here());
+        led.map(|group| group.machine.read(ShardState::queues_near_limit))
+            .sum()
     }
 
     fn slot_with(&self, client: &str) -> Option<&Arc<Slot>> {

@@ -10,11 +10,36 @@ use metrics::{
 
 use transport::PeerStats;
 
+use crate::chance;
 use crate::node::Inner;
 use crate::{MemberStatus, Status};
 
 /// Gauges are as old as this at most.
 const EVERY: Duration = Duration::from_secs(2);
+
+/// What is done with a snapshot, for the metric.
+#[derive(Clone, Copy)]
+pub(crate) enum Snapshotting {
+    /// A checkpoint is written.
+    Write,
+    /// It goes to a peer, until that has installed it.
+    Send,
+    /// It came from a peer.
+    Install,
+}
+
+/// Notes how long that took. It is rare: the handle is looked up each time.
+pub(crate) fn snapshot(what: Snapshotting, took: Duration) {
+    let step = match what {
+        Snapshotting::Write => "write",
+        Snapshotting::Send => "send",
+        Snapshotting::Install => "install",
+    };
+    histogram!("flotilla_snapshot_duration_seconds", "step" => step).record(took);
+}
+
+/// Looks at the rest for one at the files of the state store.
+const LOOKS_PER_STORE: u64 = 15;
 
 struct Handles {
     members: [(&'static str, Gauge); 3],
@@ -25,6 +50,7 @@ struct Handles {
     lag: Gauge,
     leader_changes: Counter,
     log_bytes: Gauge,
+    state_bytes: Gauge,
 }
 
 impl Handles {
@@ -32,6 +58,9 @@ impl Handles {
         describe();
         // So that it is there from the start, at 0.
         let _ = histogram!("flotilla_replication_commit_duration_seconds");
+        for step in ["write", "send", "install"] {
+            let _ = histogram!("flotilla_snapshot_duration_seconds", "step" => step);
+        }
         let _ = counter!("flotilla_route_barrier_timeouts_total");
         let _ = counter!("flotilla_cluster_peers_refused_total");
         Self {
@@ -44,6 +73,7 @@ impl Handles {
             lag: gauge!("flotilla_replication_lag_entries"),
             leader_changes: counter!("flotilla_replication_leader_changes_total"),
             log_bytes: gauge!("flotilla_storage_log_size_bytes"),
+            state_bytes: gauge!("flotilla_storage_state_size_bytes"),
         }
     }
 }
@@ -84,14 +114,25 @@ impl Inner {
         let handles = Handles::new();
         let mut leaders = BTreeMap::new();
         let mut links = BTreeMap::new();
-        loop {
+        for look in 0_u64.. {
             let status = self.status();
             self.measure(&status, &handles, &mut leaders);
+            if look % LOOKS_PER_STORE == 0 {
+                self.measure_store(&handles).await;
+            }
             self.measure_links(&status.members, &mut links);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(EVERY) => {}
             }
+        }
+    }
+
+    /// Its files are looked at.
+    async fn measure_store(&self, handles: &Handles) {
+        let kv = self.shard_parts.kv.clone();
+        if let Ok(Ok(bytes)) = chance::blocking(move || kv.size_on_disk()).await {
+            handles.state_bytes.set(bytes as f64);
         }
     }
 
@@ -204,6 +245,11 @@ fn describe() {
         "flotilla_replication_commit_duration_seconds",
         "From the making of an entry on this node until it is committed and applied"
     );
+    describe_histogram!(
+        "flotilla_snapshot_duration_seconds",
+        "Duration of writing a checkpoint of a group, of sending one to a peer until that has installed it, and of installing one \
+         that came, by step"
+    );
     describe_counter!(
         "flotilla_route_barrier_timeouts_total",
         "Times a subscription waited for another node in vain"
@@ -215,5 +261,9 @@ fn describe() {
     describe_gauge!(
         "flotilla_storage_log_size_bytes",
         "Bytes of the Raft log on the disk"
+    );
+    describe_gauge!(
+        "flotilla_storage_state_size_bytes",
+        "Bytes of the state store with the checkpoints on the disk; looked at twice a minute"
     );
 }

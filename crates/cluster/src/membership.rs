@@ -210,7 +210,13 @@ impl Inner {
         if self.retired.swap(true, Ordering::AcqRel) {
             return;
         }
-        info!("this node has left the cluster for good: it can be stopped, and its data directory removed");
+        info!(
+            target: "audit",
+            event = "member left",
+            node = format!("{:016x}", self.node_id),
+            name = self.config.name,
+            "this node has left the cluster for good: it can be stopped, and its data directory removed"
+        );
         if self.lease.set_ready(false) {
             self.fence("this node has left the cluster");
         }
@@ -253,6 +259,7 @@ impl Inner {
     /// As the leader of the meta group.
     pub(crate) async fn admit_member(&self, member: Member) -> Option<JoinAnswer> {
         let (node, incarnation) = (member.node, member.incarnation);
+        let (name, address) = (member.name.clone(), member.address.clone());
         // Its new life begins now: the silence of the one before must not end it.
         self.heard.note(node, false);
         let join = cluster_proto::Join { member: Some(member) };
@@ -262,6 +269,15 @@ impl Inner {
             .ok()?;
         if response.accepted {
             self.heard.note(node, false);
+            info!(
+                target: "audit",
+                event = "member joined",
+                node = format!("{node:016x}"),
+                name,
+                address,
+                incarnation,
+                "a node joins, or comes back"
+            );
         }
         let (is_over, is_retired) = self.meta.machine.read(|state| {
             let known = state.member(node);

@@ -69,7 +69,12 @@ impl Inner {
             let Some(incarnation) = self.incarnation_of(node) else {
                 continue;
             };
-            warn!(node = format!("{node:016x}"), "a node is silent: declared down");
+            warn!(
+                target: "audit",
+                event = "member down",
+                node = format!("{node:016x}"),
+                "a node is silent: declared down"
+            );
             let down = NodeDown {
                 node,
                 incarnation,
@@ -123,7 +128,8 @@ impl Inner {
                 .iter()
                 .all(|node| *node == self.node_id || self.meta.is_caught_up(*node))
         {
-            info!(voters = wanted.len(), "the meta group's voters change");
+            let ids: Vec<String> = wanted.iter().map(|node| format!("{node:016x}")).collect();
+            info!(target: "audit", event = "voters", voters = ids.join(","), "the meta group's voters change");
             if let Err(error) = self.meta.set_voters_retaining(wanted).await {
                 warn!(error, "the voters did not change");
             }

@@ -67,6 +67,7 @@ impl Inner {
         if self.strangers.lock().is_news("a certificate of another node") {
             warn!(
                 target: "audit",
+                event = "peer refused",
                 node = format!("{:016x}", from.node),
                 name = from.name,
                 address,

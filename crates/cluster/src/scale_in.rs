@@ -3,8 +3,6 @@
 
 use std::cmp::Reverse;
 
-use cluster_proto::{Leave, meta_command::Command};
-
 use crate::{Cluster, MemberStatus, Status};
 
 /// How far a cluster is on its way to fewer nodes.
@@ -59,7 +57,7 @@ impl Cluster {
         let next = found.going.first().map(|member| member.node);
         match (found.state, next) {
             (ScaleInState::Ready, Some(node)) => {
-                self.change(Command::Leave(Leave { node })).await?;
+                self.send_away(node).await?;
                 self.scale_in(to, fewer_copies)
             }
             _ => Ok(found),
@@ -107,10 +105,7 @@ fn plan(status: &Status, to: usize, copies: usize) -> Result<ScaleIn, String> {
         _ if !status.is_settled() || status.meta_leader.is_none() => ScaleInState::Settling,
         true => ScaleInState::Done,
         false if to < copies => {
-            return Err(format!(
-                "cluster.replication_factor is {copies}: with {to} nodes every shard would have fewer copies than that. \
-                 --fewer-copies (fewer_copies=true) says that this is meant"
-            ));
+            return Err(too_few_copies(copies, to));
         }
         false => ScaleInState::Ready,
     };
@@ -119,6 +114,14 @@ fn plan(status: &Status, to: usize, copies: usize) -> Result<ScaleIn, String> {
         going,
         members,
     })
+}
+
+/// Why so few nodes are not enough.
+pub(crate) fn too_few_copies(copies: usize, nodes: usize) -> String {
+    format!(
+        "cluster.replication_factor is {copies}: with {nodes} nodes every shard would have fewer copies than that. \
+         --fewer-copies (fewer_copies=true) says that this is meant"
+    )
 }
 
 /// Those that leave already, then the highest ordinals as a StatefulSet takes them, or the last names. The node that is asked

@@ -1,9 +1,10 @@
-//! The cluster as an operator sees it from one node, and the operator's two wishes: to leave, and to forget a dead node.
+//! The cluster as an operator sees it from one node, and the operator's wish to forget a dead node.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cluster_proto::{Leave, Retire, meta_command::Command};
+use tracing::info;
 
 use crate::node::Inner;
 use crate::{Cluster, ProposeError};
@@ -132,25 +133,6 @@ impl Inner {
 }
 
 impl Cluster {
-    /// A node is to leave for good: its replicas move to others, and once it has none it is retired. Its id never comes back.
-    ///
-    /// # Errors
-    /// Why it may not, in words.
-    pub async fn leave(&self, node: u64) -> Result<(), String> {
-        let status = self.status();
-        if !status.members.iter().any(|member| member.node == node) {
-            return Err("there is no such member".to_owned());
-        }
-        let staying = status
-            .members
-            .iter()
-            .filter(|member| member.node != node && !member.leaving && !member.down);
-        if staying.count() == 0 {
-            return Err("it is the last member: there is nobody to take its shards".to_owned());
-        }
-        self.change(Command::Leave(Leave { node })).await
-    }
-
     /// A node that is down will never come back: its replicas are made anew on others.
     ///
     /// # Errors
@@ -179,7 +161,26 @@ impl Cluster {
                 ));
             }
         }
-        self.change(Command::Retire(Retire { node })).await
+        self.change(Command::Retire(Retire { node })).await?;
+        info!(
+            target: "audit",
+            event = "member forgotten",
+            node = format!("{node:016x}"),
+            name = member.name,
+            "a node is retired that was down: its id never comes back"
+        );
+        Ok(())
+    }
+
+    pub(crate) async fn send_away(&self, node: u64) -> Result<(), String> {
+        self.change(Command::Leave(Leave { node })).await?;
+        info!(
+            target: "audit",
+            event = "member leaving",
+            node = format!("{node:016x}"),
+            "a node is told to leave for good"
+        );
+        Ok(())
     }
 
     pub(crate) async fn change(&self, command: Command) -> Result<(), String> {

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use cluster::proto::{Append, Retain, ShardCommand, shard_command::Command, shard_response::Response};
-use cluster::{Cluster, Fetch, shard_of};
+use cluster::{Cluster, Fetch, LeaveTerms, shard_of};
 use common::{Fleet, Node, Waker, connect, publication, ready, request, subscribe, wait_for};
 
 /// A client whose session is kept in a shard.
@@ -143,7 +143,7 @@ async fn connections_go_on_reading_while_the_replicas_of_their_shards_move() {
 
     // And back: whoever read from afar has a replica again.
     let id = fourth.cluster.node_id();
-    fourth.cluster.leave(id).await.unwrap();
+    fourth.cluster.leave(id, LeaveTerms::default()).await.unwrap();
     let back = || {
         let status = nodes[0].cluster.status();
         status.members.iter().all(|member| member.node != id) && status.is_settled()

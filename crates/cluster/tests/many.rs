@@ -10,7 +10,7 @@ use cluster::proto::{
     Append, Barrier, ForwardMessage, HelloRequest, Introduction, Retain, ShardCommand, call_request,
     failed::Reason, shard_command::Command, shard_response::Response,
 };
-use cluster::{Fetch, ProposeError, Unannounced};
+use cluster::{Fetch, LeaveTerms, ProposeError, Unannounced};
 use common::{
     Fleet, WITHIN, address, connect, destinations, publication, ready, request, subscribe, wait_for,
 };
@@ -373,7 +373,7 @@ async fn a_fourth_node_takes_over_shards_and_leaves_again_without_loss() {
     }
 
     let id = fourth.cluster.node_id();
-    fourth.cluster.leave(id).await.unwrap();
+    fourth.cluster.leave(id, LeaveTerms::default()).await.unwrap();
     let gone = || {
         let status = nodes[0].cluster.status();
         status.members.iter().all(|member| member.node != id) && status.is_settled()

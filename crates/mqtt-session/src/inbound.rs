@@ -23,6 +23,8 @@ pub(crate) enum Received {
     Duplicate,
     /// As above, but the first one is still on its way to its destinations: its PUBREC will answer both.
     InProgress,
+    /// Another QoS under the packet id of a QoS 2 message that was begun on this connection.
+    InUse,
 }
 
 #[derive(Debug)]
@@ -30,16 +32,19 @@ pub(crate) struct Inbound {
     receive_maximum: u16,
     /// Acknowledgements leave in the order the messages came. [MQTT-4.6.0-2] [MQTT-4.6.0-3]
     pending: VecDeque<Pending>,
-    /// QoS 2 packet ids between PUBLISH and PUBREL.
+    /// QoS 2 packet ids between PUBLISH and PUBREL, begun on this connection.
     unreleased: BTreeSet<PacketId>,
+    /// Those of earlier connections. The client may know nothing of them any more, and their PUBREL may never come.
+    earlier: BTreeSet<PacketId>,
 }
 
 impl Inbound {
-    pub(crate) fn new(receive_maximum: u16, unreleased: impl IntoIterator<Item = PacketId>) -> Self {
+    pub(crate) fn new(receive_maximum: u16, earlier: impl IntoIterator<Item = PacketId>) -> Self {
         Self {
             receive_maximum,
             pending: VecDeque::new(),
-            unreleased: unreleased.into_iter().collect(),
+            unreleased: BTreeSet::new(),
+            earlier: earlier.into_iter().collect(),
         }
     }
 
@@ -49,17 +54,11 @@ impl Inbound {
         qos: QoS,
         enforce_quota: bool,
     ) -> Result<Received, ProtocolError> {
-        let known = self.unreleased.contains(&packet_id);
-        if qos == QoS::ExactlyOnce && known {
-            let in_progress = self.pending.iter().any(|pending| pending.packet_id == packet_id);
-            return Ok(if in_progress {
-                Received::InProgress
-            } else {
-                Received::Duplicate
-            });
+        if qos == QoS::ExactlyOnce && self.is_pending(packet_id) {
+            return Ok(Received::InProgress);
         }
-        if known {
-            return Err(ProtocolError::violation("packet identifier is in use"));
+        if qos == QoS::ExactlyOnce && self.is_unreleased(packet_id) {
+            return Ok(Received::Duplicate);
         }
         if enforce_quota && self.in_flight() >= usize::from(self.receive_maximum) {
             let reason = ReasonCode::ReceiveMaximumExceeded;
@@ -67,6 +66,10 @@ impl Inbound {
                 reason,
                 "more PUBLISH packets in flight than Receive Maximum",
             ));
+        }
+        // A client that has forgotten its state uses the ids of earlier connections anew; QoS 1 needs no memory of them.
+        if self.unreleased.contains(&packet_id) {
+            return Ok(Received::InUse);
         }
         if qos == QoS::ExactlyOnce {
             self.unreleased.insert(packet_id);
@@ -79,7 +82,8 @@ impl Inbound {
         Ok(Received::Fresh)
     }
 
-    /// Messages that count against the Receive Maximum (section 4.9): waiting for PUBACK, or for PUBREL.
+    /// Messages that count against the Receive Maximum: waiting for PUBACK, or for PUBREL. The quota begins anew with
+    /// each connection (section 4.9).
     fn in_flight(&self) -> usize {
         let unacknowledged = self.pending.iter().filter(|p| p.qos == QoS::AtLeastOnce).count();
         unacknowledged + self.unreleased.len()
@@ -99,6 +103,26 @@ impl Inbound {
         {
             pending.reason_code = Some(reason_code);
         }
+        self.acknowledge(&mut acknowledge);
+    }
+
+    /// The message goes nowhere, whatever else is under way with its packet id.
+    pub(crate) fn refuse(
+        &mut self,
+        packet_id: PacketId,
+        qos: QoS,
+        reason_code: ReasonCode,
+        mut acknowledge: impl FnMut(PacketId, QoS, ReasonCode),
+    ) {
+        self.pending.push_back(Pending {
+            packet_id,
+            qos,
+            reason_code: Some(reason_code),
+        });
+        self.acknowledge(&mut acknowledge);
+    }
+
+    fn acknowledge(&mut self, acknowledge: &mut impl FnMut(PacketId, QoS, ReasonCode)) {
         while let Some(Pending {
             reason_code: Some(reason_code),
             packet_id,
@@ -107,7 +131,7 @@ impl Inbound {
         {
             let (packet_id, qos, reason_code) = (*packet_id, *qos, *reason_code);
             // A PUBREC with an error ends the exchange: the packet id is free again. [MQTT-4.3.3-9]
-            if reason_code as u8 >= 0x80 {
+            if qos == QoS::ExactlyOnce && reason_code as u8 >= 0x80 {
                 self.unreleased.remove(&packet_id);
             }
             self.pending.pop_front();
@@ -116,16 +140,17 @@ impl Inbound {
     }
 
     pub(crate) fn is_unreleased(&self, packet_id: PacketId) -> bool {
-        self.unreleased.contains(&packet_id)
+        self.unreleased.contains(&packet_id) || self.earlier.contains(&packet_id)
     }
 
-    /// Whether the message is on its way to its destinations, and neither PUBACK nor PUBREC was sent.
+    /// Whether a QoS 2 message is on its way to its destinations, and its PUBREC was not sent.
     pub(crate) fn is_pending(&self, packet_id: PacketId) -> bool {
-        self.pending.iter().any(|pending| pending.packet_id == packet_id)
+        let mut pending = self.pending.iter();
+        pending.any(|pending| pending.packet_id == packet_id && pending.qos == QoS::ExactlyOnce)
     }
 
     pub(crate) fn release(&mut self, packet_id: PacketId) -> bool {
-        self.unreleased.remove(&packet_id)
+        self.unreleased.remove(&packet_id) || self.earlier.remove(&packet_id)
     }
 
     pub(crate) fn pending(&self) -> usize {
@@ -189,6 +214,41 @@ mod tests {
         inbound.publish(id(2), QoS::ExactlyOnce, true).unwrap();
         let error = inbound.publish(id(3), QoS::AtLeastOnce, true).unwrap_err();
         assert_eq!(error.reason_code, ReasonCode::ReceiveMaximumExceeded);
+    }
+
+    #[test]
+    fn ids_of_earlier_connections_do_not_count_against_receive_maximum() {
+        let mut inbound = Inbound::new(2, [id(1), id(2), id(3)]);
+        for value in [7, 8] {
+            assert_eq!(
+                inbound.publish(id(value), QoS::ExactlyOnce, true),
+                Ok(Received::Fresh)
+            );
+        }
+        let error = inbound.publish(id(9), QoS::AtLeastOnce, true).unwrap_err();
+        assert_eq!(error.reason_code, ReasonCode::ReceiveMaximumExceeded);
+        assert_eq!(
+            inbound.publish(id(3), QoS::ExactlyOnce, true),
+            Ok(Received::Duplicate)
+        );
+        assert!(inbound.release(id(3)));
+        assert!(!inbound.is_unreleased(id(3)));
+    }
+
+    #[test]
+    fn the_id_of_an_earlier_connection_serves_qos_1_and_still_awaits_its_pubrel() {
+        let mut inbound = Inbound::new(2, [id(7)]);
+        assert_eq!(
+            inbound.publish(id(7), QoS::AtLeastOnce, true),
+            Ok(Received::Fresh)
+        );
+        assert!(!inbound.is_pending(id(7)), "its PUBREL may come");
+        assert_eq!(
+            inbound.publish(id(7), QoS::ExactlyOnce, true),
+            Ok(Received::Duplicate)
+        );
+        inbound.complete(id(7), ReasonCode::QuotaExceeded, |_, _, _| {});
+        assert!(inbound.is_unreleased(id(7)));
     }
 
     #[test]

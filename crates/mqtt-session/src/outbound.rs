@@ -138,8 +138,16 @@ impl Outbound {
         self.base + self.stages.len() as u64
     }
 
-    /// Takes the place of a sequence number in the window. Numbers that were skipped are finished already.
+    /// Whether a delivery may be sent, or has a packet id that one under way may have: messages between may have been dropped.
+    pub(crate) fn reaches(&self, sequence: u64) -> bool {
+        self.stages.is_empty() || sequence.saturating_sub(self.base) < PACKET_IDS - 1
+    }
+
+    /// Takes the place of a sequence number in the window, which it `reaches`. Numbers that were skipped are finished already.
     pub(crate) fn begin(&mut self, sequence: u64, stage: Stage) {
+        if self.stages.is_empty() {
+            self.base = self.base.max(sequence);
+        }
         while self.next_sequence() < sequence {
             self.stages.push_back(Stage::Done);
         }
@@ -287,6 +295,33 @@ mod tests {
         assert_ne!(packet_id_of(sequence), packet_id_of(0));
         outbound.advance_to(0, Stage::Done);
         assert!(outbound.room() > 0);
+    }
+
+    #[test]
+    fn a_gap_of_dropped_messages_does_not_lap_what_is_under_way() {
+        let mut outbound = Outbound::new(10, 0, true);
+        outbound.begin(0, Stage::AwaitsPubAck);
+        assert!(!outbound.reaches(70_000));
+        assert!(outbound.reaches(65_533));
+        outbound.begin(65_533, Stage::AwaitsPubAck);
+        assert!(!outbound.reaches(65_534));
+        for sequence in [0, 65_533] {
+            let found = outbound.find(packet_id_of(sequence));
+            assert_eq!(found, Some((sequence, Stage::AwaitsPubAck)));
+        }
+        outbound.advance_to(65_533, Stage::Done);
+        outbound.advance_to(0, Stage::Done);
+
+        assert!(outbound.reaches(200_000), "nothing is under way");
+        outbound.begin(200_000, Stage::AwaitsPubAck);
+        assert_eq!(outbound.stages.len(), 1);
+        assert_eq!(outbound.next_sequence(), 200_001);
+        outbound.advance_to(outbound.find(packet_id_of(200_000)).unwrap().0, Stage::Done);
+        assert_eq!(outbound.room(), 10);
+        assert_eq!(
+            outbound.take_finished(),
+            [(65_533, 65_533), (0, 0), (200_000, 200_000)]
+        );
     }
 
     #[test]

@@ -176,6 +176,17 @@ impl Session {
             {
                 Received::Fresh => {}
                 Received::InProgress => return Ok(()),
+                // Only since MQTT 5.0 there are words for it. [MQTT-2.2.1-3]
+                Received::InUse if self.version == ProtocolVersion::V5 => {
+                    let words = self.words();
+                    let reason = ReasonCode::PacketIdentifierInUse;
+                    self.inbound
+                        .refuse(packet_id, qos, reason, acknowledging(words, out));
+                    return Ok(());
+                }
+                Received::InUse => {
+                    return Err(ProtocolError::violation("packet identifier is in use"));
+                }
                 Received::Duplicate => {
                     self.send(
                         &Packet::PubRec(Acknowledgement::new(packet_id, ReasonCode::Success)),
@@ -236,13 +247,12 @@ impl Session {
     pub fn publish_done(&mut self, packet_id: PacketId, reason_code: ReasonCode, out: &mut WriteQueue) {
         let words = self.words();
         self.inbound
-            .complete(packet_id, reason_code, |packet_id, qos, reason_code| {
-                let acknowledgement = Acknowledgement::new(packet_id, reason_code);
-                words.write_acknowledgement(acknowledgement, out, |acknowledgement| match qos {
-                    QoS::ExactlyOnce => Packet::PubRec(acknowledgement),
-                    _ => Packet::PubAck(acknowledgement),
-                });
-            });
+            .complete(packet_id, reason_code, acknowledging(words, out));
+    }
+
+    /// Whether a message of the client that waits for its acknowledgement has QoS 2.
+    pub fn is_exactly_once(&self, packet_id: PacketId) -> bool {
+        self.inbound.is_unreleased(packet_id)
     }
 
     /// Messages whose acknowledgement is outstanding. The broker stops reading at its own bound.
@@ -356,7 +366,12 @@ impl Session {
         self.outbound.next_sequence()
     }
 
-    /// Sends a delivery of a durable session. The caller has asked `room` before.
+    /// Whether a delivery of a durable session may be sent before those under way are finished.
+    pub fn reaches(&self, sequence: u64) -> bool {
+        self.outbound.reaches(sequence)
+    }
+
+    /// Sends a delivery of a durable session. The caller has asked `room` and `reaches` before.
     pub fn send_durable(
         &mut self,
         sequence: u64,
@@ -480,13 +495,16 @@ impl Session {
             message_expiry_interval: remaining,
         };
         let topic = delivery.publication.topic();
-        let alias = self.outbound_aliases.alias(topic);
+        let mut alias = self.outbound_aliases.alias(topic);
         head.topic_alias = alias.map(|(alias, _)| alias);
         head.omit_topic = alias.is_some_and(|(_, known)| known);
-        if self.client_packet_size_max != u32::MAX
-            && publish_len(delivery.publication, self.version, &head) > self.client_packet_size_max as usize
-        {
-            return Outcome::TooLarge;
+        if !self.fits(delivery.publication, &head) {
+            // To tell the client of an alias takes three bytes, which may be those that are too many.
+            let is_new = alias.take_if(|(_, known)| !*known).is_some();
+            head.topic_alias = None;
+            if !is_new || !self.fits(delivery.publication, &head) {
+                return Outcome::TooLarge;
+            }
         }
         if let Some((alias, false)) = alias {
             self.outbound_aliases.learn(topic, alias);
@@ -498,6 +516,12 @@ impl Session {
             QoS::ExactlyOnce => self.outbound.begin(sequence, Stage::AwaitsPubRec),
         }
         Outcome::Sent
+    }
+
+    /// Whether the client takes a packet of this size. [MQTT-3.1.2-24]
+    fn fits(&self, publication: &Publication, head: &PublishHead<'_>) -> bool {
+        self.client_packet_size_max == u32::MAX
+            || publish_len(publication, self.version, head) <= self.client_packet_size_max as usize
     }
 
     /// Messages and bytes that wait in memory.
@@ -571,6 +595,17 @@ impl Session {
 
     fn send(&mut self, packet: &Packet, out: &mut WriteQueue) {
         write(packet, self.version, out);
+    }
+}
+
+/// Writes PUBACK or PUBREC.
+fn acknowledging(words: Words, out: &mut WriteQueue) -> impl FnMut(PacketId, QoS, ReasonCode) {
+    move |packet_id, qos, reason_code| {
+        let acknowledgement = Acknowledgement::new(packet_id, reason_code);
+        words.write_acknowledgement(acknowledgement, out, |acknowledgement| match qos {
+            QoS::ExactlyOnce => Packet::PubRec(acknowledgement),
+            _ => Packet::PubAck(acknowledgement),
+        });
     }
 }
 

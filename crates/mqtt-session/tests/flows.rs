@@ -299,6 +299,95 @@ fn a_resumed_session_repeats_with_dup_under_the_packet_ids_it_had() {
 }
 
 #[test]
+fn a_message_that_fits_without_an_alias_is_sent_without_one() {
+    // PUBLISH of QoS 0: two bytes, the topic's five, the properties' length, the payload's seven.
+    const SIZE: u32 = 15;
+    let limited = |connect: &mut Connect| {
+        connect.properties.topic_alias_maximum = Some(1);
+        connect.properties.maximum_packet_size = Some(SIZE);
+    };
+    let mut server = Server::new(limited, None);
+    assert_eq!(server.deliver(QoS::AtMostOnce), Outcome::Sent);
+    let Packet::Publish(sent) = server.sent().remove(0) else {
+        panic!("a PUBLISH was expected")
+    };
+    assert_eq!(
+        (sent.topic_alias, sent.publication.topic().as_str()),
+        (None, "a/b")
+    );
+    // One that fits with the alias is told of it still.
+    let short = Delivery {
+        publication: Publication::new(
+            TopicName::parse("a/b".into()).unwrap(),
+            Bytes::from_static(b"pay"),
+        ),
+        ..delivery(QoS::AtMostOnce)
+    };
+    server.session.deliver(short, 0, &mut server.out);
+    let Packet::Publish(sent) = server.sent().remove(0) else {
+        panic!("a PUBLISH was expected")
+    };
+    assert_eq!(sent.topic_alias.map(|alias| alias.get()), Some(1));
+    assert_eq!(sent.publication.topic().as_str(), "a/b");
+}
+
+#[test]
+fn a_client_that_forgot_a_qos_2_publish_may_use_its_packet_id_for_qos_1() {
+    for version in [ProtocolVersion::V3_1_1, ProtocolVersion::V5] {
+        let resumed = Resumed {
+            unreleased: vec![id(7)],
+            ..Resumed::default()
+        };
+        let mut server = Server::new(|connect| connect.version = version, Some(resumed));
+        server.take(publish(QoS::AtLeastOnce, Some(7))).unwrap();
+        assert!(matches!(server.actions[..], [Action::Publish { .. }]));
+        server
+            .session
+            .publish_done(id(7), ReasonCode::Success, &mut server.out);
+        assert_eq!(server.sent(), [Packet::PubAck(ack(id(7)))]);
+        server.take(Packet::PubRel(ack(id(7)))).unwrap();
+        assert!(matches!(server.actions[1], Action::Release(packet_id) if packet_id == id(7)));
+    }
+}
+
+#[test]
+fn a_packet_id_in_use_on_the_same_connection_is_refused() {
+    let mut server = Server::new(|_| {}, None);
+    server.take(publish(QoS::ExactlyOnce, Some(7))).unwrap();
+    server.take(publish(QoS::AtLeastOnce, Some(7))).unwrap();
+    assert_eq!(server.actions.len(), 1, "only the first goes anywhere");
+    server
+        .session
+        .publish_done(id(7), ReasonCode::Success, &mut server.out);
+    let sent = server.sent();
+    assert_eq!(sent[0], Packet::PubRec(ack(id(7))), "they are answered in order");
+    let Packet::PubAck(answer) = &sent[1] else {
+        panic!("{sent:?}")
+    };
+    assert_eq!(answer.reason_code, ReasonCode::PacketIdentifierInUse);
+    server.take(Packet::PubRel(ack(id(7)))).unwrap();
+    assert!(matches!(server.actions[1], Action::Release(_)));
+
+    let mut server = Server::new(|connect| connect.version = ProtocolVersion::V3_1_1, None);
+    server.take(publish(QoS::ExactlyOnce, Some(7))).unwrap();
+    assert!(server.take(publish(QoS::AtLeastOnce, Some(7))).is_err());
+}
+
+#[test]
+fn a_client_that_comes_back_with_much_unreleased_has_its_whole_quota() {
+    let resumed = Resumed {
+        unreleased: (1..=4).map(id).collect(),
+        ..Resumed::default()
+    };
+    let mut server = Server::new(|_| {}, Some(resumed));
+    for packet_id in 1..=4 {
+        server.take(Packet::PubRel(ack(id(packet_id)))).unwrap();
+    }
+    server.take(publish(QoS::AtLeastOnce, Some(5))).unwrap();
+    assert_eq!(server.actions.len(), 5);
+}
+
+#[test]
 fn aliases_are_resolved_and_their_bounds_kept() {
     let mut server = Server::new(|_| {}, None);
     let aliased = |alias: u16, named: bool| {

@@ -183,6 +183,8 @@ pub(crate) enum CtlAbout {
         /// Clients of each node to ask in a second. Default: `drain.connections_per_second` of the node's configuration.
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rate: Option<u32>,
+        #[command(flatten)]
+        progress: ProgressFlag,
     },
     /// Sessions, connected or away.
     #[command(subcommand)]
@@ -366,11 +368,15 @@ pub(crate) enum RetainedCommand {
         /// A topic filter.
         #[arg(long, value_name = "FILTER", default_value = "#")]
         filter: String,
+        #[command(flatten)]
+        progress: ProgressFlag,
         /// Without it: to standard output.
         file: Option<PathBuf>,
     },
     /// Set what a backup has. Subscribers are not told; what is there under other topics stays.
     Restore {
+        #[command(flatten)]
+        progress: ProgressFlag,
         /// Without it: from standard input.
         file: Option<PathBuf>,
     },
@@ -380,6 +386,8 @@ pub(crate) enum RetainedCommand {
 pub(crate) enum SessionsCommand {
     /// Write down all that outlive their connections, with subscriptions and waiting messages, a line of JSON each.
     Backup {
+        #[command(flatten)]
+        progress: ProgressFlag,
         /// Without it: to standard output.
         file: Option<PathBuf>,
     },
@@ -389,9 +397,19 @@ pub(crate) enum SessionsCommand {
         /// Lines to restore in a second, at the most.
         #[arg(long, value_name = "COUNT", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rate: u32,
+        #[command(flatten)]
+        progress: ProgressFlag,
         /// Without it: from standard input.
         file: Option<PathBuf>,
     },
+}
+
+/// What takes long says how far it is.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ProgressFlag {
+    /// Say on standard error how far it is, as it does by itself at a terminal.
+    #[arg(long)]
+    pub(crate) progress: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -404,8 +422,22 @@ pub(crate) enum ConfigCommand {
 pub(crate) enum ClusterCommand {
     /// Show the members as the node sees them. Exit code 3: it is not ready, or a member is down.
     Status,
-    /// Make the node hand over what it holds and leave for good. A mere stop needs no leave.
-    Leave,
+    /// Make the node ask its clients to go, hand over what it holds and leave for good, and show what is left. A mere stop needs no
+    /// leave. It may be interrupted and given again. Exit code 3: it has not left yet.
+    Leave {
+        /// Even where fewer are left than each shard is to have copies (`cluster.replication_factor`).
+        #[arg(long)]
+        fewer_copies: bool,
+        /// Even while another member is down.
+        #[arg(long)]
+        beside_down: bool,
+        /// Look on until nothing has moved for so many seconds. The node goes on leaving.
+        #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+        stalled_after: u64,
+        /// Look on for so many seconds at the most.
+        #[arg(long, value_name = "SECONDS", default_value_t = 86400)]
+        within: u64,
+    },
     /// Make nodes leave for good, one after the other, until so many are left: those with the highest ordinals in their names
     /// as a StatefulSet takes them, else the last by name. Ask a node that stays. It may be interrupted and given again.
     /// Exit code 3: it was not done in time.

@@ -15,7 +15,9 @@ pub(crate) fn run(arguments: &CheckConfigArguments) -> anyhow::Result<()> {
                 eprintln!("warning: listener {} on {}: {risk}", listener.name, listener.bind);
             }
         }
-        for risk in loaded.config.auth.risks() {
+        let (auth, access) = (&loaded.config.auth, &loaded.config.access);
+        let risks = auth.risks().into_iter();
+        for risk in risks.chain(access.risks(auth, &loaded.config.listeners)) {
             eprintln!("warning: {risk}");
         }
         for risk in loaded.config.cluster.risks() {

@@ -1,23 +1,16 @@
 //! What the running node answers to operators that ask about the cluster.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use admin::{
-    AdminError, Change, ClusterAdmin, ClusterStatus, MemberState, MemberStatus, ScaleIn, ScaleInState, Step,
+    AdminError, Change, ClusterAdmin, ClusterStatus, Leave, LeaveState, LeaveTerms, Leaving, MemberState,
+    MemberStatus, ScaleIn, ScaleInState, Step,
 };
 use broker::Broker;
 use broker::config::Config;
-use tokio::time::Instant;
 
 /// The broker, until a stop takes it away.
 pub(crate) type SharedBroker = Arc<RwLock<Option<Broker>>>;
-
-/// A node that leaves has this long to hand over what it holds, before its operator is told to ask again: less than a silent
-/// admin connection has.
-const LEAVE_WITHIN: Duration = Duration::from_secs(100);
-/// How often it is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A node and its cluster.
 pub(crate) struct NodeAdmin {
@@ -42,23 +35,37 @@ impl NodeAdmin {
         }
     }
 
-    async fn leave_now(&self) -> Result<(), AdminError> {
-        let (cluster, node) = self.with(|broker| (broker.cluster(), broker.node_id()))?;
-        cluster.leave(node).await.map_err(AdminError::Conflict)?;
-        drop(cluster);
-        let deadline = Instant::now() + LEAVE_WITHIN;
-        while self.with(|broker| {
-            let members = broker.cluster().status().members;
-            members.iter().any(|member| member.node == node)
-        })? {
-            if Instant::now() > deadline {
-                let reason =
-                    "the node leaves, and has not handed over everything yet: ask again to wait for it";
-                return Err(AdminError::Unavailable(reason.to_owned()));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
+    fn leaving_now(&self) -> Result<Leave, AdminError> {
+        let operator = self.with(Broker::operator)?;
+        let cluster = operator.cluster();
+        let status = cluster.status();
+        let mut members = status.members.iter();
+        let own = members.find(|member| member.node == status.node);
+        Ok(Leave {
+            node: self.name.clone(),
+            node_id: shown_id(status.node),
+            state: match cluster.leaving() {
+                cluster::LeaveState::Staying => LeaveState::Staying,
+                cluster::LeaveState::Leaving => LeaveState::Leaving,
+                cluster::LeaveState::Left => LeaveState::Left,
+            },
+            replicas: own.map_or(0, |member| member.replicas as u32),
+            connections: operator.drain_progress().1 as u64,
+        })
+    }
+
+    async fn leave_now(&self, terms: LeaveTerms) -> Result<Leave, AdminError> {
+        let found = self.leaving_now()?;
+        if found.state == LeaveState::Left {
+            return Ok(found);
         }
-        Ok(())
+        let (cluster, node) = self.with(|broker| (broker.cluster(), broker.node_id()))?;
+        let terms = cluster::LeaveTerms {
+            fewer_copies: terms.fewer_copies,
+            beside_down: terms.beside_down,
+        };
+        cluster.leave(node, terms).await.map_err(AdminError::Conflict)?;
+        self.leaving_now()
     }
 
     async fn forget_now(&self, wanted: &str) -> Result<(), AdminError> {
@@ -98,8 +105,12 @@ impl ClusterAdmin for NodeAdmin {
         }
     }
 
-    fn leave(&self) -> Change<'_> {
-        Box::pin(self.leave_now())
+    fn leaving(&self) -> Result<Leave, AdminError> {
+        self.leaving_now()
+    }
+
+    fn leave(&self, terms: LeaveTerms) -> Leaving<'_> {
+        Box::pin(self.leave_now(terms))
     }
 
     fn forget(&self, node: &str) -> Change<'_> {

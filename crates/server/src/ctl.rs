@@ -5,7 +5,9 @@ mod backup;
 mod cluster;
 mod drain;
 pub(crate) mod http;
+mod leave;
 mod list;
+mod progress;
 mod publish;
 mod scale_in;
 mod sessions;
@@ -26,6 +28,7 @@ use crate::arguments::{
     SessionsCommand,
 };
 use http::{Request, escaped};
+use progress::Progress;
 
 /// The node has answered, and not everything is well.
 pub(crate) const EXIT_NOT_WELL: u8 = 3;
@@ -62,7 +65,18 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
     match &arguments.about {
         CtlAbout::Overview => show::overview(&ctl),
         CtlAbout::Cluster(ClusterCommand::Status) => cluster::status(&ctl),
-        CtlAbout::Cluster(ClusterCommand::Leave) => ctl.change("POST", "/api/v1/cluster/leave"),
+        CtlAbout::Cluster(ClusterCommand::Leave {
+            fewer_copies,
+            beside_down,
+            stalled_after,
+            within,
+        }) => {
+            let patience = leave::Patience {
+                stalled: Duration::from_secs(*stalled_after),
+                within: Duration::from_secs(*within),
+            };
+            leave::run(&ctl, *fewer_copies, *beside_down, &patience)
+        }
         CtlAbout::Cluster(ClusterCommand::ScaleIn {
             to,
             dry_run,
@@ -79,12 +93,16 @@ pub(crate) fn run(arguments: &CtlArguments) -> anyhow::Result<ExitCode> {
         CtlAbout::Drain { rate, wait, within } => {
             drain::run(&ctl, *rate, wait.then(|| Duration::from_secs(*within)))
         }
-        CtlAbout::Rebalance { rate } => drain::rebalance(&ctl, *rate),
+        CtlAbout::Rebalance { rate, progress } => {
+            drain::rebalance(&ctl, *rate, Progress::new(progress.progress))
+        }
         CtlAbout::Undrain => ctl.change("POST", "/api/v1/node/undrain"),
         CtlAbout::Clients(command) => clients(&ctl, command),
-        CtlAbout::Sessions(SessionsCommand::Backup { file }) => sessions::write(&ctl, file.as_deref()),
-        CtlAbout::Sessions(SessionsCommand::Restore { rate, file }) => {
-            sessions::restore(&ctl, *rate, file.as_deref())
+        CtlAbout::Sessions(SessionsCommand::Backup { progress, file }) => {
+            sessions::write(&ctl, file.as_deref(), Progress::new(progress.progress))
+        }
+        CtlAbout::Sessions(SessionsCommand::Restore { rate, progress, file }) => {
+            sessions::restore(&ctl, *rate, file.as_deref(), Progress::new(progress.progress))
         }
         CtlAbout::Refusals {
             client,
@@ -172,8 +190,14 @@ fn retained(ctl: &Ctl<'_>, command: &RetainedCommand) -> anyhow::Result<ExitCode
             "DELETE",
             &format!("/api/v1/retained/message?topic={}", escaped(topic)),
         ),
-        RetainedCommand::Backup { filter, file } => backup::write(ctl, filter, file.as_deref()),
-        RetainedCommand::Restore { file } => backup::restore(ctl, file.as_deref()),
+        RetainedCommand::Backup {
+            filter,
+            progress,
+            file,
+        } => backup::write(ctl, filter, file.as_deref(), Progress::new(progress.progress)),
+        RetainedCommand::Restore { progress, file } => {
+            backup::restore(ctl, file.as_deref(), Progress::new(progress.progress))
+        }
     }
 }
 

@@ -197,7 +197,8 @@ fn warn_of_risks(config: &Config) {
             warn!(listener = listener.name, address = %listener.bind, "{risk}");
         }
     }
-    for risk in config.auth.risks() {
+    let risks = config.auth.risks().into_iter();
+    for risk in risks.chain(config.access.risks(&config.auth, &config.listeners)) {
         warn!("{risk}");
     }
     for risk in config.cluster.risks() {

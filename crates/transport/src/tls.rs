@@ -76,7 +76,12 @@ impl Certificates {
             let certificates = Arc::clone(self);
             let looked = tokio::task::spawn_blocking(move || certificates.reload()).await;
             if let Ok(Err(error)) = looked {
-                tracing::warn!(%error, "the peers' certificates cannot be read again; those in use stay");
+                tracing::warn!(
+                    target: "audit",
+                    event = "certificates failed",
+                    %error,
+                    "the peers' certificates cannot be read again; those in use stay"
+                );
             }
         }
         self.state.lock().configs.clone()
@@ -91,7 +96,7 @@ impl Certificates {
         }
         let configs = contents.configs(&self.files)?;
         self.state.lock().configs = configs;
-        tracing::info!("the peers' certificates were read again");
+        tracing::info!(target: "audit", event = "certificates", "the peers' certificates were read again");
         Ok(true)
     }
 }

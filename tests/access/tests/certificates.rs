@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use harness::{BrokerOptions, Certificate, Client, ConnectOptions};
+use harness::{BrokerOptions, Certificate, Client, ConnectOptions, Message};
 use mqtt_codec::ReasonCode;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, SerialNumber,
@@ -56,11 +56,20 @@ async fn over_tls(world: &World, server: &Path, own: Option<&(String, String)>) 
 
 /// What a client needs for TLS; who uses it again may resume a session.
 pub(crate) fn tls_config(server: &Path, own: Option<&(String, String)>) -> Result<Arc<rustls::ClientConfig>> {
+    tls_config_of(rustls::DEFAULT_VERSIONS, server, own)
+}
+
+/// The same, of these versions alone.
+fn tls_config_of(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    server: &Path,
+    own: Option<&(String, String)>,
+) -> Result<Arc<rustls::ClientConfig>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(server)?)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(versions)?
         .with_root_certificates(roots);
     let config = match own {
         None => builder.with_no_client_auth(),
@@ -172,5 +181,55 @@ async fn a_certificate_that_is_swapped_is_shown_to_who_comes_and_a_bad_pair_is_r
     ensure!(world.counter("flotilla_config_last_reload_successful")? == 1);
     let ends = world.counter("flotilla_certificate_not_after_timestamp_seconds{listener=\"devices\"}")?;
     ensure!(ends > 1_700_000_000, "{ends}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_that_know_no_more_than_tls_1_2_come_in_with_their_certificates() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let authority = authority()?;
+    std::fs::write(files.path().join("ca.pem"), authority.pem())?;
+    let server = Certificate::create(files.path())?;
+    let config = format!(
+        "[[listeners]]\nname = 'devices'\nprotocol = 'tls'\nbind = '127.0.0.1:0'\nclient_ca = 'FILES/ca.pem'\n\
+         cert = '{}'\nkey = '{}'\n[auth]\nclient_ids = 'user'\n",
+        server.chain_path.display(),
+        server.key_path.display()
+    );
+    let world = start(files, &config, BrokerOptions::default())?;
+    let own = client(&authority, "device-7")?;
+    for (version, expected) in [
+        (&rustls::version::TLS12, rustls::ProtocolVersion::TLSv1_2),
+        (&rustls::version::TLS13, rustls::ProtocolVersion::TLSv1_3),
+    ] {
+        let config = tls_config_of(&[version], &server.chain_path, Some(&own))?;
+        let stream = TcpStream::connect(world.broker.address("devices")).await?;
+        let connector = TlsConnector::from(config);
+        let stream = connector
+            .connect(ServerName::try_from("localhost")?, stream)
+            .await?;
+        let spoken = stream.get_ref().1.protocol_version();
+        ensure!(spoken == Some(expected), "{spoken:?}");
+        let mut device = Client::on(stream);
+        // The certificate says who it is.
+        device.handshake(ConnectOptions::v5("device-7")).await?;
+        device.subscribe("a", 1).await?;
+        device
+            .publish(Message::new("a", vec![b'x'; 100_000]).qos(1))
+            .await?;
+        let payload = device.receive().await?.publication.payload();
+        ensure!(payload.len() == 100_000, "{} bytes", payload.len());
+        device.disconnect().await?;
+
+        let nobody = tls_config_of(&[version], &server.chain_path, None)?;
+        let connected = async {
+            let mut client = over(&world, nobody).await?;
+            client.handshake(ConnectOptions::v5("device-7")).await
+        };
+        ensure!(
+            connected.await.is_err(),
+            "{expected:?}: came in without a certificate"
+        );
+    }
     Ok(())
 }

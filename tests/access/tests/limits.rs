@@ -20,13 +20,22 @@ fn dropped(world: &World) -> Result<u64> {
     world.counter("flotilla_messages_dropped_total{reason=\"rate_limited\"}")
 }
 
-/// Publishes so many messages above QoS 0, each after the one before is acknowledged.
+/// What the broker takes of one client before it has acknowledged any.
+const AT_ONCE: usize = 30;
+
+/// Publishes so many messages above QoS 0, many at once.
 async fn publish_all(publisher: &mut Client, topic: &str, count: usize) -> Result<()> {
-    for number in 0..count {
-        let answer = publisher
-            .publish(Message::new(topic, number.to_string()).qos(1))
-            .await?;
-        ensure!(answer == ReasonCode::Success, "{number}: {answer:?}");
+    let numbers: Vec<usize> = (0..count).collect();
+    for numbers in numbers.chunks(AT_ONCE) {
+        let mut sent = Vec::new();
+        for number in numbers {
+            let message = Message::new(topic, number.to_string()).qos(1);
+            sent.extend(publisher.send_publish(message).await?);
+        }
+        for packet_id in sent {
+            let answer = publisher.expect_puback(packet_id).await?.reason_code;
+            ensure!(answer == ReasonCode::Success, "{packet_id:?}: {answer:?}");
+        }
     }
     Ok(())
 }
@@ -161,5 +170,41 @@ async fn what_a_user_retains_with_qos_2_or_by_a_will_counts_too_and_over_a_resta
     ensure!(anna.publish(retained("c", 1)).await? == ReasonCode::QuotaExceeded);
     let mut carl = world.client(CARL, ConnectOptions::v5("c-2")).await?;
     ensure!((carl.publish(retained("c", 1)).await? as u8) < 0x80);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_has_as_many_connections_as_are_allowed_whoever_connects() -> Result<()> {
+    let world = limited("connections_per_address_max = 2")?;
+    let first = world.client(ANNA, ConnectOptions::v5("c-1")).await?;
+    let mut second = world.client(CARL, ConnectOptions::v5("c-2")).await?;
+    let more = || ConnectOptions::v5("c-3").credentials(CARL.0, CARL.1.as_bytes());
+    ensure!(world.refusal(more()).await? == ReasonCode::QuotaExceeded);
+    // Who was refused takes no place, and who comes back takes its own.
+    ensure!(world.refusal(more()).await? == ReasonCode::QuotaExceeded);
+    let rejected = "flotilla_connects_rejected_total{reason=\"connections_per_address\"}";
+    ensure!(world.counter(rejected)? == 2);
+    let mut again = world.client(CARL, ConnectOptions::v5("c-2")).await?;
+    second.expect_disconnect(ReasonCode::SessionTakenOver).await?;
+    first.disconnect().await?;
+    let let_in = async || {
+        let answer = world.connack(more()).await;
+        answer.is_ok_and(|answer| answer.reason_code == ReasonCode::Success)
+    };
+    wait_for(let_in, A_WHILE).await?;
+    again.ping().await
+}
+
+#[tokio::test]
+async fn a_will_waits_no_longer_than_is_allowed() -> Result<()> {
+    let world = limited("will_delay_max = '1s'")?;
+    let mut watcher = world.client(CARL, ConnectOptions::v5("watcher")).await?;
+    ensure!(watcher.subscribe("wills/#", 1).await? == ReasonCode::GrantedQoS1);
+    let will = Message::new("wills/c-1", "gone").qos(1);
+    let session = ConnectOptions::v5("c-1").persistent().delayed_will(will, 3600);
+    drop(world.client(ANNA, session).await?);
+    // Within the time that a packet may take here, which is far below an hour.
+    let fired = watcher.receive().await?;
+    ensure!(fired.publication.topic().as_str() == "wills/c-1");
     Ok(())
 }

@@ -90,7 +90,7 @@ async fn a_will_that_fires_late_is_judged_by_the_rules_of_that_time() -> Result<
     ensure!(watcher.subscribe("wills/#", 1).await? == ReasonCode::GrantedQoS1);
     for (user, client_id) in [(ANNA, "c-1"), (CARL, "c-2")] {
         let will = Message::new(&format!("wills/{client_id}"), "gone").qos(1);
-        let session = ConnectOptions::v5(client_id).persistent().delayed_will(will, 2);
+        let session = ConnectOptions::v5(client_id).persistent().delayed_will(will, 6);
         let client = world.client(user, session).await?;
         // Lost, not closed: the will waits.
         drop(client);

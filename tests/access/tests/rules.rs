@@ -231,3 +231,11 @@ allow publish house/# user=anna address=127.0.0.0/8
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn users_without_rules_are_warned_of_at_the_start_and_users_with_rules_are_not() -> Result<()> {
+    let warned = |world: &World| world.broker.log().contains("there are users and no rules");
+    ensure!(warned(&with_users()?));
+    ensure!(!warned(&with_acl()?));
+    Ok(())
+}

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::*;
-use harness::wait_for;
+use harness::{Certificate, Cluster, ClusterOptions, wait_for};
 use tokio::task::block_in_place;
 
 const HEAD: &str = "\
@@ -23,7 +23,8 @@ change, `FLOTILLA_UPDATE=1 cargo nextest run --workspace -E 'package(cluster-tes
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_of_a_node_is_in_the_document() -> Result<()> {
-    let cluster = three()?;
+    let files = tempfile::tempdir()?;
+    let cluster = three_with_a_certificate(files.path())?;
     // A histogram is shown once it has a sample.
     let mut visitor = persistent(&cluster, 0, "visitor").await?;
     subscribe(&mut visitor, "metrics", 1).await?;
@@ -52,6 +53,65 @@ async fn every_metric_of_a_node_is_in_the_document() -> Result<()> {
         "docs/metrics.md is stale: see its head for how to write it anew"
     );
     Ok(())
+}
+
+/// Whose nodes have a TLS listener besides the others: when its certificate ends is a metric, too.
+fn three_with_a_certificate(files: &Path) -> Result<Cluster> {
+    let certificate = Certificate::create(files)?;
+    let said = [
+        ("PROTOCOL", "tls".to_owned()),
+        ("BIND", "127.0.0.1:0".to_owned()),
+        ("CERT", certificate.chain_path.display().to_string()),
+        ("KEY", certificate.key_path.display().to_string()),
+    ];
+    let env = said.map(|(key, value)| (format!("FLOTILLA__LISTENERS__MQTTS__{key}"), value));
+    block_in_place(|| {
+        Cluster::start(ClusterOptions {
+            env: env.into(),
+            ..ClusterOptions::default()
+        })
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_follow_what_clients_do() -> Result<()> {
+    let cluster = three()?;
+    let shown = async |node: usize, metric: &str, is: fn(f64) -> bool| {
+        let value = || block_in_place(|| value_of(&cluster.admin_get(node, "/metrics").ok()?, metric));
+        wait_for(async || value().is_some_and(is), RECOVERY)
+            .await
+            .with_context(|| format!("{metric} of node {node}: {:?}", value()))
+    };
+    let mut worker = persistent(&cluster, 0, "worker").await?;
+    subscribe(&mut worker, "$share/workers/jobs", 2).await?;
+    // Every node may have to choose a member.
+    for node in 0..3 {
+        shown(node, "flotilla_shared_subscription_groups", |groups| {
+            groups == 1.0
+        })
+        .await?;
+    }
+    let mut sender = persistent(&cluster, 1, "sender").await?;
+    for qos in [1, 2] {
+        publish(&mut sender, "jobs", "one", qos).await?;
+        let acknowledged = format!("flotilla_publish_ack_duration_seconds_count{{qos=\"{qos}\"}}");
+        shown(1, &acknowledged, |samples| samples >= 1.0).await?;
+    }
+    shown(1, "flotilla_storage_state_size_bytes", |bytes| bytes > 0.0).await?;
+    worker.unsubscribe(&["$share/workers/jobs"]).await?;
+    for node in 0..3 {
+        shown(node, "flotilla_shared_subscription_groups", |groups| {
+            groups == 0.0
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The value of a metric, with its labels, on a page of them.
+fn value_of(page: &str, metric: &str) -> Option<f64> {
+    let mut lines = page.lines();
+    lines.find_map(|line| line.strip_prefix(metric)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// A metric as its page shows it.

@@ -18,5 +18,6 @@ async fn each_node_is_stopped_and_started_under_load_and_every_promise_is_kept()
         load.move_clients(&cluster, node, node);
     }
     load.progress(300, RECOVERY).await?;
+    load.at_most_once_per_node()?;
     load.judge(&cluster).await
 }

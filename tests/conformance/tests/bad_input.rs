@@ -271,24 +271,27 @@ async fn a_client_that_reads_nothing_does_not_hold_up_others() -> Result<()> {
 /// What a slow reader sends waits in the kernel while there is much to be written to it: it is not silent for that.
 #[tokio::test]
 async fn a_client_that_reads_slowly_is_not_taken_for_a_silent_one() -> Result<()> {
-    const PINGS: usize = 12;
     let topic = unique("slow");
     let mut slow = connected(ConnectOptions::v5(unique("slow")).keep_alive(1)).await?;
     slow.subscribe(&topic, 0).await?;
     let mut publisher = client("publisher").await?;
     let payload = vec![b'x'; 100_000];
+    let mut pings = 0;
     // More than socket buffers and the broker's queue for one connection hold.
     for _ in 0..150 {
         publisher.send_publish(Message::new(&topic, &payload)).await?;
         publisher.ping().await?;
+        slow.send(&Packet::PingReq).await?;
+        pings += 1;
     }
     // Together twice the time after which a silent client is cut off.
-    for _ in 0..PINGS {
+    for _ in 0..12 {
         slow.send(&Packet::PingReq).await?;
+        pings += 1;
         tokio::time::sleep(MOMENT).await;
     }
     let mut answered = 0;
-    while answered < PINGS {
+    while answered < pings {
         answered += usize::from(matches!(slow.receive_packet().await?, Packet::PingResp));
     }
     Ok(())

@@ -203,6 +203,11 @@ async fn sys_topics_tell_about_the_broker() -> Result<()> {
     clean.subscribe("t", 0).await?;
     clean.publish(Message::new("t", "0123456789").qos(1)).await?;
     clean.receive().await?;
+    // One is retained, and one waits for somebody who is away.
+    let mut away = Client::connect(broker.mqtt_addr(), ConnectOptions::v5("away").persistent()).await?;
+    away.subscribe("kept", 1).await?;
+    away.disconnect().await?;
+    clean.publish(Message::new("kept", "x").qos(1).retain()).await?;
     let mut seen = std::collections::BTreeMap::new();
     let wanted = [
         "$SYS/broker/version",
@@ -221,14 +226,17 @@ async fn sys_topics_tell_about_the_broker() -> Result<()> {
         "$SYS/broker/load/messages/received/1min",
         "$SYS/broker/load/publish/sent/5min",
         "$SYS/broker/load/connections/15min",
+        "$SYS/broker/store/messages/count",
+        "$SYS/broker/heap/maximum",
     ];
     // Subscriptions count once, whichever session has them; packets are more than the one PUBLISH.
     let settled = [
         ("clients/connected", "2"),
-        ("clients/maximum", "2"),
-        ("subscriptions/count", "2"),
-        ("publish/messages/received", "1"),
-        ("publish/bytes/received", "10"),
+        ("clients/maximum", "3"),
+        ("subscriptions/count", "3"),
+        ("publish/messages/received", "2"),
+        ("publish/bytes/received", "11"),
+        ("messages/stored", "2"),
     ];
     let number = |seen: &std::collections::BTreeMap<String, String>, topic: &str| {
         let text = seen.get(&format!("$SYS/broker/{topic}"));
@@ -245,6 +253,8 @@ async fn sys_topics_tell_about_the_broker() -> Result<()> {
             && settled.iter().all(is_settled)
             && number(seen, "messages/received") >= 6.0
             && number(seen, "load/messages/received/1min") > 0.0
+            && number(seen, "store/messages/bytes") > 1.0
+            && number(seen, "heap/current") > 1_000_000.0
     };
     while !complete(&seen) {
         ensure!(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message, subscription_options};
+use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message, subscription_options, wait_for};
 use mqtt_codec::{Packet, PacketId, ReasonCode, SubscriptionOptions};
 
 use crate::common::{MOMENT, expect_text, text};
@@ -20,6 +20,14 @@ async fn resumed(broker: &Broker, id: &str) -> Result<Client> {
 
 async fn publisher(broker: &Broker) -> Result<Client> {
     Client::connect(broker.mqtt_addr(), ConnectOptions::v5("publisher")).await
+}
+
+/// Waits until the shard of a session has as many messages for it as that: the others are acknowledged for good.
+async fn expect_queued(broker: &Broker, id: &str, count: u64) -> Result<()> {
+    let path = format!("/api/v1/clients/{id}");
+    let expected = format!("\"queued_messages\":{count},");
+    let is_so = async || broker.admin_get(&path).is_ok_and(|said| said.contains(&expected));
+    wait_for(is_so, Duration::from_secs(10)).await
 }
 
 /// A persistent session subscribed to `t/#`, away.
@@ -116,9 +124,8 @@ async fn deliveries_under_way_go_on_after_kill_9_where_they_were() -> Result<()>
     let sent = client.expect_publish().await?.packet_id.unwrap();
     client.send_pubrec(received).await?;
     client.expect_pubrel(received).await?;
-    // The PUBCOMP of "done" is not answered: a ping behind it and a moment see it through.
-    client.ping().await?;
-    tokio::time::sleep(MOMENT).await;
+    // The PUBCOMP of "done" is not answered, and acknowledgements are gathered for a while.
+    expect_queued(&broker, "c", 2).await?;
     broker.restart()?;
     let mut client = resumed(&broker, "c").await?;
     let (mut pubrel, mut publish) = (None, None);
@@ -231,8 +238,7 @@ async fn acknowledgements_survive_kill_9() -> Result<()> {
     for number in 0..10 {
         expect_text(&mut client, &number.to_string()).await?;
     }
-    client.ping().await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    expect_queued(&broker, "c", 10).await?;
     broker.restart()?;
     let mut client = resumed(&broker, "c").await?;
     for number in 10..20 {

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Client, ConnectOptions, Message};
+use harness::{Broker, Client, ConnectOptions, Message};
 use mqtt_codec::{Acknowledgement, Packet, ReasonCode};
-use tokio::time::timeout;
 
 use crate::common::*;
 
@@ -292,11 +291,86 @@ async fn what_a_session_that_ends_had_of_a_share_goes_to_another_member() -> Res
     stays.expect_no_publish(MOMENT).await
 }
 
-/// What comes until it is quiet for a moment.
 async fn everything(client: &mut Client) -> Result<Vec<String>> {
-    let mut texts = Vec::new();
-    while let Ok(publish) = timeout(MOMENT, client.receive()).await {
-        texts.push(text(&publish?));
+    let received = client.receive_all().await?;
+    Ok(received.iter().map(text).collect())
+}
+
+/// Three members of a group at a broker with this strategy.
+async fn members(strategy: &str) -> Result<(Broker, [Client; 3])> {
+    let broker = with_config(&format!("[mqtt]\nshared_strategy = \"{strategy}\""))?;
+    let member = async |name: &str| -> Result<Client> {
+        let mut member = Client::connect(broker.mqtt_addr(), ConnectOptions::v5(name)).await?;
+        member.subscribe("$share/g/t/#", 1).await?;
+        Ok(member)
+    };
+    let members = [member("a").await?, member("b").await?, member("c").await?];
+    Ok((broker, members))
+}
+
+/// Which member gets each of these messages; they go out one after the other.
+async fn takers(
+    publisher: &mut Client,
+    members: &mut [Client; 3],
+    topics: impl IntoIterator<Item = String>,
+) -> Result<Vec<usize>> {
+    let mut takers = Vec::new();
+    for topic in topics {
+        publisher.publish(Message::new(&topic, &topic).qos(1)).await?;
+        let [a, b, c] = &mut *members;
+        let (taker, received) = tokio::select! {
+            received = a.receive() => (0, received),
+            received = b.receive() => (1, received),
+            received = c.receive() => (2, received),
+        };
+        ensure!(received?.publication.topic().as_str() == topic);
+        takers.push(taker);
     }
-    Ok(texts)
+    // Nobody has one that another had, too.
+    for member in members {
+        member.expect_no_publish(std::time::Duration::ZERO).await?;
+    }
+    Ok(takers)
+}
+
+fn used(takers: &[usize]) -> usize {
+    takers.iter().collect::<BTreeSet<_>>().len()
+}
+
+/// Of one topic, and of many.
+fn topics(count: usize) -> (Vec<String>, Vec<String>) {
+    let many = (0..count).map(|number| format!("t/{number}")).collect();
+    (vec!["t/one".to_owned(); count], many)
+}
+
+#[tokio::test]
+async fn a_share_goes_to_its_members_by_the_strategy_of_the_configuration() -> Result<()> {
+    // How many members have one topic of one publisher, many topics of one publisher, one topic of many publishers.
+    for (strategy, expected) in [
+        ("round-robin", [3, 3, 3]),
+        ("random", [3, 3, 3]),
+        ("sticky", [1, 1, 1]),
+        ("hash-client", [1, 1, 3]),
+        ("hash-topic", [1, 3, 1]),
+    ] {
+        let (broker, mut members) = members(strategy).await?;
+        let connect =
+            async |name: String| Client::connect(broker.mqtt_addr(), ConnectOptions::v5(name)).await;
+        let (one, many) = topics(48);
+        let mut publisher = connect("publisher".to_owned()).await?;
+        let of_one = takers(&mut publisher, &mut members, one).await?;
+        let of_many = takers(&mut publisher, &mut members, many).await?;
+        let mut of_all = Vec::new();
+        for number in 0..48 {
+            let mut publisher = connect(format!("publisher-{number}")).await?;
+            of_all.extend(takers(&mut publisher, &mut members, ["t/one".to_owned()]).await?);
+        }
+        let found = [used(&of_one), used(&of_many), used(&of_all)];
+        ensure!(found == expected, "{strategy}: {found:?}");
+        let in_turn = of_one
+            .windows(4)
+            .all(|four| four[0] == four[3] && four[0] != four[1]);
+        ensure!(in_turn == (strategy == "round-robin"), "{strategy}: {of_one:?}");
+    }
+    Ok(())
 }

@@ -87,10 +87,10 @@ async fn a_takeover_that_resumes_the_session_cancels_a_delayed_will() -> Result<
     let (id, topic) = (unique("taken"), unique("will"));
     let mut watcher = subscriber(&topic, 1).await?;
     let options = ConnectOptions::v5(&id).persistent();
-    let mut first = connected(options.clone().delayed_will(Message::new(&topic, "no").qos(1), 1)).await?;
+    let mut first = connected(options.clone().delayed_will(Message::new(&topic, "no").qos(1), 3)).await?;
     let mut second = connected(options).await?;
     first.expect_disconnect(ReasonCode::SessionTakenOver).await?;
-    tokio::time::sleep(Duration::from_millis(1800)).await;
+    tokio::time::sleep(Duration::from_millis(3800)).await;
     second.ping().await?;
     watcher.expect_no_publish(MOMENT).await
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use harness::{Client, ConnectOptions, Message};
 use mqtt_codec::ProtocolVersion;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::{Identity, Run, payload};
 
@@ -67,12 +67,13 @@ pub async fn look(address: SocketAddr, topic: &str) -> Result<Option<u64>> {
 pub async fn look_on(mut client: Client, topic: &str) -> Result<Option<u64>> {
     client.handshake(ConnectOptions::v5("looker")).await?;
     client.subscribe(topic, 0).await?;
-    let found = timeout(Duration::from_secs(2), client.receive()).await;
-    let number = match found {
-        Ok(publish) => {
-            Some(payload::number_of(&publish?.publication.payload()).context("a damaged payload")?)
+    // What is retained comes right behind the SUBACK.
+    let found = client.receive_all().await?;
+    let number = match found.first() {
+        Some(publish) => {
+            Some(payload::number_of(&publish.publication.payload()).context("a damaged payload")?)
         }
-        Err(_) => None,
+        None => None,
     };
     client.disconnect().await?;
     Ok(number)

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 
+use crate::LIMIT;
 use crate::certificate::Certificate;
 use crate::process::{PAUSE, Process, http_get, program, tail};
+use crate::wait::wait_for;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// What a broker says that had to be cut off.
@@ -178,6 +180,13 @@ impl Broker {
             .unwrap_or_default()
     }
 
+    /// Waits until an event with these words is in the audit log.
+    pub async fn wait_audited(&self, event: &str, words: &[&str]) -> Result<()> {
+        wait_for(async || is_audited(&self.log(), event, words), LIMIT)
+            .await
+            .with_context(|| format!("no `{event}` with {words:?}:\n{}", self.log()))
+    }
+
     /// The body of an HTTP GET on the admin listener; an error unless the status is 200.
     pub fn admin_get(&self, path: &str) -> Result<String> {
         http_get(self.admin_addr(), path)
@@ -299,6 +308,15 @@ impl Drop for Broker {
             );
         }
     }
+}
+
+/// Whether a log has a line of the audit log for this event, with these words in it.
+pub fn is_audited(log: &str, event: &str, words: &[&str]) -> bool {
+    let event = format!("event=\"{event}\"");
+    log.lines().any(|line| {
+        let audited = line.contains(" audit: ") && line.contains(&event);
+        audited && words.iter().all(|word| line.contains(word))
+    })
 }
 
 /// `listening <name> <protocol> <addr>`

@@ -462,6 +462,26 @@ impl Client {
         Ok(())
     }
 
+    /// Everything the broker has for the client by now, acknowledged to the end.
+    pub async fn receive_all(&mut self) -> Result<Vec<Publish>> {
+        let mut received = Vec::new();
+        loop {
+            // The first answer says that the acknowledgements are read, the second that what they made room for has come.
+            self.ping().await?;
+            self.ping().await?;
+            if self.set_aside.is_empty() {
+                return Ok(received);
+            }
+            for packet in std::mem::take(&mut self.set_aside) {
+                let Packet::Publish(publish) = packet else {
+                    return Err(unexpected("PUBLISH", &packet));
+                };
+                self.acknowledge(&publish).await?;
+                received.push(publish);
+            }
+        }
+    }
+
     /// Reads until the connection has ended, whatever comes before.
     pub async fn drain_until_closed(&mut self) -> Result<()> {
         while self.read_frame(LIMIT).await?.is_some() {}

@@ -12,7 +12,7 @@ mod process;
 mod users;
 mod wait;
 
-pub use broker::{Broker, BrokerOptions};
+pub use broker::{Broker, BrokerOptions, is_audited};
 pub use certificate::{Certificate, write_peer_certificate};
 pub use client::{Client, LIMIT, Transport, encoded, subscription_options};
 pub use cluster::{Cluster, ClusterOptions};

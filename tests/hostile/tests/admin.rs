@@ -77,6 +77,28 @@ async fn requests_that_are_too_large_are_refused() -> Result<()> {
     scene.ends_well().await
 }
 
+/// HTTP/2 as a client speaks it that knows beforehand that the server understands it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_2_is_not_spoken() -> Result<()> {
+    let scene = Scene::begin("").await?;
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(scene.broker.admin_addr()).await?;
+        stream.write_all(PREFACE).await?;
+        let mut answer = Vec::new();
+        // A reset is an end, too.
+        let read = tokio::time::timeout(CLOSED_WITHIN, stream.read_to_end(&mut answer)).await;
+        ensure!(read.is_ok(), "it is still open");
+        ensure!(
+            answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"),
+            "{answer:?}"
+        );
+    }
+    is_alive(&scene)?;
+    scene.ends_well().await
+}
+
 /// Somebody who looks on as messages pass, and reads nothing of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_looks_on_and_does_not_read_loses_messages_and_nobody_else_does() -> Result<()> {

@@ -1,6 +1,6 @@
 //! Damages configuration files at random and asks `flotilla check-config`: it answers yes or no, and never panics.
 //!
-//! The fuzzer has no part in this, since an instrumented build of all that the binary needs would take too long.
+//! The fuzzer looks at the same code from inside (`fuzz/targets`), with a build of its own; this is the binary that people run.
 //! `FLOTILLA_MUTATION_SECONDS` says how long it goes on, `FLOTILLA_MUTATION_SEED` repeats a run.
 
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ const SECONDS: u64 = 10;
 
 const SEEDS: [&str; 4] = [
     "[node]\nname = \"one\"\ndata_dir = \"./data\"\nworker_threads = 2\nstop_timeout = \"15s\"\n",
-    "[[listeners]]\nname = \"mqtt\"\nprotocol = \"tcp\"\naddress = \"127.0.0.1:1883\"\n\n[[listeners]]\nname = \"ws\"\n",
+    "[[listeners]]\nname = \"mqtt\"\nprotocol = \"tcp\"\nbind = \"127.0.0.1:1883\"\n\n[[listeners]]\nname = \"ws\"\n",
     "[limits]\nconnections_max = 1000\npacket_size_max = \"1MiB\"\n\n[queues]\nmessages_max = 10_000\n",
-    "[durability]\nack = \"quorum-synced\"\n\n[storage]\n[admin]\naddress = \"[::1]:9000\"\n[log]\nformat = \"json\"\n",
+    "[durability]\nack = \"quorum-synced\"\n\n[storage]\n[admin]\nbind = \"[::1]:9000\"\n[log]\nformat = \"json\"\n",
 ];
 
 const WORDS: [&str; 20] = [

@@ -16,6 +16,13 @@ fn table(broker: &Broker, arguments: &[&str]) -> String {
     printed(&output)
 }
 
+/// What a command that succeeds says beside its answer.
+fn told(broker: &Broker, arguments: &[&str]) -> String {
+    let output = broker.ctl(arguments).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 fn json(broker: &Broker, arguments: &[&str]) -> Value {
     let all: Vec<&str> = arguments.iter().copied().chain(["--output", "json"]).collect();
     serde_json::from_str(&table(broker, &all)).unwrap()
@@ -100,7 +107,12 @@ fn a_backup_comes_back_as_it_was() {
     }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("site.jsonl").display().to_string();
-    table(&broker, &["retained", "backup", "--filter", "site/#", &file]);
+    let backup = ["retained", "backup", "--filter", "site/#", &file];
+    assert_eq!(told(&broker, &backup), "2 retained messages written\n");
+    assert_eq!(
+        told(&broker, &[&backup[..], &["--progress"]].concat()),
+        "writing retained messages: 2\n2 retained messages written\n"
+    );
     assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 2);
     for topic in ["site/a", "site/b"] {
         table(&broker, &["retained", "delete", topic]);
@@ -117,6 +129,35 @@ fn a_backup_comes_back_as_it_was() {
         "2 retained messages set, 0 failed\n"
     );
     assert_eq!(table(&broker, &["retained", "show", "site/b"]), "zwei\n");
+    let restore = ["retained", "restore", "--progress", &file];
+    assert_eq!(told(&broker, &restore), "setting retained messages: 2 (100 %)\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_of_sessions_say_how_far_they_are_when_asked() {
+    let broker = Broker::start(BrokerOptions::default()).unwrap();
+    let device = ConnectOptions::v5("truck-7").persistent();
+    let mut client = Client::connect(broker.mqtt_addr(), device).await.unwrap();
+    client.subscribe("fleet/#", 1).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sessions.jsonl").display().to_string();
+    for (progress, said) in [
+        (&[][..], "1 sessions with 0 messages written\n"),
+        (
+            &["--progress"],
+            "writing 1 sessions, 0 messages\n1 sessions with 0 messages written\n",
+        ),
+    ] {
+        let backup = [&["sessions", "backup", &file][..], progress].concat();
+        assert_eq!(told(&broker, &backup), said);
+    }
+    // What is there stays, and that has to be known in any case.
+    let stays = "flotilla: truck-7: its session is newer than the backup, and stays as it is\n";
+    assert_eq!(told(&broker, &["sessions", "restore", &file]), stays);
+    assert_eq!(
+        told(&broker, &["sessions", "restore", "--progress", &file]),
+        format!("{stays}restoring: 0 sessions, 0 messages (100 %)\n")
+    );
 }
 
 #[test]

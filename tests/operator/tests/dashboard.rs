@@ -1,8 +1,10 @@
-//! The dashboard in Chromium, at two widths: every page shows what is there, fits, and complains of nothing. Where Chromium is
-//! not installed this says so and tests nothing.
+//! The dashboard in Chromium, at two widths, light and dark: every page shows what is there, fits, and complains of nothing. Where
+//! Chromium is not installed this says so and tests nothing.
+
+use std::net::SocketAddr;
 
 use anyhow::Result;
-use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message};
+use harness::{Broker, BrokerOptions, Client, Cluster, ClusterOptions, ConnectOptions, Message};
 use operator::{Api, Browser, Page};
 
 const WRITE: &str = "write-0123456789abcdef0123456789a";
@@ -28,42 +30,84 @@ async fn fits(page: &mut Page, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Opens every page with a text that it has to show, on wide and narrow screens, light and dark.
+async fn looks_well(browser: &Browser, node: SocketAddr, pages: &[(&str, &str)]) -> Result<()> {
+    for (width, dark) in [(1440, false), (1440, true), (390, false), (390, true)] {
+        let mut page = browser.page(width, 900, dark).await?;
+        for (hash, text) in pages {
+            page.open(&format!("http://{node}/#/{hash}")).await?;
+            page.wait(&shows(text)).await?;
+            fits(&mut page, hash).await?;
+        }
+        let theme = page.eval("document.documentElement.dataset.theme").await?;
+        assert_eq!(theme, if dark { "dark" } else { "light" });
+        assert!(
+            page.complaints.is_empty(),
+            "{width}, dark: {dark}: {:?}",
+            page.complaints
+        );
+    }
+    Ok(())
+}
+
+/// A client that has subscribed to something, and retains something.
+async fn truck(node: SocketAddr) -> Result<Client> {
+    let mut client = Client::connect(node, ConnectOptions::v5("truck-7").persistent()).await?;
+    client.subscribe("fleet/#", 1).await?;
+    client.subscribe("$share/workers/jobs", 1).await?;
+    let position = Message::new("fleet/7/position", "{\"lat\": 52.5}");
+    client.publish(position.qos(1).retain()).await?;
+    Ok(client)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_shows_what_is_there_at_any_width() -> Result<()> {
     let Some(browser) = browser().await? else {
         return Ok(());
     };
     let broker = Broker::start(BrokerOptions::default())?;
-    let mut client = Client::connect(broker.mqtt_addr(), ConnectOptions::v5("truck-7").persistent()).await?;
-    client.subscribe("fleet/#", 1).await?;
-    client
-        .publish(
-            Message::new("fleet/7/position", "{\"lat\": 52.5}")
-                .qos(1)
-                .retain(),
-        )
-        .await?;
-    for (width, dark) in [(1440, false), (390, true)] {
-        let mut page = browser.page(width, 900, dark).await?;
-        for (hash, text) in [
-            ("overview", "Nothing to report"),
-            ("clients", "truck-7"),
-            ("clients/truck-7", "MQTT 5.0"),
-            ("routes", "fleet/#"),
-            ("retained", "fleet/7/position"),
-            ("console", "Nothing yet"),
-            ("node", "limits."),
-        ] {
-            page.open(&format!("http://{}/#/{hash}", broker.admin_addr()))
-                .await?;
-            page.wait(&shows(text)).await?;
-            fits(&mut page, hash).await?;
-        }
-        let theme = page.eval("document.documentElement.dataset.theme").await?;
-        assert_eq!(theme, if dark { "dark" } else { "light" });
-        assert!(page.complaints.is_empty(), "{:?}", page.complaints);
-    }
-    Ok(())
+    let _client = truck(broker.mqtt_addr()).await?;
+    let pages = [
+        ("overview", "Nothing to report"),
+        ("clients", "truck-7"),
+        ("clients/truck-7", "MQTT 5.0"),
+        ("routes", "fleet/#"),
+        ("retained", "fleet/7/position"),
+        ("console", "Nothing yet"),
+        ("node", "limits."),
+    ];
+    looks_well(&browser, broker.admin_addr(), &pages).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_of_three_nodes_shows_all_of_them() -> Result<()> {
+    let Some(browser) = browser().await? else {
+        return Ok(());
+    };
+    let cluster = tokio::task::spawn_blocking(|| Cluster::start(ClusterOptions::default())).await??;
+    let _client = truck(cluster.mqtt_addr(0)).await?;
+    let asked = cluster.admin_addr(2);
+    // The replicas of the node that is asked may be a moment behind.
+    let path = "/api/v1/clients/truck-7";
+    let known = async || {
+        Api::at(asked)
+            .get(path)
+            .is_ok_and(|shown| shown["session"]["connected"] == true)
+    };
+    harness::wait_for(known, std::time::Duration::from_secs(20)).await?;
+    let (first, last) = (cluster.name(0), cluster.name(2));
+    let pages = [
+        ("overview", "3 of 3 nodes up"),
+        ("overview", first),
+        ("overview", "Nothing to report"),
+        ("clients", first),
+        // It is connected to a node that is not asked, and that one tells what it knows of it.
+        ("clients/truck-7", "MQTT 5.0"),
+        ("routes", "$share/workers/jobs"),
+        ("retained", "fleet/7/position"),
+        ("node", last),
+    ];
+    looks_well(&browser, asked, &pages).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -258,8 +258,12 @@ async fn a_node_with_more_than_its_share_sends_the_rest_elsewhere() -> Result<()
         clients.push(Client::connect(cluster.mqtt_addr(0), options).await?);
     }
     // Any node can be asked.
-    let shown = Member(&cluster, 1).ctl(&["rebalance", "--rate", "1000", "--output", "json"])?;
+    let order = ["rebalance", "--rate", "1000", "--progress", "--output", "json"];
+    let shown = Member(&cluster, 1).ctl(&order)?;
     assert!(shown.status.success(), "{shown:?}");
+    // How many were still to move at each look is chance, but that all have moved is not.
+    let progress = String::from_utf8_lossy(&shown.stderr);
+    assert!(progress.ends_with("still to move: 0 connections\n"), "{progress}");
     let shares: Value = serde_json::from_str(&printed(&shown))?;
     let full = shares["items"].as_array().context("items")?.iter();
     let full: Vec<_> = full.filter(|share| share["name"] == cluster.name(0)).collect();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Broker, BrokerOptions, Client, ConnectOptions, wait_for};
+use harness::{Broker, BrokerOptions, Client, ConnectOptions, is_audited, wait_for};
 use mqtt_codec::ReasonCode;
 use operator::{Api, Node, printed};
 use serde_json::json;
@@ -239,5 +239,38 @@ async fn a_token_that_is_taken_away_opens_nothing_any_more() -> Result<()> {
     let log = broker.log();
     ensure!(log.contains("reload failed"));
     ensure!([OLD, NEW, WRITE].iter().all(|token| !log.contains(token)));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_changes_and_reloads_are_in_the_audit_log() -> Result<()> {
+    let (broker, api, file) = broker("[node]\nwatch_files = \"0s\"\n")?;
+    let from = "peer=127.0.0.1";
+    api.get("/api/v1/clients")?;
+    let refused = api.ask("POST", "/api/v1/clients/nobody/disconnect", None)?;
+    let status = format!("status={}", refused.status);
+    ensure!(refused.status >= 400, "{refused:?}");
+    std::fs::write(
+        &file,
+        "[node]\nwatch_files = \"0s\"\n[limits]\nconnections_max = 10\n",
+    )?;
+    api.ask("POST", "/api/v1/config/reload", None)?.good()?;
+    std::fs::write(&file, "[limits]\nconnections_max = 'many'\n")?;
+    api.ask("POST", "/api/v1/config/reload", None)?;
+    api.follow("/api/v1/trace?client=nobody&seconds=60")?;
+    let change = [from, "by=\"loopback\"", "method=POST"];
+    let disconnect = [&change[..], &["/clients/nobody/disconnect", &status]].concat();
+    let reload = [&change[..], &["/config/reload", "status=200"]].concat();
+    for (event, words) in [
+        ("operator change", &disconnect[..]),
+        ("operator change", &reload),
+        ("reload", &["limits.connections_max"]),
+        ("reload failed", &["limits.connections_max"]),
+        ("trace", &[from, "by=\"loopback\"", "nobody"]),
+        ("trace ended", &["nobody"]),
+    ] {
+        broker.wait_audited(event, words).await?;
+    }
+    ensure!(!is_audited(&broker.log(), "operator change", &["method=GET"]));
     Ok(())
 }

@@ -46,12 +46,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// Three sound nodes.
+    /// Sound nodes: three, or five.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
-            // Most runs are of three nodes, the smallest cluster that survives anything.
-            nodes: if seed % 4 == 3 { 5 } else { 3 },
+            // Most runs are of three nodes, the smallest cluster that survives anything. Of the first two seeds one is of five.
+            nodes: if seed % 4 == 2 { 5 } else { 3 },
             shards: 4,
             ack: AckLevel::QuorumSynced,
             lease: Duration::from_secs(3),

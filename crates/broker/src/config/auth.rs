@@ -7,7 +7,7 @@ use access::{ClientIdRule, NameSource};
 
 use super::auth_http::check_url;
 use super::section::{Problem, Section};
-use super::{AuthHttp, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, TimeSpan};
+use super::{AuthHttp, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, Listener, TimeSpan};
 
 section! {
     /// How clients show who they are. Files are read at the start and again when they change; when one cannot be read then, all stays
@@ -135,6 +135,17 @@ impl Access {
         self.rules.is_some() || self.mosquitto_acl.is_some()
     }
 
+    /// What deserves a warning at each start: clients are told apart, and all may do the same.
+    pub fn risks(&self, auth: &Auth, listeners: &[Listener]) -> Vec<&'static str> {
+        let by_certificate = || listeners.iter().any(|listener| listener.client_ca.is_some());
+        let has_users = auth.knows_users() || by_certificate();
+        let risk = (has_users && !self.has_rules()).then_some(
+            "there are users and no rules: everybody who logs in may publish and subscribe to everything (a tenant's \
+             clients to all of the tenant's). Say who may do what: access.rules = \"rules\"",
+        );
+        risk.into_iter().collect()
+    }
+
     pub(super) fn check(&self, path: &str, problems: &mut Vec<Problem>) {
         self.check_bounds(path, problems);
         if self.rules.is_some() && self.mosquitto_acl.is_some() {
@@ -209,5 +220,30 @@ mod tests {
         let mut problems = Vec::new();
         access.check("access", &mut problems);
         assert_eq!(problems.len(), 1);
+    }
+
+    #[test]
+    fn users_without_rules_are_a_risk_and_nobody_is_none() {
+        let rules = Access {
+            rules: Some("rules".into()),
+            ..Access::default()
+        };
+        let none = Access::default();
+        let users = Auth {
+            password_file: Some("users".into()),
+            ..Auth::default()
+        };
+        let devices = Listener {
+            client_ca: Some("devices.pem".into()),
+            ..Listener::default()
+        };
+        for (access, auth, listeners, risks) in [
+            (&none, &Auth::default(), &[Listener::default()], 0),
+            (&none, &users, &[Listener::default()], 1),
+            (&none, &Auth::default(), &[devices.clone()], 1),
+            (&rules, &users, &[devices], 0),
+        ] {
+            assert_eq!(access.risks(auth, listeners).len(), risks, "{access:?} {auth:?}");
+        }
     }
 }

@@ -3,10 +3,13 @@
 mod attachment;
 mod connect;
 mod deliver;
+mod newer;
 mod publish;
 mod read;
 mod retained;
 mod subscribe;
+#[cfg(test)]
+mod testing;
 mod throttle;
 mod traced;
 
@@ -42,6 +45,7 @@ use crate::tenants::Tenant;
 use attachment::Attachment;
 pub(crate) use attachment::is_rejected;
 pub(crate) use connect::{Accepted, Origin, accept};
+use newer::Newer;
 use publish::{Held, Part};
 use subscribe::{Entering, Told};
 use throttle::{Pace, Throttle};
@@ -146,6 +150,7 @@ struct Connection<S> {
     fetch_from: u64,
     /// Retained messages for new subscriptions.
     retained: VecDeque<Delivery>,
+    newer: Newer,
     received: SmallVec<[u64; 4]>,
     acknowledge_at: Option<u64>,
     /// The node's time since its start as of this turn, in milliseconds: what clients may do in a second and how long they may be
@@ -258,6 +263,7 @@ impl<S: Stream> Connection<S> {
             throttle,
             pace,
             retained: VecDeque::new(),
+            newer: Newer::default(),
             received: SmallVec::new(),
             acknowledge_at: None,
             steady: 0,
@@ -301,7 +307,10 @@ impl<S: Stream> Connection<S> {
             return Poll::Ready(End::Expired);
         }
         loop {
-            let mut progress = self.poll_operation(cx, now);
+            let mut progress = match self.poll_operation(cx, now) {
+                Ok(any) => any,
+                Err(end) => return Poll::Ready(end),
+            };
             match self.poll_mailbox(cx, now) {
                 Ok(any) => progress |= any,
                 Err(End::Closed(Close::TakenOver)) => return Poll::Ready(self.hear_out(cx, now)),
@@ -348,21 +357,21 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn poll_operation(&mut self, cx: &mut Context<'_>, now: u64) -> bool {
+    fn poll_operation(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, End> {
         let Some(operation) = &mut self.operation else {
-            return false;
+            return Ok(false);
         };
         let Poll::Ready(answer) = operation.as_mut().poll(cx) else {
-            return false;
+            return Ok(false);
         };
         self.operation = None;
         match answer {
             Answer::Subscribe(request, result) => self.subscribe_stored(request, result, now),
             Answer::Announced(entering, told) => self.finish_subscribe(entering, told, now),
-            Answer::Appended => {}
-            Answer::Unsubscribe(packet, result) => self.finish_unsubscribe(packet, result),
+            Answer::Appended => self.pull = true,
+            Answer::Unsubscribe(packet, result) => self.finish_unsubscribe(packet, result)?,
         }
-        true
+        Ok(true)
     }
 
     fn poll_mailbox(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, End> {
@@ -413,7 +422,9 @@ impl<S: Stream> Connection<S> {
                     self.shared.metrics.delivery_duration.record(from.elapsed());
                 }
             }
-            Event::DeliverOne(delivery) => self.deliver(*delivery, now),
+            Event::DeliverOne(delivery) => {
+                self.deliver(*delivery, now);
+            }
             Event::Committed {
                 packet_ids,
                 reason_code,
@@ -421,7 +432,11 @@ impl<S: Stream> Connection<S> {
                 began,
             } => {
                 self.batches_under_way -= 1;
-                self.shared.metrics.ack_duration.record(began.elapsed());
+                // One sample for what went together: the first of them speaks for all.
+                let exactly_once = packet_ids
+                    .first()
+                    .is_some_and(|id| self.session.is_exactly_once(*id));
+                self.shared.metrics.ack_duration[usize::from(exactly_once)].record(began.elapsed());
                 for packet_id in packet_ids {
                     let has_room = !without_room.contains(&packet_id);
                     self.committed(packet_id, reason_code, has_room)?;

@@ -189,9 +189,10 @@ impl Reader {
     fn add_message(&self, subscription: &Subscription, message: LiveMessage, found: &mut Retained) {
         let qos = message.qos.min(subscription.options.qos);
         if self.durable && qos > QoS::AtMostOnce {
-            // Its packet id has to come from the session's sequence.
+            // Its packet id has to come from the session's sequence. What was published as the topic's new value is told from it
+            // there: `retained` alone makes the client see RETAIN.
             let message = LiveMessage {
-                retain: true,
+                retain: false,
                 ..message
             };
             let append = proto::Append {

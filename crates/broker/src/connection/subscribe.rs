@@ -243,6 +243,7 @@ impl<S: Stream> Connection<S> {
         self.session.subscribed(entering.packet_id, codes, &mut self.out);
         let mut appends = Vec::new();
         for found in retained {
+            self.newer.read_anew(&found);
             self.retained.extend(found.deliveries);
             appends.extend(found.appends);
         }
@@ -286,6 +287,7 @@ impl<S: Stream> Connection<S> {
         if appends.is_empty() {
             return;
         }
+        self.newer.in_queue = true;
         let (cluster, shard) = (self.shared.cluster.clone(), self.attachment.shard);
         let metrics = Arc::clone(&self.shared.metrics);
         self.operation = Some(Box::pin(async move {
@@ -325,8 +327,7 @@ impl<S: Stream> Connection<S> {
             }
         }
         if !self.session.is_durable() {
-            self.finish_unsubscribe(packet, Ok(ShardResponse::default()));
-            return Ok(());
+            return self.finish_unsubscribe(packet, Ok(ShardResponse::default()));
         }
         let command = Command::Unsubscribe(proto::Unsubscribe {
             client: self.attachment.client.to_string(),
@@ -352,11 +353,12 @@ impl<S: Stream> Connection<S> {
         names.map(ToString::to_string).collect()
     }
 
+    /// Err: the subscriptions are still there, and this version cannot say so.
     pub(super) fn finish_unsubscribe(
         &mut self,
         packet: Unsubscribe,
         result: Result<ShardResponse, ProposeError>,
-    ) {
+    ) -> Result<(), End> {
         self.flush_publishes();
         self.may_pull = true;
         let durable = self.session.is_durable();
@@ -365,6 +367,9 @@ impl<S: Stream> Connection<S> {
             Ok(None) => !durable,
             _ => false,
         };
+        if !stored && self.session.version() != ProtocolVersion::V5 {
+            return Err(End::Unavailable);
+        }
         let mut codes = Vec::with_capacity(packet.filters.len());
         for name in &packet.filters {
             codes.push(match (stored, SubscriptionFilter::parse(name.clone())) {
@@ -374,6 +379,7 @@ impl<S: Stream> Connection<S> {
             });
         }
         self.session.unsubscribed(packet.packet_id, codes, &mut self.out);
+        Ok(())
     }
 
     fn forget(&mut self, name: &ByteString) -> ReasonCode {
@@ -435,6 +441,7 @@ impl Attachment {
         let subscriber = Subscriber {
             mailbox,
             grant,
+            own_grant: None,
             durable: self.durable,
         };
         router.subscribe(filter.filter(), subscriber);
@@ -479,5 +486,33 @@ fn to_proto(subscription: &Subscription) -> proto::Subscription {
         retain_as_published: options.retain_as_published,
         retain_handling: options.retain_handling as u32,
         subscription_id: subscription.subscription_id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::testing::connect;
+    use crate::testing::node;
+
+    fn unsubscribe() -> Unsubscribe {
+        Unsubscribe {
+            packet_id: PacketId::new(1).unwrap(),
+            filters: vec!["t".into()],
+            user_properties: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unsubscribe_that_was_not_stored_is_not_said_to_be_done() {
+        let (_files, shared) = node().await;
+        for (version, is_ended) in [(ProtocolVersion::V3_1_1, true), (ProtocolVersion::V5, false)] {
+            let (mut connection, _client) = connect(&shared, "c", version, false).await;
+            assert!(connection.session.is_durable());
+            let before = connection.out.len();
+            let finished = connection.finish_unsubscribe(unsubscribe(), Err(ProposeError::Busy));
+            assert_eq!(matches!(finished, Err(End::Unavailable)), is_ended, "{version:?}");
+            assert_eq!(connection.out.len() > before, !is_ended, "{version:?}");
+        }
     }
 }

@@ -81,6 +81,7 @@ impl Operator {
         let subscriber = Subscriber {
             mailbox: Arc::clone(&mailbox),
             grant: Arc::new(grant),
+            own_grant: None,
             durable: false,
         };
         shared.router.subscribe(&filter, subscriber);

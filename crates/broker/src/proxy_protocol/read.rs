@@ -57,3 +57,50 @@ async fn read_exactly(stream: &mut TcpStream, bytes: &mut Vec<u8>, more: usize) 
     stream.read_exact(&mut bytes[start..]).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const CLIENT: &[u8] = b"\x10\x0d and what else a client says";
+
+    /// What the header says, and what is left in the socket behind it.
+    async fn read(pieces: &[&[u8]]) -> (Header, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut proxy = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        proxy.set_nodelay(true).unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let send = async {
+            for piece in pieces {
+                proxy.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            proxy.shutdown().await.unwrap();
+        };
+        let (header, ()) = tokio::join!(header(&mut stream), send);
+        let mut left = Vec::new();
+        stream.read_to_end(&mut left).await.unwrap();
+        (header.unwrap(), left)
+    }
+
+    #[tokio::test]
+    async fn not_one_byte_behind_a_header_is_taken() {
+        let binary = [&super::super::SIGNATURE[..], b"\x20\x00\x00\x00"].concat();
+        for header in [
+            &b"PROXY UNKNOWN\r\n"[..],
+            b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n",
+            &binary,
+        ] {
+            let all = [header, CLIENT].concat();
+            let (at_once, left) = read(&[&all]).await;
+            assert_eq!(left, CLIENT, "{}", header.escape_ascii());
+            let bytes: Vec<_> = all.chunks(1).collect();
+            let (by_bytes, left) = read(&bytes).await;
+            assert_eq!(left, CLIENT, "{}", header.escape_ascii());
+            assert_eq!(at_once, by_bytes);
+        }
+    }
+}

@@ -125,6 +125,20 @@ impl ShardState {
         (items, session.queue.next_sequence().max(from_sequence))
     }
 
+    /// Sessions whose queue holds more than four fifths of the messages or bytes that it may. Looks at each of them.
+    pub fn queues_near_limit(&self) -> u64 {
+        if self.totals.queued_messages == 0 {
+            return 0;
+        }
+        let is_near = |has: u64, max: u64| max != 0 && has > max - max.div_ceil(5);
+        let near = self.sessions.iter().filter(|(_, _, session)| {
+            let limits = session.limits;
+            is_near(session.queue.len(), limits.messages_max)
+                || is_near(session.queue.bytes(), limits.bytes_max)
+        });
+        near.count() as u64
+    }
+
     /// Whether a connection with this epoch owns the session.
     pub fn is_owner(&self, client: &str, epoch: u64) -> bool {
         self.owned(client, epoch).is_ok()

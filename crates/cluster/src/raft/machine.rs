@@ -11,11 +11,13 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use prost::Message;
 use storage::{GroupLog, StorageError};
+use tokio::time::Instant;
 
 use super::convert;
 use super::log_store::LogStore;
 use super::types::{LogId, Payload, Responses, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::chance;
+use crate::measure::{self, Snapshotting};
 
 /// The replicated state of a group on this node.
 pub(crate) trait Machine: Send + Sync + 'static {
@@ -166,7 +168,10 @@ impl<M: Machine> RaftStateMachine<TypeConfig> for StateMachine<M> {
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
         let machine = self.0.clone();
-        blocking(move || machine.install(snapshot.read()?)).await
+        let began = Instant::now();
+        blocking(move || machine.install(snapshot.read()?)).await?;
+        measure::snapshot(Snapshotting::Install, began.elapsed());
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
@@ -184,7 +189,9 @@ impl<M: Machine> RaftSnapshotBuilder<TypeConfig> for StateMachine<M> {
             LogStore::new(log.clone()).synced().await?;
         }
         let machine = self.0.clone();
+        let began = Instant::now();
         let applied = blocking(move || machine.checkpoint()).await?;
+        measure::snapshot(Snapshotting::Write, began.elapsed());
         Ok(self.snapshot(&applied))
     }
 }

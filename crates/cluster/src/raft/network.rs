@@ -15,12 +15,14 @@ use openraft::raft::{
 };
 use prost::Message;
 use storage::GroupId;
+use tokio::time::Instant;
 use transport::{Channel, PeerError, Peers};
 
 use super::SnapshotData;
 use super::convert::{self, rpc};
 use super::types::{Snapshot, TypeConfig, VoteOf};
 use crate::chance;
+use crate::measure::{self, Snapshotting};
 
 /// Entries that wait for a slow disk are not given up as early as a heartbeat is.
 const APPEND_WITHIN: Duration = Duration::from_secs(3);
@@ -140,6 +142,7 @@ impl RaftNetworkV2<TypeConfig> for Replica {
         };
         let (target, group) = (self.target, self.network.group);
         let send = async move {
+            let began = Instant::now();
             let read = chance::blocking(move || snapshot.snapshot.read());
             let records = read.await.map_err(|error| error.to_string())?;
             let records = records.map_err(|error| error.to_string())?;
@@ -152,7 +155,9 @@ impl RaftNetworkV2<TypeConfig> for Replica {
             };
             let data = Bytes::from(records.encode_to_vec());
             let sent = peers.snapshot(target, header, data, SNAPSHOT_WITHIN).await;
-            sent.map_err(|error| error.to_string())
+            let sent = sent.map_err(|error| error.to_string())?;
+            measure::snapshot(Snapshotting::Send, began.elapsed());
+            Ok::<_, String>(sent)
         };
         tokio::select! {
             biased;

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use super::http::escaped;
+use super::progress::{Progress, Read};
 use super::publish::send;
 use super::table::items;
 use super::{Ctl, well};
@@ -26,7 +27,12 @@ const KEYS: [&str; 6] = [
     "expires_in_s",
 ];
 
-pub(super) fn write(ctl: &Ctl<'_>, filter: &str, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+pub(super) fn write(
+    ctl: &Ctl<'_>,
+    filter: &str,
+    file: Option<&Path>,
+    mut progress: Progress,
+) -> anyhow::Result<ExitCode> {
     let mut out: Box<dyn Write> = match file {
         Some(path) => Box::new(File::create(path).with_context(|| path.display().to_string())?),
         None => Box::new(io::stdout()),
@@ -44,26 +50,28 @@ pub(super) fn write(ctl: &Ctl<'_>, filter: &str, file: Option<&Path>) -> anyhow:
             writeln!(lines, "{message}")?;
             count += 1;
         }
+        progress.tell(|| format!("writing retained messages: {count}"));
         match page["next"].as_str() {
             Some(next) => next.clone_into(&mut after),
             None => break,
         }
     }
     lines.flush()?;
+    progress.end(|| format!("writing retained messages: {count}"));
     eprintln!("{count} retained messages written");
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn restore(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let lines: Box<dyn BufRead> = match file {
-        Some(path) => Box::new(BufReader::new(
-            File::open(path).with_context(|| path.display().to_string())?,
-        )),
-        None => Box::new(io::stdin().lock()),
-    };
+pub(super) fn restore(
+    ctl: &Ctl<'_>,
+    file: Option<&Path>,
+    mut progress: Progress,
+) -> anyhow::Result<ExitCode> {
+    let (lines, mut read) = input(file)?;
     let (mut batch, mut bytes, mut tally) = (Vec::new(), 0, Tally::default());
     for (number, line) in lines.lines().enumerate() {
         let line = line?;
+        read.line(&line);
         if line.trim().is_empty() {
             continue;
         }
@@ -78,10 +86,12 @@ pub(super) fn restore(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<Exit
         batch.push(message_of(&message));
         if batch.len() >= BATCH || bytes >= BATCH_BYTES {
             tally.set(ctl, std::mem::take(&mut batch))?;
+            progress.tell(|| tally.line(&read));
             bytes = 0;
         }
     }
     tally.set(ctl, batch)?;
+    progress.end(|| tally.line(&read));
     match ctl.is_json() {
         true => ctl.print(&json!({"done": tally.done, "failed": tally.failed}))?,
         false => ctl.say(&format!(
@@ -92,6 +102,16 @@ pub(super) fn restore(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<Exit
     Ok(well(tally.failed == 0))
 }
 
+/// Where the lines of a backup come from, and how much of them was read.
+pub(super) fn input(file: Option<&Path>) -> anyhow::Result<(Box<dyn BufRead>, Read)> {
+    let Some(path) = file else {
+        return Ok((Box::new(io::stdin().lock()), Read::of(None)));
+    };
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    let bytes = file.metadata().ok().map(|data| data.len());
+    Ok((Box::new(BufReader::new(file)), Read::of(bytes)))
+}
+
 #[derive(Default)]
 struct Tally {
     done: usize,
@@ -99,6 +119,14 @@ struct Tally {
 }
 
 impl Tally {
+    fn line(&self, read: &Read) -> String {
+        let failed = match self.failed {
+            0 => String::new(),
+            failed => format!(", {failed} failed"),
+        };
+        format!("setting retained messages: {}{failed}{}", self.done, read.share())
+    }
+
     fn set(&mut self, ctl: &Ctl<'_>, batch: Vec<Value>) -> anyhow::Result<()> {
         if batch.is_empty() {
             return Ok(());

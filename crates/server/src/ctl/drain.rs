@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::progress::Progress;
 use super::table::{cell, items, table};
 use super::{Ctl, well};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Nothing more is expected to move after so long.
+const STILL_FOR: Duration = Duration::from_secs(10);
 
 /// Gives the order; with `wait` it looks on for so long at the most.
 pub(super) fn run(ctl: &Ctl<'_>, rate: Option<u32>, wait: Option<Duration>) -> anyhow::Result<ExitCode> {
@@ -23,20 +26,57 @@ pub(super) fn run(ctl: &Ctl<'_>, rate: Option<u32>, wait: Option<Duration>) -> a
     }
 }
 
-/// Gives the order, and shows what every node has and is about to ask.
-pub(super) fn rebalance(ctl: &Ctl<'_>, rate: Option<u32>) -> anyhow::Result<ExitCode> {
+/// Gives the order, and shows what every node has and is about to ask; then, where progress is shown, how many are still there.
+pub(super) fn rebalance(
+    ctl: &Ctl<'_>,
+    rate: Option<u32>,
+    mut progress: Progress,
+) -> anyhow::Result<ExitCode> {
     let path = match rate {
         Some(rate) => format!("/api/v1/rebalance?rate={rate}"),
         None => "/api/v1/rebalance".to_owned(),
     };
     let shares: Value = serde_json::from_str(&ctl.ask("POST", &path)?)?;
     if ctl.is_json() {
-        return ctl.print(&shares);
+        ctl.print(&shares)?;
+    } else {
+        let rows = items(&shares, "items")
+            .iter()
+            .map(|one| ["name", "connections", "moving"].map(|key| cell(one, key)));
+        ctl.say(&table(["NODE", "CONNECTIONS", "MOVING"], rows.collect()))?;
     }
-    let rows = items(&shares, "items")
-        .iter()
-        .map(|one| ["name", "connections", "moving"].map(|key| cell(one, key)));
-    ctl.say(&table(["NODE", "CONNECTIONS", "MOVING"], rows.collect()))
+    if progress.is_shown() {
+        see_them_move(ctl, &shares, &mut progress)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Until every node has its share, or nothing has moved for a while: clients may come back to where they were.
+fn see_them_move(ctl: &Ctl<'_>, shares: &Value, progress: &mut Progress) -> anyhow::Result<()> {
+    let (mut left, mut moved) = (u64::MAX, Instant::now());
+    while left > 0 && moved.elapsed() < STILL_FOR {
+        let overview = ctl.get("/api/v1/overview")?;
+        let now = beyond_their_share(items(shares, "items"), items(&overview, "nodes"));
+        if now != left {
+            (left, moved) = (now, Instant::now());
+        }
+        progress.tell(|| format!("still to move: {left} connections"));
+        std::thread::sleep(LOOK_EVERY);
+    }
+    progress.end(|| format!("still to move: {left} connections"));
+    Ok(())
+}
+
+/// Connections that nodes have in excess of what the order leaves them.
+fn beyond_their_share(shares: &[Value], nodes: &[Value]) -> u64 {
+    let number = |value: &Value, key: &str| value[key].as_u64().unwrap_or(0);
+    let moving = shares.iter().filter(|share| number(share, "moving") > 0);
+    let excess = moving.map(|share| {
+        let target = number(share, "connections").saturating_sub(number(share, "moving"));
+        let node = nodes.iter().find(|node| node["node_id"] == share["node_id"]);
+        node.map_or(0, |node| number(node, "connections").saturating_sub(target))
+    });
+    excess.sum()
 }
 
 /// A line whenever something has changed; in JSON only how it ended.
@@ -79,6 +119,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_is_still_to_move_is_what_nodes_have_beyond_their_share() {
+        let shares = [
+            json!({"node_id": "a", "connections": 90, "moving": 60}),
+            json!({"node_id": "b", "connections": 0, "moving": 0}),
+            json!({"node_id": "c", "connections": 50, "moving": 20}),
+        ];
+        // The second only gets some, and the third has ended.
+        let nodes = [
+            json!({"node_id": "a", "connections": 41}),
+            json!({"node_id": "b", "connections": 49}),
+        ];
+        assert_eq!(beyond_their_share(&shares, &nodes), 11);
+    }
 
     #[test]
     fn each_step_has_a_line_with_what_is_left() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// A node that leaves may have much to hand over.
+/// What is asked may take a node a while.
 const ANSWER_LIMIT: Duration = Duration::from_secs(600);
 /// More than any answer of a node.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;

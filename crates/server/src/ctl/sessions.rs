@@ -2,7 +2,7 @@
 //! one that it is whole.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead as _, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,7 +11,9 @@ use anyhow::{Context, ensure};
 use cluster::{Clock, SystemClock};
 use serde_json::{Value, json};
 
+use super::backup::input;
 use super::http::escaped;
+use super::progress::Progress;
 use super::publish::send;
 use super::table::{items, plain};
 use super::{Ctl, well};
@@ -37,12 +39,16 @@ impl Count {
         }
     }
 
+    fn words(&self) -> String {
+        format!("{} sessions, {} messages", self.sessions, self.messages)
+    }
+
     fn shown(&self) -> Value {
         json!({"sessions": self.sessions, "messages": self.messages})
     }
 }
 
-pub(super) fn write(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<ExitCode> {
+pub(super) fn write(ctl: &Ctl<'_>, file: Option<&Path>, mut progress: Progress) -> anyhow::Result<ExitCode> {
     let mut out: Box<dyn Write> = match file {
         Some(path) => Box::new(File::create(path).with_context(|| path.display().to_string())?),
         None => Box::new(io::stdout()),
@@ -66,6 +72,7 @@ pub(super) fn write(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<ExitCo
             writeln!(lines, "{line}")?;
             count.add(line["session"].is_object());
         }
+        progress.tell(|| format!("writing {}", count.words()));
         match part["next"].as_str() {
             Some(next) => next.clone_into(&mut after),
             None => break,
@@ -73,6 +80,7 @@ pub(super) fn write(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<ExitCo
     }
     writeln!(lines, "{}", json!({ "end": count.shown() }))?;
     lines.flush()?;
+    progress.end(|| format!("writing {}", count.words()));
     eprintln!(
         "{} sessions with {} messages written",
         count.sessions, count.messages
@@ -80,19 +88,22 @@ pub(super) fn write(ctl: &Ctl<'_>, file: Option<&Path>) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn restore(ctl: &Ctl<'_>, rate: u32, file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let lines: Box<dyn BufRead> = match file {
-        Some(path) => Box::new(BufReader::new(
-            File::open(path).with_context(|| path.display().to_string())?,
-        )),
-        None => Box::new(io::stdin().lock()),
-    };
+pub(super) fn restore(
+    ctl: &Ctl<'_>,
+    rate: u32,
+    file: Option<&Path>,
+    mut progress: Progress,
+) -> anyhow::Result<ExitCode> {
+    let (lines, mut read) = input(file)?;
     let mut lines = lines.lines().enumerate();
     let (_, head) = lines.next().context("the backup is empty")?;
-    let mut restoring = Restoring::new(ctl, rate, backup_of(&head?)?);
+    let head = head?;
+    read.line(&head);
+    let mut restoring = Restoring::new(ctl, rate, backup_of(&head)?);
     let (mut batch, mut bytes, mut end) = (Vec::new(), 0, None);
     for (number, line) in lines {
         let line = line?;
+        read.line(&line);
         let value: Value = serde_json::from_str(&line).with_context(|| format!("line {}", number + 1))?;
         if value["end"].is_object() {
             end = Some(value["end"].clone());
@@ -103,10 +114,12 @@ pub(super) fn restore(ctl: &Ctl<'_>, rate: u32, file: Option<&Path>) -> anyhow::
         batch.push(value);
         if batch.len() >= BATCH.min(rate as usize) || bytes >= BATCH_BYTES {
             restoring.send(std::mem::take(&mut batch))?;
+            progress.tell(|| format!("restoring: {}{}", restoring.restored.words(), read.share()));
             bytes = 0;
         }
     }
     restoring.send(batch)?;
+    progress.end(|| format!("restoring: {}{}", restoring.restored.words(), read.share()));
     restoring.told(end.is_some_and(|end| end == restoring.read.shown()))
 }
 
@@ -211,12 +224,7 @@ impl<'a> Restoring<'a> {
     }
 
     fn summary(&self) -> String {
-        let line = |what: &str, count: &Count| {
-            format!(
-                "{what}: {} sessions, {} messages\n",
-                count.sessions, count.messages
-            )
-        };
+        let line = |what: &str, count: &Count| format!("{what}: {}\n", count.words());
         let mut lines = line("restored", &self.restored);
         if self.known != Count::default() {
             lines += &line("known or expired", &self.known);
