@@ -20,6 +20,9 @@ use tokio::time::{Instant, Sleep};
 const CONNECTIONS_MAX: usize = 256;
 /// A connection on which nothing moves for this long is closed; longer than Prometheus' usual interval.
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
+/// How HTTP/2 begins, and no request of HTTP/1. It is not spoken here: one connection could ask for many things at once, and take
+/// them back. The library would speak it, since it does where nodes talk to each other.
+const HTTP_2: &[u8] = b"PRI ";
 /// A failed accept (no file descriptors left) is tried again after this time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -71,6 +74,7 @@ impl Guarded {
             moved_ms,
             gives_way,
             over: false,
+            like_http_2: Some(0),
         }
     }
 }
@@ -100,9 +104,23 @@ pub(crate) struct Connection {
     moved_ms: Arc<AtomicU64>,
     gives_way: oneshot::Receiver<()>,
     over: bool,
+    /// So many bytes came, and all were those of HTTP/2's beginning; `None`: others came.
+    like_http_2: Option<usize>,
 }
 
 impl Connection {
+    /// Whether what has come, with these bytes, begins as HTTP/2.
+    fn is_http_2(&mut self, bytes: &[u8]) -> bool {
+        let Some(before) = self.like_http_2 else {
+            return false;
+        };
+        let expected = &HTTP_2[before..];
+        let compared = expected.len().min(bytes.len());
+        let is_alike = expected[..compared] == bytes[..compared];
+        self.like_http_2 = is_alike.then_some(before + compared);
+        self.like_http_2 == Some(HTTP_2.len())
+    }
+
     fn moved(&mut self) {
         self.idle.as_mut().reset(Instant::now() + IDLE_LIMIT);
         let now_ms = self.started.elapsed().as_millis() as u64;
@@ -127,9 +145,13 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_pending() {
             return self.poll_end(context);
+        }
+        if self.is_http_2(&buffer.filled()[before..]) {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         self.moved();
         read

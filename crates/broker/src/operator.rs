@@ -143,7 +143,7 @@ impl Operator {
             .fence(client, u64::MAX, Close::Administrative);
         match session {
             _ if here.is_some() => {}
-            Some(view) if view.connected => cluster.kick(&view.owner, client).await,
+            Some(view) if view.connected => drop(cluster.kick(&view.owner, client).await),
             _ if end_session => {}
             Some(_) => return Ok(Disconnected::NotConnected),
             None => return Ok(Disconnected::Unknown),

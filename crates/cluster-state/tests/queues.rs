@@ -348,7 +348,7 @@ fn bytes_are_limited_too_and_one_that_never_fits_drops_nothing_else() {
 
 #[test]
 fn a_queue_is_near_its_limit_when_a_fifth_of_its_room_is_not_left() {
-    for (messages_max, bytes_max) in [(10, 0), (0, 10), (10, 10)] {
+    for (messages_max, bytes_max) in [(10, 0), (0, 20), (10, 20)] {
         let mut shard = Shard::new();
         let epoch = limited(&mut shard, messages_max, bytes_max, true);
         shard.disconnect("c", epoch);

@@ -413,18 +413,23 @@ impl Cluster {
     }
 
     /// Asks the node of a client's previous owner to close its connection, and returns when it has and what it proposed
-    /// for the session is committed, after one second at the most. At once if that is this node, or one that is down.
-    pub async fn kick(&self, previous: &Owner, client: &str) {
-        let Some(peers) = &self.0.peers else { return };
-        if previous.node == self.0.node_id || !self.0.is_live(previous.node) {
-            return;
+    /// for the session is committed, after one second at the most. At once if that is this node, or one that is down. False: it has
+    /// not answered.
+    pub async fn kick(&self, previous: &Owner, client: &str) -> bool {
+        let Some(peers) = &self.0.peers else { return true };
+        if previous.node == self.0.node_id || !self.0.is_live(previous.node) || self.0.config.broken.no_kicks
+        {
+            return true;
         }
         let kick = call_request::Body::Kick(Kick {
             client: client.to_owned(),
             epoch: previous.epoch,
         });
         // Fenced by its epoch, whatever becomes of this.
-        let _ = peers.call(previous.node, Channel::Data, kick, KICK_WITHIN).await;
+        peers
+            .call(previous.node, Channel::Data, kick, KICK_WITHIN)
+            .await
+            .is_ok()
     }
 
     /// What is known of a client's session.

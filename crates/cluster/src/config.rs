@@ -78,6 +78,8 @@ pub struct Broken {
     pub newest_first: bool,
     /// A leader that restarts leads on in its old term.
     pub leads_on: bool,
+    /// Connections are not asked to close before their sessions are taken.
+    pub no_kicks: bool,
 }
 
 /// How a node reaches its peers and lives with them.

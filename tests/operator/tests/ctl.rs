@@ -149,7 +149,9 @@ async fn backups_of_sessions_say_how_far_they_are_when_asked() {
         ),
     ] {
         let backup = [&["sessions", "backup", &file][..], progress].concat();
-        assert_eq!(told(&broker, &backup), said);
+        // The first look may come before anything was written.
+        let told = told(&broker, &backup).replace("writing 0 sessions, 0 messages\n", "");
+        assert_eq!(told, said);
     }
     // What is there stays, and that has to be known in any case.
     let stays = "flotilla: truck-7: its session is newer than the backup, and stays as it is\n";

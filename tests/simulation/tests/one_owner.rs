@@ -177,11 +177,9 @@ fn what_a_client_acknowledged_before_it_moved_is_not_sent_again() {
 
 #[test]
 fn nodes_that_do_not_ask_each_other_for_last_acknowledgements_are_caught() {
-    is_caught("deaf nodes and what was acknowledged", |seed| {
-        let options = Options {
-            deaf: true,
-            ..sound(seed, 9700)
-        };
+    is_caught("sessions that are taken without asking", |seed| {
+        let mut options = sound(seed, 9700);
+        options.broken.no_kicks = true;
         run(&options, async |world| acknowledged(&world).await)
     });
 }

@@ -18,6 +18,7 @@ use mqtt_session::{Handshake, ProtocolError, Resumed, Session, Subscription};
 use mqtt_topic::{SubscriptionFilter, TopicName};
 use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::auth::{Admission, Login, Secret, Step};
@@ -37,6 +38,10 @@ use super::{FAREWELL, Stream};
 
 /// How long a new connection waits for the one it takes over from.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(1);
+/// A node that does not answer is told for so long that its connection has lost its session,
+const TELL_WITHIN: Duration = Duration::from_secs(30);
+/// with this between two tries.
+const TELL_AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Connections of other nodes that are asked to close before the client id is taken from whoever has it.
 const KICKS_MAX: usize = 3;
 
@@ -551,33 +556,30 @@ impl<'a, S: Stream> Arrival<'a, S> {
         pass: &Pass,
     ) -> Result<Connected, Refusal> {
         let cluster = &self.shared.cluster;
-        let kick = async |owner: &proto::Owner| {
-            // Whichever comes first.
-            let _ = tokio::time::timeout(TAKEOVER_WAIT, cluster.kick(owner, client)).await;
-            owner.epoch
-        };
-        let mut heard_out = match cluster.owner_elsewhere(client) {
-            Some(owner) => kick(&owner).await,
-            None => 0,
-        };
+        let mut owner = cluster.owner_elsewhere(client);
+        // The latest connection whose node has answered.
+        let mut answered = 0;
         // This node may keep nothing of the session, or not know the latest of it: the shard does.
-        for _ in 0..KICKS_MAX {
-            match self
-                .request(connect, handshake, client, pass, Some(heard_out))
-                .await?
+        for tried in 0..=KICKS_MAX {
+            if let Some(owner) = &owner
+                && let Ok(true) = tokio::time::timeout(TAKEOVER_WAIT, cluster.kick(owner, client)).await
             {
-                Claimed::Taken(connected) => return Ok(connected),
-                Claimed::OwnedBy(owner) => heard_out = kick(&owner).await,
+                answered = owner.epoch;
+            }
+            let asked = owner.as_ref().map_or(0, |owner| owner.epoch);
+            let heard_out = (tried < KICKS_MAX).then_some(asked);
+            match self.request(connect, handshake, client, pass, heard_out).await? {
+                Claimed::Taken(connected) => {
+                    let unheard = connected.previous.filter(|previous| previous.epoch > answered);
+                    if let Some(previous) = unheard {
+                        tokio::spawn(tell(Arc::clone(self.shared), previous, client.clone()));
+                    }
+                    return Ok(connected);
+                }
+                Claimed::OwnedBy(later) => owner = Some(later),
             }
         }
-        let Claimed::Taken(connected) = self.request(connect, handshake, client, pass, None).await? else {
-            return Err(unopened(connect.version));
-        };
-        if let Some(previous) = &connected.previous {
-            // Its epoch keeps it from what is this connection's now: nothing but good order asks to wait.
-            kick(previous).await;
-        }
-        Ok(connected)
+        Err(unopened(connect.version))
     }
 
     /// Asks the shard for the session; `heard_out` is `None` if it is not to wait for the connection that has it.
@@ -747,6 +749,19 @@ impl<'a, S: Stream> Arrival<'a, S> {
             }
         };
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+}
+
+/// Goes on telling a node that a connection of it has lost its session. Its epoch keeps it from what is another one's now: nothing
+/// but good order asks for that, so it ends some time.
+async fn tell(shared: Arc<Shared>, previous: proto::Owner, client: ByteString) {
+    let until = Instant::now() + TELL_WITHIN;
+    while Instant::now() < until && !shared.cluster.kick(&previous, &client).await {
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => return,
+            () = tokio::time::sleep(TELL_AGAIN_AFTER) => {}
+        }
     }
 }
 
