@@ -61,7 +61,7 @@ pub struct Config {
     pub durability: Durability,
     /// How the replicated state is kept on disk.
     pub storage: Storage,
-    /// Health and metrics over HTTP.
+    /// Health, metrics, the API and the dashboard over HTTP.
     pub admin: Admin,
     /// What the node writes about itself.
     pub log: Log,

@@ -414,7 +414,8 @@ pub(crate) struct ProgressFlag {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Have users, keys, rules, certificates and the level of the log read again; one mistake, and all stays as it was.
+    /// Have users, keys, rules, tokens, certificates and what may change of the configuration (limits, queues, the level of the log) read again; one
+    /// mistake, and all stays as it was.
     Reload,
 }
 
@@ -497,7 +498,7 @@ pub(crate) struct ConfigFlags {
     /// Private key in PEM of the certificate.
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<String>,
-    /// Serve health and metrics over HTTP here.
+    /// Serve health, metrics, the API and the dashboard over HTTP here.
     #[arg(long, value_name = "ADDR")]
     pub(crate) admin: Option<String>,
     /// Listen for other nodes here, usually on port 7883.

@@ -1,5 +1,5 @@
 //! What may change while the node runs: users, keys, rules, tokens and certificates in their files, and of the configuration
-//! limits, tokens and the level of the log. All of it is read again on SIGHUP, when the API asks, and when a file changes; one mistake, and all stays.
+//! the keys that are marked so: nearly all limits, the bounds of queues, the memory budget, tokens, the level of the log. All of it is read again on SIGHUP, when the API asks, and when a file changes; one mistake, and all stays.
 
 mod stamps;
 

@@ -88,8 +88,8 @@ yes
 {{- end -}}
 {{- end -}}
 
-{{/* The broker's configuration, without what differs from pod to pod: that comes by the environment. */}}
-{{- define "flotilla.toml" -}}
+{{/* The sections of the broker's configuration, by name; as JSON. */}}
+{{- define "flotilla.sections" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $node := mergeOverwrite (default dict $config.node) (dict "data_dir" "/var/lib/flotilla" "stop_timeout" (printf "%ds" (int .Values.drain.stopSeconds))) -}}
 {{- $log := mergeOverwrite (dict "format" "json") (default dict $config.log) -}}
@@ -101,13 +101,11 @@ yes
 {{- $_ := set $admin "write_token_file" (printf "/etc/flotilla/admin-tokens/%s" .Values.admin.tokens.writeKey) -}}
 {{- with .Values.admin.tokens.readKey -}}{{- $_ := set $admin "read_token_file" (printf "/etc/flotilla/admin-tokens/%s" .) -}}{{- end -}}
 {{- end -}}
-{{- $sections := mergeOverwrite $config (dict "node" $node "log" $log "cluster" $cluster "admin" $admin) (include "flotilla.gate" . | fromJson) -}}
-# Made by the chart from its values. Every key: docs/configuration.md.
-{{- range $section := keys $sections | sortAlpha }}
+{{- mergeOverwrite $config (dict "node" $node "log" $log "cluster" $cluster "admin" $admin) (include "flotilla.gate" . | fromJson) | toJson -}}
+{{- end -}}
 
-[{{ $section }}]
-{{- include "flotilla.toml.section" (index $sections $section) }}
-{{- end }}
+{{/* What the broker reads beside the sections: certificates between nodes, and listeners. */}}
+{{- define "flotilla.toml.blocks" -}}
 {{- if ne .Values.cluster.tls.mode "none" }}
 
 [cluster.tls]
@@ -122,7 +120,76 @@ key = "/etc/flotilla/cluster-tls/tls.key"
 {{- end }}
 {{- end -}}
 
-{{/* Of what a pod reads at start. `expect` counts at the first start only, so a change of size rolls nobody. */}}
+{{/* The broker's configuration, without what differs from pod to pod: that comes by the environment. */}}
+{{- define "flotilla.toml" -}}
+# Made by the chart from its values. Every key: docs/configuration.md.
+{{- $sections := include "flotilla.sections" . | fromJson }}
+{{- range $section := keys $sections | sortAlpha }}
+
+[{{ $section }}]
+{{- include "flotilla.toml.section" (index $sections $section) }}
+{{- end }}
+{{- include "flotilla.toml.blocks" . }}
+{{- end -}}
+
+{{/* The keys that a running broker takes from its changed configuration: those marked with an arrow in docs/configuration.md. */}}
+{{- define "flotilla.reloadable" -}}
+drain:
+  - connections_per_second
+limits:
+  - connections_max
+  - connections_per_address_max
+  - connections_per_user_max
+  - publish_messages_per_second_max
+  - publish_bytes_per_second_max
+  - deliver_messages_per_second_max
+  - deliver_bytes_per_second_max
+  - connect_timeout
+  - packet_size_max
+  - packet_size_before_connect
+  - topic_levels_max
+  - topic_bytes_max
+  - subscriptions_per_client_max
+  - retained_messages_max
+  - retained_bytes_max
+  - retained_messages_per_user_max
+  - retained_bytes_per_user_max
+  - filters_per_packet_max
+  - receive_maximum
+  - in_flight_max
+  - topic_alias_maximum
+  - user_properties_max
+  - client_id_bytes_max
+  - session_expiry_max
+  - will_delay_max
+  - keep_alive_max
+  - connects_per_second_max
+queues:
+  - messages_max
+  - bytes_max
+  - when_full
+  - live_bytes_max
+overload:
+  - memory_max
+admin:
+  - read_tokens
+  - write_tokens
+  - read_token_file
+  - write_token_file
+log:
+  - level
+{{- end -}}
+
+{{/* Of what a pod reads at its start alone. `expect` counts at the first start only, so a change of size rolls nobody. */}}
 {{- define "flotilla.configChecksum" -}}
-{{- regexReplaceAll "(?m)^expect = .*$" (include "flotilla.toml" .) "" | sha256sum -}}
+{{- $sections := include "flotilla.sections" . | fromJson -}}
+{{- $_ := unset $sections.cluster "expect" -}}
+{{- /* With `watch_files = "0s"` nobody would have it read again. */}}
+{{- if not (regexMatch "^(0+[a-z]+)+$" (default "" $sections.node.watch_files)) -}}
+{{- range $section, $keys := include "flotilla.reloadable" . | fromYaml -}}
+{{- range $key := $keys -}}{{- $_ := unset (default dict (index $sections $section)) $key -}}{{- end -}}
+{{- if not (index $sections $section) -}}{{- $_ := unset $sections $section -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- print (toJson $sections) (include "flotilla.toml.blocks" .) | sha256sum -}}
 {{- end -}}

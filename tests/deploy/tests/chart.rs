@@ -1,7 +1,7 @@
 //! The chart is well-formed: linted, rendered as written down, accepted by Kubernetes' schemas and by the broker, and strict.
 
 use anyhow::{Context, Result, ensure};
-use deploy::{broker_config, flotilla, names, read, render, render_case, root, run, run_with, tool};
+use deploy::{broker_config, flotilla, names, object, read, render, render_case, root, run, run_with, tool};
 
 /// What checkov asks for and is not done, and why.
 const NOT_DONE: [(&str, &str); 6] = [
@@ -227,6 +227,83 @@ fn values_that_do_not_exist_or_do_not_fit_are_refused() -> Result<()> {
         ),
         ("cluster.tls.mode=auto", "at '/cluster/tls/mode'"),
         ("cluster.tls.certManager.issuerRef.kind=Issuer", "issuerRef"),
+        (
+            "affinity.podAntiAfinity.x=y",
+            "additional properties 'podAntiAfinity' not allowed",
+        ),
+        (
+            "affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight=1",
+            "missing property 'preference'",
+        ),
+        (
+            "dnsConfig.nameserver=x",
+            "additional properties 'nameserver' not allowed",
+        ),
+        (
+            "podSecurityContext.runAsUserId=5",
+            "additional properties 'runAsUserId' not allowed",
+        ),
+        (
+            "podSecurityContext.seccompProfile.typ=Unconfined",
+            "additional properties 'typ' not allowed",
+        ),
+        (
+            "containerSecurityContext.readOnlyRootFileSystem=true",
+            "additional properties 'readOnlyRootFileSystem' not allowed",
+        ),
+        (
+            "containerSecurityContext.capabilities.drop=ALL",
+            "at '/containerSecurityContext/capabilities/drop': got string, want array",
+        ),
+        (
+            "tolerations[0].keys=a",
+            "additional properties 'keys' not allowed",
+        ),
+        (
+            "topologySpread.extra[0].maxSkew=1",
+            "at '/topologySpread/extra/0': missing properties",
+        ),
+        (
+            "extraEnv[0].name=A,extraEnv[0].val=b",
+            "additional properties 'val' not allowed",
+        ),
+        (
+            "extraEnvFrom[0].secret.name=a",
+            "additional properties 'secret' not allowed",
+        ),
+        (
+            "extraVolumes[0].name=a,extraVolumes[0].hostpath.path=/b",
+            "additional properties 'hostpath' not allowed",
+        ),
+        (
+            "extraVolumeMounts[0].name=a,extraVolumeMounts[0].path=/b",
+            "additional properties 'path' not allowed",
+        ),
+        (
+            "initContainers[0].name=a,initContainers[0].img=b",
+            "additional properties 'img' not allowed",
+        ),
+        ("extraContainers[0].image=b", "missing property 'name'"),
+        (
+            "listeners.mqtt.allowFrom[0].podselector.a=b",
+            "additional properties 'podselector' not allowed",
+        ),
+        (
+            "networkPolicy.adminFrom[0].cidr=10.0.0.0/8",
+            "additional properties 'cidr' not allowed",
+        ),
+        (
+            "networkPolicy.extraEgress[0].from[0].a=b",
+            "additional properties 'from' not allowed",
+        ),
+        (
+            "metrics.podMonitor.relabelings[0].action=dropp",
+            "at '/metrics/podMonitor/relabelings/0/action'",
+        ),
+        (
+            "metrics.prometheusRule.extraGroups[0].name=a",
+            "missing property 'rules'",
+        ),
     ] {
         refused(&helm, value, reason)?;
     }
@@ -346,6 +423,96 @@ fn the_schema_knows_every_key_of_the_broker_and_no_other() -> Result<()> {
     Ok(())
 }
 
+/// The keys that a running broker reads again, as the reference marks them.
+fn marked_as_reloadable() -> Result<Vec<String>> {
+    let mut marked = Vec::new();
+    let mut section = "";
+    let reference = read("docs/configuration.md")?;
+    for line in reference.lines() {
+        if let Some(heading) = line.strip_prefix("## ") {
+            section = heading.trim_matches(|c: char| "`[]".contains(c));
+        }
+        let key = line.strip_prefix("| `").and_then(|rest| rest.split_once("` ↻ |"));
+        marked.extend(key.map(|(key, _)| format!("{section}.{key}")));
+    }
+    Ok(marked)
+}
+
+#[test]
+fn the_chart_knows_what_the_broker_reads_again() -> Result<()> {
+    let template = read("helm/flotilla/templates/_config.tpl")?;
+    let list = template
+        .split_once("define \"flotilla.reloadable\" -}}\n")
+        .and_then(|(_, rest)| rest.split_once("{{- end -}}"));
+    let mut listed = Vec::new();
+    let mut section = "";
+    for line in list.context("no flotilla.reloadable")?.0.lines() {
+        match line.strip_prefix("  - ") {
+            Some(key) => listed.push(format!("{section}.{key}")),
+            None => section = line.trim_end_matches(':'),
+        }
+    }
+    let marked = marked_as_reloadable()?;
+    ensure!(marked.len() > 30, "the marks were not found: {marked:?}");
+    ensure!(listed == marked, "docs: {marked:?}\nchart: {listed:?}");
+    Ok(())
+}
+
+/// The configuration and the pods' template of the chart with these values.
+fn configured(helm: &std::path::Path, values: &str) -> Result<(String, String)> {
+    let rendered = render(helm, &["--set", values])?;
+    let set = object(&rendered, "StatefulSet", "flotilla")?;
+    let (_, pods) = set.split_once("\n  template:\n").context("a template")?;
+    let config = object(&rendered, "ConfigMap", "flotilla")?;
+    Ok((config.to_owned(), pods.to_owned()))
+}
+
+#[test]
+fn pods_are_rolled_by_what_wants_a_restart_and_by_nothing_else() -> Result<()> {
+    let Some(helm) = tool("helm") else { return Ok(()) };
+    let users = "auth.passwords.existingSecret=users,access.rules=deny all #";
+    let (config, pods) = configured(&helm, users)?;
+    for reloaded in [
+        "config.limits.connections_max=500",
+        "config.limits.connections_max=600",
+        "config.queues.when_full=drop-new",
+        "config.overload.memory_max=1GiB",
+        "config.drain.connections_per_second=50",
+        "config.log.level=debug",
+        "access.rules=allow all #",
+    ] {
+        let (new_config, new_pods) = configured(&helm, &format!("{users},{reloaded}"))?;
+        ensure!(config != new_config, "{reloaded} does not come to the nodes");
+        ensure!(pods == new_pods, "{reloaded} rolls the pods");
+    }
+    for restarted in [
+        "config.limits.handshakes_max=500",
+        "config.queues.node_bytes_max=1GiB",
+        "config.log.format=text",
+        "config.storage.checkpoint_interval=5m",
+        "config.tenants.from={user}",
+        "listeners.mqtt.tcpKeepalive=30s",
+    ] {
+        let (new_config, new_pods) = configured(&helm, &format!("{users},{restarted}"))?;
+        ensure!(config != new_config, "{restarted} does not come to the nodes");
+        ensure!(
+            pods != new_pods,
+            "{restarted} waits for a restart of somebody else"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn nodes_that_do_not_look_at_their_files_are_rolled_by_a_limit() -> Result<()> {
+    let Some(helm) = tool("helm") else { return Ok(()) };
+    let blind = "config.node.watch_files=0s";
+    let (_, pods) = configured(&helm, blind)?;
+    let (_, new_pods) = configured(&helm, &format!("{blind},config.limits.connections_max=500"))?;
+    ensure!(pods != new_pods, "the new limit would not be read");
+    Ok(())
+}
+
 /// What a section may hold; `auth.http` lies within `auth`.
 fn properties_of<'a>(
     sections: &'a serde_json::Map<String, serde_json::Value>,
@@ -359,13 +526,38 @@ fn properties_of<'a>(
     }
 }
 
+/// Where any key may be, and why.
+const OPEN: [(&str, &str); 4] = [
+    (
+        "values.$defs.container.",
+        "a container's own fields are known; those in them are judged by Kubernetes",
+    ),
+    (
+        "values.$defs.volume.",
+        "as of a container: there are thirty kinds",
+    ),
+    (
+        "values.properties.extraObjects.items",
+        "objects of any kind, of others as well",
+    ),
+    (
+        "values.properties.global",
+        "what a chart above this one shares with all of its parts",
+    ),
+];
+
 #[test]
 fn nothing_in_the_schema_may_hold_what_it_does_not_name() -> Result<()> {
     let schema: serde_json::Value = serde_json::from_str(&read("helm/flotilla/values.schema.json")?)?;
     let mut left = vec![("values".to_owned(), &schema)];
+    let mut open = Vec::new();
     while let Some((path, node)) = left.pop() {
-        let closed = node.get("additionalProperties").is_some();
-        ensure!(node.get("properties").is_none() || closed, "{path} takes any key");
+        let is_closed = node.get("additionalProperties").is_some();
+        let holds_keys = node.get("properties").is_some_and(serde_json::Value::is_object)
+            || node.get("type").is_some_and(|kind| kind == "object");
+        if holds_keys && !is_closed {
+            open.push(path.clone());
+        }
         match node {
             serde_json::Value::Object(fields) => {
                 left.extend(fields.iter().map(|(key, value)| (format!("{path}.{key}"), value)));
@@ -373,6 +565,15 @@ fn nothing_in_the_schema_may_hold_what_it_does_not_name() -> Result<()> {
             serde_json::Value::Array(items) => left.extend(items.iter().map(|item| (path.clone(), item))),
             _ => {}
         }
+    }
+    let known = |path: &str| OPEN.iter().any(|(known, _)| path.starts_with(known));
+    let unknown: Vec<_> = open.iter().filter(|path| !known(path)).collect();
+    ensure!(unknown.is_empty(), "these take any key: {unknown:?}");
+    for (known, _) in OPEN {
+        ensure!(
+            open.iter().any(|path| path.starts_with(known)),
+            "{known} is closed by now"
+        );
     }
     Ok(())
 }

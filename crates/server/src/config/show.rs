@@ -144,8 +144,8 @@ const INTRODUCTION: &str = "\
 
 <!-- Made by `flotilla check-config --reference`. Change the comments in crates/broker/src/config.rs instead. -->
 
-`flotilla start` runs without any configuration: MQTT on `127.0.0.1:1883`, WebSocket on `127.0.0.1:8083`, health and
-metrics on `127.0.0.1:9100`, data in `./flotilla-data`. What is different is said in four places, of which the first that
+`flotilla start` runs without any configuration: MQTT on `127.0.0.1:1883`, WebSocket on `127.0.0.1:8083`, health,
+metrics, the API and the dashboard on `127.0.0.1:9100`, data in `./flotilla-data`. What is different is said in four places, of which the first that
 says something counts:
 
 1. flags, listed at the end;
