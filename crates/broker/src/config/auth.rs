@@ -240,7 +240,7 @@ mod tests {
         for (access, auth, listeners, risks) in [
             (&none, &Auth::default(), &[Listener::default()], 0),
             (&none, &users, &[Listener::default()], 1),
-            (&none, &Auth::default(), &[devices.clone()], 1),
+            (&none, &Auth::default(), std::slice::from_ref(&devices), 1),
             (&rules, &users, &[devices], 0),
         ] {
             assert_eq!(access.risks(auth, listeners).len(), risks, "{access:?} {auth:?}");
