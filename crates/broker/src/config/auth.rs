@@ -233,15 +233,16 @@ mod tests {
             password_file: Some("users".into()),
             ..Auth::default()
         };
-        let devices = Listener {
+        let plain = [Listener::default()];
+        let devices = [Listener {
             client_ca: Some("devices.pem".into()),
             ..Listener::default()
-        };
+        }];
         for (access, auth, listeners, risks) in [
-            (&none, &Auth::default(), &[Listener::default()], 0),
-            (&none, &users, &[Listener::default()], 1),
-            (&none, &Auth::default(), std::slice::from_ref(&devices), 1),
-            (&rules, &users, &[devices], 0),
+            (&none, &Auth::default(), &plain, 0),
+            (&none, &users, &plain, 1),
+            (&none, &Auth::default(), &devices, 1),
+            (&rules, &users, &devices, 0),
         ] {
             assert_eq!(access.risks(auth, listeners).len(), risks, "{access:?} {auth:?}");
         }
