@@ -12,9 +12,11 @@ use cluster_state::{ShardState, shard_of};
 use tokio::time::timeout;
 use transport::{Channel, PeerError};
 
+use crate::group::Group;
 use crate::node::Inner;
 use crate::proposer::BatchDone;
 use crate::raft::Machine;
+use crate::shard::Shard;
 use crate::slot::Slot;
 use crate::status::Status;
 use crate::{Fetch, Outboxed, ProposeError, SessionInfo, SessionWaker, ShardId, Totals};
@@ -239,14 +241,17 @@ impl Cluster {
 
     /// Adds where a topic's messages go besides this node's own connections: other nodes and shards, each once.
     pub fn destinations(&self, topic: &str, nodes: &mut Vec<NodeRoute>, shards: &mut Vec<ShardId>) {
+        // In this order: a node that stops being alone in between is growing.
+        let from_replicas = self.is_alone() || self.0.lease.is_growing();
         if !self.is_alone() {
             self.0.meta.machine.destinations(topic, nodes, shards);
+        }
+        if !(from_replicas || self.0.lease.is_growing()) {
             return;
         }
         for slot in self.0.slots.iter() {
-            let wanted = slot
-                .replica()
-                .is_some_and(|group| group.machine.read(|state| state.has_route_for(topic)));
+            let has_route = |group: Arc<Group<Shard>>| group.machine.read(|state| state.has_route_for(topic));
+            let wanted = !shards.contains(&slot.id) && slot.replica().is_some_and(has_route);
             if wanted {
                 shards.push(slot.id);
             }

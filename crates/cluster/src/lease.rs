@@ -16,6 +16,8 @@ pub(crate) struct Lease {
     until_ms: AtomicU64,
     /// The only member of its cluster needs nobody's leave.
     alone: AtomicBool,
+    /// It was alone, and the meta group does not know all routes to its shards yet.
+    growing: AtomicBool,
     /// It has caught up since it joined.
     ready: AtomicBool,
     /// Others were told that this node routes by the meta group's log up to here, or does not serve.
@@ -28,6 +30,7 @@ impl Lease {
             started: Instant::now(),
             until_ms: AtomicU64::new(0),
             alone: AtomicBool::new(false),
+            growing: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             barrier_floor: AtomicU64::new(0),
         }
@@ -47,7 +50,19 @@ impl Lease {
     }
 
     pub(crate) fn set_alone(&self, alone: bool) {
+        // Whoever sees that it is not alone any more sees this, too.
+        self.growing.store(!alone && self.is_alone(), Ordering::Release);
         self.alone.store(alone, Ordering::Release);
+    }
+
+    /// Whether this node's replicas know routes that the meta group may not know: nobody asked for them while it was alone.
+    pub(crate) fn is_growing(&self) -> bool {
+        self.growing.load(Ordering::Acquire)
+    }
+
+    /// The meta group knows all routes.
+    pub(crate) fn has_grown(&self) {
+        self.growing.store(false, Ordering::Release);
     }
 
     pub(crate) fn is_ready(&self) -> bool {

@@ -1,7 +1,5 @@
 //! One node leaves for good: whether it may, and how far it is. Several in a row are `scale_in`'s work.
 
-use cluster_proto::{Leave, meta_command::Command};
-
 use crate::scale_in::too_few_copies;
 use crate::{Cluster, Status};
 
@@ -33,7 +31,7 @@ impl Cluster {
     pub async fn leave(&self, node: u64, terms: LeaveTerms) -> Result<(), String> {
         let factor = self.0.peer_config().map_or(1, |peers| peers.replication_factor);
         match judge(&self.status(), node, factor, terms)? {
-            LeaveState::Staying => self.change(Command::Leave(Leave { node })).await,
+            LeaveState::Staying => self.send_away(node).await,
             LeaveState::Leaving | LeaveState::Left => Ok(()),
         }
     }

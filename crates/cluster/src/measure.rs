@@ -39,7 +39,7 @@ pub(crate) fn snapshot(what: Snapshotting, took: Duration) {
 }
 
 /// Looks at the rest for one at the files of the state store.
-const LOOKS_PER_STORE: u64 = 15;
+const LOOKS_PER_STORE: u64 = 5;
 
 struct Handles {
     members: [(&'static str, Gauge); 3],
@@ -264,6 +264,6 @@ fn describe() {
     );
     describe_gauge!(
         "flotilla_storage_state_size_bytes",
-        "Bytes of the state store with the checkpoints on the disk; looked at twice a minute"
+        "Bytes of the state store with the checkpoints on the disk; looked at every ten seconds"
     );
 }

@@ -23,6 +23,8 @@ use crate::slot::failed;
 
 /// How long a node that asks for a barrier is kept waiting before it has to ask again.
 const BARRIER_WITHIN: Duration = Duration::from_millis(900);
+/// Between two looks at whether the routes of a node that was alone are known to all.
+const GROWN_PAUSE: Duration = Duration::from_millis(10);
 /// A connection that was kicked has this long to end.
 const KICK_WITHIN: Duration = Duration::from_secs(1);
 
@@ -331,7 +333,13 @@ impl Inner {
         }
         // The one who asks may be the reason why this node is not alone any more.
         self.refresh_members();
-        match tokio::time::timeout(BARRIER_WITHIN, self.announcer.announced()).await {
+        let announced = async {
+            while self.lease.is_growing() {
+                tokio::time::sleep(GROWN_PAUSE).await;
+            }
+            self.announcer.announced().await
+        };
+        match tokio::time::timeout(BARRIER_WITHIN, announced).await {
             Ok(index) => answer(index.max(barrier.meta_index)),
             Err(_) => failed(Reason::Unknown, None),
         }

@@ -344,6 +344,24 @@ impl Inner {
         self.tend_shares(slot, group).await;
     }
 
+    /// Announces all routes to the shards that this node has, which nobody needed while it was alone. False: not all of them.
+    pub(crate) async fn announce_shards(&self) -> bool {
+        for slot in self.slots.iter() {
+            let Some(group) = slot.replica() else { continue };
+            let (version, wanting) = group
+                .machine
+                .read_applied(|state, index| (index, state.unannounced_routes(usize::MAX)));
+            for filters in wanting.chunks(ROUTES_MAX) {
+                match self.announce_shard(slot.id, filters.to_vec(), version).await {
+                    Ok(index) if self.wait_meta(index, META_WITHIN).await => {}
+                    _ => return false,
+                }
+            }
+            self.tend_shares(slot, &group).await;
+        }
+        true
+    }
+
     /// Adds routes to a shard, then tells the shard that they are there.
     pub(crate) async fn announce_shard(
         &self,

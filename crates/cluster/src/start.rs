@@ -428,6 +428,9 @@ impl Inner {
     /// Takes what this node's clients want to the meta group's table, as long as the node is not alone.
     async fn run_announcer(self: Arc<Self>) {
         loop {
+            if self.lease.is_growing() && self.announce_shards().await {
+                self.lease.has_grown();
+            }
             let batch = match self.is_alone() || self.cluster_id.lock().is_empty() {
                 true => None,
                 false => self.announcer.next(),
@@ -435,7 +438,10 @@ impl Inner {
             let Some(batch) = batch else {
                 let due = self.announcer.next_due();
                 let later = Instant::now() + Duration::from_secs(1);
-                let due = due.map_or(later, |due| due.clamp(Instant::now() + PAUSE, later));
+                let mut due = due.map_or(later, |due| due.clamp(Instant::now() + PAUSE, later));
+                if self.lease.is_growing() {
+                    due = Instant::now() + PAUSE;
+                }
                 tokio::select! {
                     biased;
                     () = self.stop.cancelled() => return,

@@ -48,7 +48,7 @@ async fn a_retained_message_that_is_deleted_is_deleted_everywhere() -> Result<()
 /// Topics with a retained message.
 const MANY: usize = 20_000;
 /// How many messages one publisher has under way.
-const WINDOW: usize = 200;
+const WINDOW: usize = 32;
 /// How often somebody is served at least while others get all of them.
 const ROUNDS: usize = 20;
 

@@ -35,6 +35,8 @@ async fn who_loses_a_right_loses_it_on_every_node_while_connected() -> Result<()
         let mut reader = anna(&cluster, node, "reader").await?;
         subscribe(&mut reader, "b/#", 1).await?;
         readers.push(reader);
+    }
+    for node in cluster.all() {
         let mut writer = anna(&cluster, node, "writer").await?;
         publish(&mut writer, "b/1", "hello", 1).await?;
         writers.push(writer);
