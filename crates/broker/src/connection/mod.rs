@@ -668,7 +668,7 @@ impl<S: Stream> Connection<S> {
     fn count(&mut self) {
         let tally = std::mem::take(&mut self.tally);
         self.count_sent();
-        self.queued.set(self.session.queued().1 + self.out.len());
+        self.queued.set(self.session.queued().1);
         let (metrics, totals) = (&self.shared.metrics, &self.shared.sys.totals);
         // A large packet comes with many reads; only the last of them completes it.
         if !tally.packets.is_empty() || tally.bytes_received > 0 {
