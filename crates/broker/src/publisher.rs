@@ -44,15 +44,15 @@ impl<T> Outgoing<T> {
     /// Adds what leaves behind it: there is one proposal for a shard, and one batch for a node.
     pub(crate) fn append(&mut self, later: Self) {
         for proposal in later.proposals {
-            let known = self.proposals.iter_mut();
-            match known.into_iter().find(|known| known.shard == proposal.shard) {
+            let mut known = self.proposals.iter_mut();
+            match known.find(|known| known.shard == proposal.shard) {
                 Some(known) => known.append(proposal),
                 None => self.proposals.push(proposal),
             }
         }
         for batch in later.forwards {
-            let known = self.forwards.iter_mut();
-            match known.into_iter().find(|known| known.node == batch.node) {
+            let mut known = self.forwards.iter_mut();
+            match known.find(|known| known.node == batch.node) {
                 Some(known) => known.append(batch),
                 None => self.forwards.push(batch),
             }

@@ -241,12 +241,13 @@ impl Cluster {
 
     /// Adds where a topic's messages go besides this node's own connections: other nodes and shards, each once.
     pub fn destinations(&self, topic: &str, nodes: &mut Vec<NodeRoute>, shards: &mut Vec<ShardId>) {
-        // In this order: a node that stops being alone in between is growing.
-        let from_replicas = self.is_alone() || self.0.lease.is_growing();
-        if !self.is_alone() {
+        // Looked at before the table is: once it does not grow any more, the table has all.
+        let alone = self.is_alone();
+        let from_replicas = alone || self.0.lease.is_growing();
+        if !alone {
             self.0.meta.machine.destinations(topic, nodes, shards);
         }
-        if !(from_replicas || self.0.lease.is_growing()) {
+        if !from_replicas {
             return;
         }
         for slot in self.0.slots.iter() {

@@ -25,8 +25,8 @@ pub(crate) async fn run_checkpoints(inner: Arc<Inner>) {
             _ = look.tick() => {}
         }
         // A group that has ended would look as if it were there, and serve what it knew then for ever.
-        let groups = inner.slots.iter().filter_map(|slot| slot.replica());
-        let failure = groups.map(|group| group.failure()).find_map(|failure| failure);
+        let mut groups = inner.slots.iter().filter_map(|slot| slot.replica());
+        let failure = groups.find_map(|group| group.failure());
         if let Some(reason) = failure.or_else(|| inner.meta.failure()) {
             inner.log.fail(&reason);
             return;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cluster_proto::{Origin, ShardCommand, ShardEntry, ShardResponse, shard_command::Command};
 use metrics::{Histogram, histogram};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -88,6 +88,12 @@ struct Queue {
 }
 
 impl Queue {
+    /// For something to change, or until the oldest entry is given up.
+    fn wait(&self) -> Next {
+        let oldest = self.flights.front();
+        oldest.map_or(Next::Wait, |flight| Next::WaitUntil(flight.give_up))
+    }
+
     /// Numbers have no gaps, so no entry can be left out: all go, and a new life begins. What waits behind them goes too:
     /// a publisher that sends the lost ones again must not find later ones before them. Who waits is returned, in order.
     fn begin_new_life(&mut self) -> Vec<BatchDone> {
@@ -238,10 +244,7 @@ impl Proposer {
     /// Gives up everything that is not complete: this node is cut off, its clients go elsewhere, and what they asked for
     /// here must not come after what they ask for there.
     pub(crate) fn give_up(&self) {
-        let given_up = self.queue.lock().begin_new_life();
-        given_up
-            .into_iter()
-            .for_each(|done| done(Err(ProposeError::NoQuorum)));
+        begin_new_life(self.queue.lock());
         self.changed.notify_one();
     }
 
@@ -264,13 +267,8 @@ impl Proposer {
         let now = Instant::now();
         let mut queue = self.queue.lock();
         // Whoever was to answer may never do so: a leader without its followers says neither yes nor no.
-        let give_up = queue.flights.front().map(|flight| flight.give_up);
-        if give_up.is_some_and(|give_up| give_up <= now) {
-            let given_up = queue.begin_new_life();
-            drop(queue);
-            given_up
-                .into_iter()
-                .for_each(|done| done(Err(ProposeError::NoQuorum)));
+        if queue.flights.front().is_some_and(|flight| flight.give_up <= now) {
+            begin_new_life(queue);
             return self.next();
         }
         if queue.failed {
@@ -278,11 +276,7 @@ impl Proposer {
         }
         if queue.waiting.is_empty() || queue.flights.len() >= IN_FLIGHT_MAX {
             let finished = queue.stopping && queue.waiting.is_empty() && queue.flights.is_empty();
-            return match (finished, give_up) {
-                (true, _) => Next::Stop,
-                (false, Some(give_up)) => Next::WaitUntil(give_up),
-                (false, None) => Next::Wait,
-            };
+            return if finished { Next::Stop } else { queue.wait() };
         }
         let due = queue.due.filter(|due| !queue.stopping && *due > now);
         if let Some(due) = due {
@@ -293,10 +287,9 @@ impl Proposer {
         Next::Entry(number, entry)
     }
 
-    fn next_after_failure(&self, mut queue: parking_lot::MutexGuard<'_, Queue>, now: Instant) -> Next {
+    fn next_after_failure(&self, mut queue: MutexGuard<'_, Queue>, now: Instant) -> Next {
         if queue.under_way > 0 {
-            let give_up = queue.flights.front().map(|flight| flight.give_up);
-            return give_up.map_or(Next::Wait, Next::WaitUntil);
+            return queue.wait();
         }
         if let Some(retry_at) = queue.retry_at.filter(|at| *at > now) {
             return Next::WaitUntil(retry_at);
@@ -394,6 +387,15 @@ impl Proposer {
             done(Ok(responses.by_ref().take(count).collect()));
         }
     }
+}
+
+/// Gives up all there is, and tells who waits when the queue is not locked any more.
+fn begin_new_life(mut queue: MutexGuard<'_, Queue>) {
+    let given_up = queue.begin_new_life();
+    drop(queue);
+    given_up
+        .into_iter()
+        .for_each(|done| done(Err(ProposeError::NoQuorum)));
 }
 
 fn is_connect(command: &ShardCommand) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cluster_tests::*;
 use harness::{
-    Client, Cluster, ClusterOptions, ConnectOptions, is_audited, wait_for, write_peer_certificate,
+    Client, Cluster, ClusterOptions, ConnectOptions, is_audited, peer_keys, wait_for, write_peer_certificate,
 };
 use mqtt_codec::ReasonCode;
 use tempfile::TempDir;
@@ -108,17 +108,11 @@ async fn a_node_that_was_told_to_leave_gives_all_away_and_its_old_disk_is_refuse
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_node_is_forgotten_and_its_old_disk_is_refused() -> Result<()> {
     let files = TempDir::new()?;
-    let path = |name: &str| files.path().join(name).display().to_string();
     let mut cluster = Cluster::prepare(ClusterOptions {
         nodes: 4,
         seeds: vec![vec![0, 1, 2]; 4],
         config: format!("[storage]\nshards = {SHARDS}\n"),
-        cluster_keys: format!(
-            "[cluster.tls]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"",
-            path("ca.pem"),
-            path("node.pem"),
-            path("node.key")
-        ),
+        cluster_keys: peer_keys(files.path()),
         ..ClusterOptions::default()
     })?;
     let nodes = cluster.all();

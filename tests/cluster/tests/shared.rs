@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::*;
+use harness::{Client, Cluster};
 use tokio::task::block_in_place;
 use tokio::time::timeout;
 
@@ -45,19 +46,25 @@ async fn members_on_all_nodes_share_the_messages_of_all_nodes() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_member_did_not_acknowledge_survives_its_node() -> Result<()> {
-    let mut cluster = three()?;
-    let mut stays = persistent(&cluster, 1, "stays").await?;
+/// A kept member on node 1, another one on node 0 that has got something of the messages and keeps quiet about it, and their
+/// publisher on node 2.
+async fn two_with_messages(cluster: &Cluster, quiet: &str) -> Result<(Client, Client, Client)> {
+    let mut stays = persistent(cluster, 1, "stays").await?;
     subscribe(&mut stays, "$share/group/jobs", 1).await?;
-    let mut moves = persistent(&cluster, 0, "moves").await?;
-    subscribe(&mut moves, "$share/group/jobs", 1).await?;
-    let mut publisher = client(&cluster, 2, "publisher").await?;
+    let mut quiet = persistent(cluster, 0, quiet).await?;
+    subscribe(&mut quiet, "$share/group/jobs", 1).await?;
+    let mut publisher = client(cluster, 2, "publisher").await?;
     for number in 0..MESSAGES {
         publish(&mut publisher, "jobs", &number.to_string(), 1).await?;
     }
-    // It has got something, and keeps quiet about it.
-    moves.expect_publish().await?;
+    quiet.expect_publish().await?;
+    Ok((stays, quiet, publisher))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_member_did_not_acknowledge_survives_its_node() -> Result<()> {
+    let mut cluster = three()?;
+    let (mut stays, _moves, mut publisher) = two_with_messages(&cluster, "moves").await?;
 
     block_in_place(|| cluster.kill9(0));
 
@@ -87,16 +94,8 @@ async fn what_a_member_did_not_acknowledge_survives_its_node() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_member_has_not_got_when_its_node_dies_goes_to_one_that_is_connected() -> Result<()> {
     let mut cluster = three()?;
-    let mut stays = persistent(&cluster, 1, "stays").await?;
-    subscribe(&mut stays, "$share/group/jobs", 1).await?;
-    let mut dies = persistent(&cluster, 0, "dies").await?;
-    subscribe(&mut dies, "$share/group/jobs", 1).await?;
-    let mut publisher = client(&cluster, 2, "publisher").await?;
-    for number in 0..MESSAGES {
-        publish(&mut publisher, "jobs", &number.to_string(), 1).await?;
-    }
     // It acknowledges nothing, and never comes back.
-    dies.expect_publish().await?;
+    let (mut stays, _dies, _publisher) = two_with_messages(&cluster, "dies").await?;
 
     block_in_place(|| cluster.kill9(0));
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::*;
-use harness::{Cluster, ClusterOptions, wait_for, write_peer_certificate};
+use harness::{Cluster, ClusterOptions, peer_keys, wait_for, write_peer_certificate};
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
@@ -73,15 +73,9 @@ async fn nodes_whose_seeds_differ_say_so_and_do_not_begin() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_certificate_is_for_others_is_not_let_in() -> Result<()> {
     let files = TempDir::new()?;
-    let path = |name: &str| files.path().join(name).display().to_string();
     let mut cluster = Cluster::prepare(ClusterOptions {
         seeds: vec![vec![0, 1]; 3],
-        cluster_keys: format!(
-            "[cluster.tls]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"",
-            path("ca.pem"),
-            path("node.pem"),
-            path("node.key")
-        ),
+        cluster_keys: peer_keys(files.path()),
         ..ClusterOptions::default()
     })?;
     let hosts = [0, 1].map(|node| cluster.peer_addr(node).ip().to_string());

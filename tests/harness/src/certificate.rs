@@ -45,6 +45,17 @@ impl Certificate {
     }
 }
 
+/// The section of a node's configuration for what `write_peer_certificate` puts into a folder.
+pub fn peer_keys(directory: &Path) -> String {
+    let path = |name: &str| directory.join(name).display().to_string();
+    format!(
+        "[cluster.tls]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"",
+        path("ca.pem"),
+        path("node.pem"),
+        path("node.key")
+    )
+}
+
 /// Writes what the nodes of a cluster need to prove themselves to each other into a folder: `ca.pem`, and `node.pem` with `node.key`,
 /// which names these hosts.
 pub fn write_peer_certificate(directory: &Path, hosts: &[String]) -> Result<()> {

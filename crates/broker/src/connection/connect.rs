@@ -562,7 +562,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         // This node may keep nothing of the session, or not know the latest of it: the shard does.
         for tried in 0..=KICKS_MAX {
             if let Some(owner) = &owner
-                && let Ok(true) = tokio::time::timeout(TAKEOVER_WAIT, cluster.kick(owner, client)).await
+                && cluster.kick(owner, client).await
             {
                 answered = owner.epoch;
             }

@@ -78,8 +78,7 @@ impl<S: Stream> Connection<S> {
             self.shared.metrics.dropped_rate_limited.increment(1);
             return false;
         }
-        let waits =
-            qos > QoS::AtMostOnce && (is_paced || self.session.room() == 0 || self.session.queued().0 > 0);
+        let waits = is_paced || !self.session.may_send(qos);
         if waits && !self.queued.try_add(size) {
             // All sessions of the node together have too much waiting.
             self.shared.metrics.dropped_queue_full.increment(1);
