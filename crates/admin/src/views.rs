@@ -6,12 +6,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cluster::ClusterStatus;
 use crate::encoding::Encoding;
 
-/// Which node answered, and how much of the cluster's state it has itself.
+/// Which node answered, and how much of the cluster's state it could read.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Covers {
     /// Its name.
     pub node: String,
-    /// Shards that it has a copy of: the answer is about these.
+    /// Shards of which a copy was read, here or at another node: the answer is about these.
     pub shards: u32,
     /// Shards that there are.
     pub of: u32,
@@ -397,7 +397,7 @@ pub struct ExplainedShard {
     pub shard: u32,
     /// The identifier of the node that leads it.
     pub leader: Option<String>,
-    /// Sessions that keep it. None: the answering node has no copy of the shard.
+    /// Sessions that keep it. None: no node with a copy of the shard answered.
     pub sessions: Option<u64>,
     /// The first of them.
     pub items: Vec<String>,
@@ -561,18 +561,22 @@ pub struct CertificateView {
     pub problem: Option<String>,
 }
 
-/// What a node refused lately.
+/// What nodes refused lately.
 #[derive(Debug, Clone, Serialize)]
 pub struct Refusals {
-    /// The node that answers, and refused it.
+    /// The node that answers.
     pub node: String,
     /// The newest first.
     pub items: Vec<RefusalView>,
+    /// What is not among them, and why.
+    pub notes: Vec<String>,
 }
 
 /// Something that was refused: a connection, or what access rules deny.
 #[derive(Debug, Clone, Serialize)]
 pub struct RefusalView {
+    /// The node that refused it.
+    pub node: String,
     /// Seconds since the last time.
     pub ago_s: u64,
     /// How many times, one after the other.

@@ -122,6 +122,8 @@ pub enum Scenario {
     Takeover,
     /// Each client subscribes to one new filter after the other.
     Subscribe,
+    /// A subscriber at the first address, which goes to the next one when its connection ends, and a publisher at the last.
+    Failover,
     /// Messages queue for subscribers that are away and are fetched when they come back.
     Offline,
     /// Retained messages are stored, then read by new subscribers.
@@ -139,6 +141,7 @@ impl fmt::Display for Scenario {
             Self::ConnectCycle => "connect-cycle",
             Self::Takeover => "takeover",
             Self::Subscribe => "subscribe",
+            Self::Failover => "failover",
             Self::Offline => "offline",
             Self::Retained => "retained",
         })

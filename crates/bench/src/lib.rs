@@ -10,6 +10,7 @@ mod client;
 mod context;
 mod cycle;
 mod driver;
+mod failover;
 mod fleet;
 mod flow;
 mod idle;
@@ -63,6 +64,7 @@ pub fn measure(args: Args) -> anyhow::Result<Report> {
             }
             Scenario::Idle => idle::run(&context).await,
             Scenario::ConnectCycle | Scenario::Takeover | Scenario::Subscribe => cycle::run(&context).await,
+            Scenario::Failover => failover::run(&context).await,
             Scenario::Offline => offline::run(&context).await,
             Scenario::Retained => retained::run(&context).await,
         }

@@ -130,8 +130,9 @@ pub(crate) struct Metrics {
     denied: [Counter; Denied::WORDS.len()],
     pub(crate) received: [Counter; 3],
     pub(crate) sent: [Counter; 3],
-    pub(crate) bytes_received: Counter,
-    pub(crate) bytes_sent: Counter,
+    /// By transport.
+    bytes_received: [Counter; TRANSPORTS.len()],
+    bytes_sent: [Counter; TRANSPORTS.len()],
     packets_received: ByType,
     packets_sent: ByType,
     pub(crate) trace_lines_lost: Counter,
@@ -155,7 +156,8 @@ pub(crate) struct Metrics {
     pub(crate) fences: Counter,
     pub(crate) takeovers: Counter,
     pub(crate) sessions_expired: Counted,
-    pub(crate) sessions: Gauge,
+    pub(crate) sessions_connected: Gauge,
+    pub(crate) sessions_disconnected: Gauge,
     pub(crate) subscriptions: Gauge,
     pub(crate) topic_filters: Gauge,
     pub(crate) shared_groups: Gauge,
@@ -180,6 +182,8 @@ impl Metrics {
         let handshakes = |result: &'static str| counter!("flotilla_tls_handshakes_total", "result" => result);
         let forward_errors =
             |reason: &'static str| counter!("flotilla_forward_errors_total", "reason" => reason);
+        let by_transport =
+            |name: &'static str| TRANSPORTS.map(|transport| counter!(name, "transport" => transport));
         let by_qos = |name: &'static str| ["0", "1", "2"].map(|qos| counter!(name, "qos" => qos));
         Self {
             connections: TRANSPORTS.map(|transport| {
@@ -206,8 +210,8 @@ impl Metrics {
             denied: Denied::WORDS.map(|action| counter!("flotilla_access_denied_total", "action" => action)),
             received: by_qos("flotilla_messages_received_total"),
             sent: by_qos("flotilla_messages_sent_total"),
-            bytes_received: counter!("flotilla_bytes_received_total"),
-            bytes_sent: counter!("flotilla_bytes_sent_total"),
+            bytes_received: by_transport("flotilla_bytes_received_total"),
+            bytes_sent: by_transport("flotilla_bytes_sent_total"),
             packets_received: by_type("flotilla_packets_received_total", &RECEIVED_TYPES),
             packets_sent: by_type("flotilla_packets_sent_total", &SENT_TYPES),
             trace_lines_lost: counter!("flotilla_trace_lines_lost_total"),
@@ -231,7 +235,8 @@ impl Metrics {
             fences: counter!("flotilla_fences_total"),
             takeovers: counter!("flotilla_session_takeovers_total"),
             sessions_expired: Counted::new(counter!("flotilla_sessions_expired_total")),
-            sessions: gauge!("flotilla_sessions"),
+            sessions_connected: gauge!("flotilla_sessions", "state" => "connected"),
+            sessions_disconnected: gauge!("flotilla_sessions", "state" => "disconnected"),
             subscriptions: gauge!("flotilla_subscriptions"),
             topic_filters: gauge!("flotilla_topic_filters"),
             shared_groups: gauge!("flotilla_shared_subscription_groups"),
@@ -266,6 +271,16 @@ impl Metrics {
     /// The connections that are open by one transport with one protocol.
     pub(crate) fn connections(&self, transport: Protocol, version: ProtocolVersion) -> &Gauge {
         &self.connections[transport as usize][version as usize]
+    }
+
+    /// Bytes from clients.
+    pub(crate) fn bytes_received(&self, transport: Protocol) -> &Counter {
+        &self.bytes_received[transport as usize]
+    }
+
+    /// Bytes to clients.
+    pub(crate) fn bytes_sent(&self, transport: Protocol) -> &Counter {
+        &self.bytes_sent[transport as usize]
     }
 
     /// A CONNECT was accepted.
@@ -415,11 +430,11 @@ fn describe() {
     );
     describe_counter!(
         "flotilla_bytes_received_total",
-        "Bytes read from clients, after TLS"
+        "Bytes read from clients, after TLS, by transport"
     );
     describe_counter!(
         "flotilla_bytes_sent_total",
-        "Bytes written to clients, before TLS"
+        "Bytes written to clients, before TLS, by transport"
     );
     describe_counter!(
         "flotilla_packets_received_total",
@@ -463,7 +478,10 @@ fn describe() {
         "flotilla_fences_total",
         "Times the node closed its connections because it may have been cut off"
     );
-    describe_gauge!("flotilla_sessions", "Sessions, connected or not");
+    describe_gauge!(
+        "flotilla_sessions",
+        "Sessions of the shards that the node leads, by state"
+    );
     describe_gauge!("flotilla_subscriptions", "Subscriptions of durable sessions");
     describe_gauge!(
         "flotilla_topic_filters",

@@ -151,4 +151,22 @@ impl Observer for NodeObserver {
         let shared = self.shared.get().and_then(Weak::upgrade);
         shared.map_or_else(Default::default, |shared| operator::connection(&shared, client))
     }
+
+    fn refusals(&self, query: &proto::RefusalQuery) -> Vec<proto::Refusal> {
+        let shared = self.shared.get().and_then(Weak::upgrade);
+        shared.map_or_else(Vec::new, |shared| shared.refusals().newest(query))
+    }
+
+    fn addresses(&self, clients: &[String]) -> Vec<String> {
+        let address = |client: &String| {
+            let connected = self.registry.get(client);
+            connected.map_or_else(String::new, |connected| connected.facts.peer.to_string())
+        };
+        clients.iter().map(address).collect()
+    }
+
+    fn subscriptions(&self, query: &proto::SubscriptionQuery) -> Vec<proto::ClientSubscription> {
+        let shared = self.shared.get().and_then(Weak::upgrade);
+        shared.map_or_else(Vec::new, |shared| operator::subscriptions(&shared, query))
+    }
 }

@@ -10,8 +10,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cluster::proto::{ConnectionFacts, EndSession, NodeNumbers, ShardCommand, Subscription, shard_command};
-use cluster::{Cluster, Kept, ProposeError};
+use cluster::proto::{
+    ClientSubscription, ConnectionFacts, EndSession, NodeNumbers, ShardCommand, Subscription,
+    SubscriptionQuery, shard_command,
+};
+use cluster::{Cluster, ProposeError};
 use mqtt_codec::ProtocolVersion;
 
 use crate::mailbox::{Close, Grant};
@@ -29,6 +32,9 @@ pub use topics::{Explained, Group, Keeper, Member, Receiver, Ruling, Who};
 pub use trace::{Trace, TraceError};
 pub use watch::{Watch, WatchError, Watched};
 
+/// Subscriptions in one answer to another node.
+const PAGE_MAX: usize = 10_000;
+
 /// A hand on the node. Cheap to clone.
 #[derive(Clone)]
 pub struct Operator {
@@ -42,9 +48,11 @@ pub enum Disconnected {
     Told,
     /// Its session was ended, wherever it is.
     Ended,
+    /// The node that it is connected to has not answered.
+    Unanswered,
     /// It is not connected.
     NotConnected,
-    /// This node knows of no such session.
+    /// There is no such session.
     Unknown,
 }
 
@@ -107,25 +115,16 @@ impl Operator {
         numbers(&self.shared)
     }
 
-    /// What this node knows of a client that is connected to it, without its subscriptions.
-    pub fn facts(&self, client: &str) -> Option<ConnectionFacts> {
-        facts(&self.shared, client)
-    }
-
-    /// What this node refused lately, the newest first; so many at the most.
-    pub fn refusals(&self, limit: usize, wanted: impl Fn(&Refused) -> bool) -> Vec<Refused> {
-        self.shared.refusals().newest(limit, wanted)
-    }
-
     /// Closes a client's connection on whatever node it is; with `end_session` its session is deleted, too.
     ///
     /// # Errors
     /// The session's shard has no leader with a quorum; whether the session was ended is not known.
     pub async fn disconnect(&self, client: &str, end_session: bool) -> Result<Disconnected, ProposeError> {
         let cluster = &self.shared.cluster;
-        let session = cluster.session(client, 0).map(|session| session.view);
+        let session = cluster.session(client, 0).await;
+        let session = session.map_err(|_| ProposeError::NoQuorum)?;
         if end_session {
-            if session.is_none() && cluster.holds_client(client) {
+            if session.is_none() {
                 return Ok(Disconnected::Unknown);
             }
             let command = shard_command::Command::EndSession(EndSession {
@@ -136,14 +135,19 @@ impl Operator {
             };
             cluster.request(cluster.shard_of_client(client), command).await?;
         }
-        // The connection may be newer than what this node's replica has applied.
+        // The connection may be newer than what that replica has applied.
         let here = self
             .shared
             .registry
             .fence(client, u64::MAX, Close::Administrative);
         match session {
             _ if here.is_some() => {}
-            Some(view) if view.connected => drop(cluster.kick(&view.owner, client).await),
+            Some(session) if session.facts.connected => {
+                let owner = session.facts.owner.unwrap_or_default();
+                if !cluster.kick(&owner, client).await && !end_session {
+                    return Ok(Disconnected::Unanswered);
+                }
+            }
             _ if end_session => {}
             Some(_) => return Ok(Disconnected::NotConnected),
             None => return Ok(Disconnected::Unknown),
@@ -152,35 +156,6 @@ impl Operator {
             true => Disconnected::Ended,
             false => Disconnected::Told,
         })
-    }
-
-    /// Subscriptions of this node's connections whose sessions no shard keeps, behind a client and its filter; in that order,
-    /// `limit` at the most. Shared ones are members, and listed with the routes.
-    pub fn subscriptions_here(
-        &self,
-        behind: (&str, &str),
-        limit: usize,
-        wanted: impl Fn(&str, &str) -> bool,
-    ) -> Vec<Kept> {
-        let mut found: BTreeMap<(String, String), Subscription> = BTreeMap::new();
-        self.shared.router.for_each_filter(|filter, subscribers| {
-            for subscriber in subscribers.iter().filter(|subscriber| !subscriber.durable) {
-                let client: &str = &subscriber.mailbox.client;
-                if client.is_empty() || (client, filter) <= behind || !wanted(client, filter) {
-                    continue;
-                }
-                let key = (client.to_owned(), filter.to_owned());
-                if found.len() >= limit && found.last_key_value().is_some_and(|(last, _)| *last < key) {
-                    continue;
-                }
-                found.insert(key, subscription(filter, &subscriber.grant));
-                if found.len() > limit {
-                    found.pop_last();
-                }
-            }
-        });
-        let kept = |((client, _), subscription)| Kept { client, subscription };
-        found.into_iter().map(kept).collect()
     }
 
     /// Filters behind one that this node's connections subscribe to, and how many of them; `limit` at the most.
@@ -201,6 +176,38 @@ impl Operator {
         });
         found
     }
+}
+
+/// Subscriptions of this node's connections whose sessions no shard keeps, in the order of clients and filters. Shared ones are
+/// members, and listed with the routes.
+pub(crate) fn subscriptions(shared: &Shared, query: &SubscriptionQuery) -> Vec<ClientSubscription> {
+    let limit = usize::try_from(query.limit).unwrap_or(usize::MAX).min(PAGE_MAX);
+    let behind = (&*query.behind_client, &*query.behind_filter);
+    let mut found: BTreeMap<(String, String), Subscription> = BTreeMap::new();
+    shared.router.for_each_filter(|filter, subscribers| {
+        for subscriber in subscribers.iter().filter(|subscriber| !subscriber.durable) {
+            let client: &str = &subscriber.mailbox.client;
+            let is_wanted = client.contains(&query.client_part) && filter.contains(&query.filter_part);
+            if client.is_empty() || (client, filter) <= behind || !is_wanted {
+                continue;
+            }
+            let key = (client.to_owned(), filter.to_owned());
+            if found.len() >= limit && found.last_key_value().is_some_and(|(last, _)| *last < key) {
+                continue;
+            }
+            found.insert(key, subscription(filter, &subscriber.grant));
+            if found.len() > limit {
+                found.pop_last();
+            }
+        }
+    });
+    let found = found.into_iter();
+    found
+        .map(|((client, _), subscription)| ClientSubscription {
+            client,
+            subscription: Some(subscription),
+        })
+        .collect()
 }
 
 pub(crate) fn numbers(shared: &Shared) -> NodeNumbers {

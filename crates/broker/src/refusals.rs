@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use cluster::Clock;
+use cluster::proto::{Refusal, RefusalQuery};
 use mqtt_codec::ReasonCode;
 use parking_lot::Mutex;
 
@@ -95,14 +96,35 @@ impl Refusals {
         });
     }
 
-    /// The newest that are wanted, so many at the most.
-    pub(crate) fn newest(&self, limit: usize, wanted: impl Fn(&Refused) -> bool) -> Vec<Refused> {
+    /// The newest that are asked for.
+    pub(crate) fn newest(&self, query: &RefusalQuery) -> Vec<Refusal> {
+        let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|wanted| wanted == value);
         let kept = self.kept.lock();
         kept.iter()
-            .filter(|refused| wanted(refused))
-            .take(limit)
-            .cloned()
+            .filter(|refused| {
+                is(&query.client, &refused.client_id)
+                    && is(&query.user, &refused.user)
+                    && is(&query.address, &refused.address)
+            })
+            .take(usize::try_from(query.limit).unwrap_or(usize::MAX))
+            .map(told)
             .collect()
+    }
+}
+
+/// As nodes tell each other.
+fn told(refused: &Refused) -> Refusal {
+    Refusal {
+        at_ms: refused.at_ms,
+        count: refused.count,
+        action: refused.action.to_owned(),
+        client: refused.client_id.clone(),
+        user: refused.user.clone(),
+        address: refused.address.clone(),
+        topic: refused.topic.clone(),
+        reason_code: refused.reason_code.map(|code| code as u32),
+        reason: refused.reason.clone(),
+        rule_line: refused.rule_line,
     }
 }
 
@@ -146,18 +168,28 @@ mod tests {
         }
     }
 
+    fn query(limit: u64) -> RefusalQuery {
+        RefusalQuery {
+            limit,
+            ..RefusalQuery::default()
+        }
+    }
+
     #[test]
     fn the_newest_come_first_and_the_oldest_give_way() {
         let refusals = Refusals::new(Arc::new(Ticks::default()));
         for number in 0..=KEPT_MAX {
             refusals.note(of(&number.to_string()));
         }
-        let all = refusals.newest(usize::MAX, |_| true);
+        let all = refusals.newest(&query(u64::MAX));
         assert_eq!(all.len(), KEPT_MAX);
-        assert_eq!((all[0].client_id.as_str(), all[0].at_ms), ("1000", 1000));
-        assert_eq!(all[KEPT_MAX - 1].client_id, "1");
-        assert_eq!(refusals.newest(3, |_| true).len(), 3);
-        let wanted = refusals.newest(10, |refused| refused.client_id == "7");
+        assert_eq!((all[0].client.as_str(), all[0].at_ms), ("1000", 1000));
+        assert_eq!(all[KEPT_MAX - 1].client, "1");
+        assert_eq!(refusals.newest(&query(3)).len(), 3);
+        let wanted = refusals.newest(&RefusalQuery {
+            client: Some("7".to_owned()),
+            ..query(10)
+        });
         assert_eq!(wanted.len(), 1);
     }
 
@@ -169,11 +201,8 @@ mod tests {
             refusals.note(of("loud"));
             refusals.note(of("louder"));
         }
-        let all = refusals.newest(usize::MAX, |_| true);
-        let told: Vec<_> = all
-            .iter()
-            .map(|one| (one.client_id.as_str(), one.count))
-            .collect();
+        let all = refusals.newest(&query(u64::MAX));
+        let told: Vec<_> = all.iter().map(|one| (one.client.as_str(), one.count)).collect();
         assert_eq!(told, [("louder", 2000), ("loud", 2000), ("quiet", 1)]);
         assert_eq!(all[0].at_ms, 4000);
     }
@@ -182,6 +211,6 @@ mod tests {
     fn what_a_client_has_chosen_is_cut() {
         let refusals = Refusals::new(Arc::new(Ticks::default()));
         refusals.note(of(&"ä".repeat(5000)));
-        assert_eq!(refusals.newest(1, |_| true)[0].client_id, "ä".repeat(TEXT_MAX));
+        assert_eq!(refusals.newest(&query(1))[0].client, "ä".repeat(TEXT_MAX));
     }
 }

@@ -207,7 +207,9 @@ pub(crate) async fn gauges(shared: Arc<Shared>) {
         }
         let totals = shared.cluster.totals();
         let metrics = &shared.metrics;
-        metrics.sessions.set(totals.sessions as f64);
+        let away = totals.sessions.saturating_sub(totals.connected);
+        metrics.sessions_connected.set(totals.connected as f64);
+        metrics.sessions_disconnected.set(away as f64);
         metrics.subscriptions.set(totals.subscriptions as f64);
         metrics.topic_filters.set(shared.router.filters() as f64);
         metrics.shared_groups.set(shared.router.groups() as f64);

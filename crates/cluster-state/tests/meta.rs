@@ -1,8 +1,8 @@
 //! The meta state: founding, members and their lives, placement, routes.
 
 use crate::common::meta::{
-    Meta, change, connected, down, found, join, join_as, kept, leave, member, node_route, retire, routes,
-    routes_by, shard_route, share,
+    Meta, change, connected, down, found, join, join_as, kept, leave, member, node_route, recover, retire,
+    routes, routes_by, shard_route, share,
 };
 use cluster_proto::meta_command::Command;
 use cluster_proto::{Member, RouteChange, route_change::Destination as To};
@@ -260,6 +260,32 @@ fn nodes_without_a_name_do_not_replace_each_other() {
 }
 
 #[test]
+fn one_node_goes_on_with_everything_under_another_id() {
+    let mut meta = Meta::new();
+    meta.place(3, &[1, 2, 3]);
+    meta.place(4, &[3, 2]);
+    meta.apply(down(3, 1));
+    meta.apply(node_route("a", 1, true));
+    meta.apply(node_route("b", 2, true));
+    assert!(!meta.apply(recover(9, "rescued")) && !meta.apply(recover(1, "")));
+    assert!(meta.apply(recover(1, "rescued")));
+    meta.restart();
+    assert_eq!(meta.state.cluster_id(), "rescued");
+    assert!(meta.state.members().map(|member| member.node).eq([1]));
+    assert_eq!(
+        (meta.state.replicas(3), meta.state.replicas(4)),
+        (&[1][..], &[1][..])
+    );
+    assert_eq!(meta.destinations("a"), [node(1)]);
+    assert!(meta.destinations("b").is_empty());
+    assert!(!meta.apply(join(2, 7)), "its disk is of the old cluster");
+    assert!(
+        meta.apply(join_as(member(9, 1, "node-2"))),
+        "an empty one is welcome"
+    );
+}
+
+#[test]
 fn a_shard_is_placed_on_distinct_members() {
     let mut meta = Meta::new();
     meta.apply(down(2, 1));
@@ -297,6 +323,7 @@ fn command() -> impl Strategy<Value = Command> {
         3 => (lives(), name)
             .prop_map(|((node, incarnation), name)| join_as(member(node, incarnation, name))),
         1 => (0..5u64).prop_map(retire),
+        1 => (0..5u64).prop_map(|node| recover(node, "rescued")),
         1 => (0..5u64).prop_map(leave),
         1 => lives().prop_map(|(node, incarnation)| down(node, incarnation)),
         1 => (0..3u32, prop::collection::vec(1..5u64, 0..3))

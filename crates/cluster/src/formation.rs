@@ -252,6 +252,6 @@ pub(crate) fn first_voters(nodes: usize, most: usize) -> usize {
 }
 
 /// A name for a new cluster that no other has.
-fn draw_cluster_id() -> String {
+pub(crate) fn draw_cluster_id() -> String {
     format!("{:016x}{:016x}", chance::number(), chance::number())
 }

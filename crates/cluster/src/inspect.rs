@@ -1,45 +1,45 @@
-//! Looking through the replicated state, for operators: sessions, subscriptions and routes, in pages, from the replicas that
-//! this node has; and what other nodes know alone, asked of them.
+//! Looking through the replicated state, for operators: sessions, subscriptions and routes, in pages. Each shard is read from this
+//! node's replica, or from another node's; and what other nodes know alone is asked of them.
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+mod replica;
+
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use cluster_proto::inspect::Question;
 use cluster_proto::{
-    AskConnection, AskNumbers, AskToMove, ConnectionFacts, NodeNumbers, Subscription, call_request,
-    call_response,
+    AddressesOf, AskConnection, AskNumbers, AskToMove, ClientSubscription, ConnectionFacts, Inspect,
+    Inspected, Keepers, KeepersOf, NodeNumbers, QueuedFacts, Refusal, RefusalQuery, SessionFacts, SessionOf,
+    SessionQuery, Subscription, SubscriptionQuery, TotalsOf, call_request, call_response,
 };
+use cluster_state::SessionView;
 use cluster_state::meta::Destination;
-use cluster_state::{QueueItem, SessionView};
 use futures_util::future::join_all;
 use transport::Channel;
 
-use crate::slot::Slot;
 use crate::{Cluster, NodeRoute, ShardId, Totals};
 
-/// Sessions looked at between two chances for the shard to apply entries.
-const SLICE: usize = 1000;
 /// Another node has this long to answer; one that does not is shown as silent.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
+
+/// What all shards, or all nodes, know together.
+#[derive(Clone, Debug, Default)]
+pub struct Found<T> {
+    /// In order.
+    pub items: Vec<T>,
+    /// Of how many shards a replica answered; the items are those of these.
+    pub shards: usize,
+}
 
 /// A session with all that its shard knows.
 #[derive(Clone, Debug)]
 pub struct Session {
     /// Who owns it, and how much waits.
-    pub view: SessionView,
+    pub facts: SessionFacts,
     /// In the order of filters.
     pub subscriptions: Vec<Subscription>,
     /// The first deliveries that are not finished.
-    pub queue: Vec<QueueItem>,
-}
-
-/// A subscription that a shard keeps.
-#[derive(Clone, Debug)]
-pub struct Kept {
-    /// Whose it is.
-    pub client: String,
-    /// What it asks for.
-    pub subscription: Subscription,
+    pub queue: Vec<QueuedFacts>,
 }
 
 /// Where messages of a filter go.
@@ -52,6 +52,13 @@ pub struct RouteView {
     /// Of a shared subscription: how many members it has.
     pub members: usize,
 }
+
+/// No replica of a client's shard answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Silent(
+    /// The shard.
+    pub ShardId,
+);
 
 impl Cluster {
     /// Of how many shards this node has a replica.
@@ -82,100 +89,153 @@ impl Cluster {
     }
 
     /// A session, from this node's replica of its shard. None: it has no replica, or there is no such session.
-    pub fn session(&self, client: &str, queue_max: usize) -> Option<Session> {
+    pub fn session_held(&self, client: &str) -> Option<SessionView> {
         let slot = self.0.slot(self.shard_of_client(client))?;
-        slot.replica()?.machine.read(|state| {
-            Some(Session {
-                view: state.session(client)?,
-                subscriptions: state.subscriptions(client),
-                queue: state.queue_from(client, 0, queue_max, usize::MAX).0,
+        slot.replica()?.machine.read(|state| state.session(client))
+    }
+
+    /// Sums over all shards, and of how many shards they are.
+    pub async fn totals_of_all(&self) -> (Totals, usize) {
+        let asked = self.0.slots.iter();
+        let asked = asked.map(|slot| self.ask_shard(slot.id, Question::Totals(TotalsOf {})));
+        let known = join_all(asked).await.into_iter().flatten();
+        known
+            .filter_map(|answer| answer.totals)
+            .fold((Totals::default(), 0), |(mut totals, shards), more| {
+                totals.sessions += more.sessions;
+                totals.connected += more.connected;
+                totals.queued_messages += more.queued_messages;
+                totals.queued_bytes += more.queued_bytes;
+                totals.retained_messages += more.retained_messages;
+                totals.retained_bytes += more.retained_bytes;
+                totals.subscriptions += more.subscriptions;
+                (totals, shards + 1)
             })
-        })
     }
 
-    /// Whether this node has a replica of the client's shard.
-    pub fn holds_client(&self, client: &str) -> bool {
-        let slot = self.0.slot(self.shard_of_client(client));
-        slot.is_some_and(|slot| slot.replica().is_some())
+    /// A session with its subscriptions and the first of its queue. None: its shard has no such session.
+    ///
+    /// # Errors
+    /// No replica of its shard answered.
+    pub async fn session(&self, client: &str, queue_max: usize) -> Result<Option<Session>, Silent> {
+        let shard = self.shard_of_client(client);
+        let question = Question::Session(SessionOf {
+            client: client.to_owned(),
+            queue_max: queue_max as u64,
+        });
+        let found = self.ask_shard(shard, question).await.ok_or(Silent(shard))?;
+        let (queue, subscriptions) = (found.queue, found.subscriptions.into_iter());
+        Ok(found.sessions.into_iter().next().map(|facts| Session {
+            facts,
+            subscriptions: subscriptions.filter_map(|one| one.subscription).collect(),
+            queue,
+        }))
     }
 
-    /// Sessions behind a client id that are wanted, in the order of client ids; `limit` at the most.
-    pub async fn sessions(
-        &self,
-        behind: &str,
-        limit: usize,
-        wanted: impl Fn(&str, &SessionView) -> bool,
-    ) -> Vec<(String, SessionView)> {
-        let mut found = Vec::new();
-        for slot in self.0.slots.iter() {
-            let mut page = Vec::new();
-            let take = |client: &str, view: SessionView| {
-                if wanted(client, &view) {
-                    page.push((client.to_owned(), view));
-                }
-                page.len() < limit
-            };
-            walk(slot, behind, take).await;
-            found.append(&mut page);
-        }
-        found.sort_by(|(a, _), (b, _)| a.cmp(b));
-        found.truncate(limit);
-        found
-    }
-
-    /// Subscriptions of sessions from a client id on, in the order of client ids and filters. They are those of whole
-    /// sessions: of the last one there may be some beyond the limit.
-    pub async fn subscriptions(
-        &self,
-        from: &str,
-        limit: usize,
-        wanted: impl Fn(&str, &Subscription) -> bool,
-    ) -> Vec<Kept> {
-        let mut found = Vec::new();
-        for slot in self.0.slots.iter() {
-            let mut page = Vec::new();
-            let mut take = |client: &str| {
-                let subscriptions = slot
-                    .replica()
-                    .map(|replica| replica.machine.read(|state| state.subscriptions(client)));
-                let kept = subscriptions.into_iter().flatten();
-                page.extend(
-                    kept.filter(|subscription| wanted(client, subscription))
-                        .map(|subscription| Kept {
-                            client: client.to_owned(),
-                            subscription,
-                        }),
-                );
-                page.len() < limit
-            };
-            if take(from) {
-                // Two looks at the shard: the session may have changed in between, as it may after the answer.
-                let mut behind = from.to_owned();
-                while let Some(clients) = clients_with_subscriptions(slot, &behind) {
-                    behind = clients.last().cloned().unwrap_or_default();
-                    if clients.is_empty() || !clients.iter().all(|client| take(client)) {
-                        break;
-                    }
-                    tokio::task::yield_now().await;
+    /// A page of the sessions of all shards.
+    pub async fn sessions(&self, query: &SessionQuery) -> Found<SessionFacts> {
+        let pages = self.0.slots.iter().map(async |slot| {
+            let (mut query, mut found) = (query.clone(), Vec::new());
+            let limit = query.limit as usize;
+            loop {
+                query.limit = (limit - found.len()) as u64;
+                let page = self.ask_shard(slot.id, Question::Sessions(query.clone())).await?;
+                let last = page.sessions.last().map(|last| last.client.clone());
+                found.extend(page.sessions);
+                match last {
+                    Some(last) if page.more && found.len() < limit => query.behind = last,
+                    _ => return Some(found),
                 }
             }
-            found.append(&mut page);
-        }
-        found.sort_by(|a, b| (&a.client, &a.subscription.filter).cmp(&(&b.client, &b.subscription.filter)));
+        });
+        let mut found = together(join_all(pages).await);
+        found.items.sort_by(|a, b| a.client.cmp(&b.client));
+        found.items.truncate(query.limit as usize);
         found
     }
 
-    /// Who keeps a message of this topic in a shard: how many sessions, and the first of them. None: no replica here.
-    pub fn keepers(&self, shard: ShardId, topic: &str, max: usize) -> Option<(u64, Vec<String>)> {
-        let replica = self.0.slot(shard)?.replica()?;
-        let mut clients = std::collections::BTreeSet::new();
-        replica.machine.read(|state| {
-            state.keepers(topic, &mut |client| {
-                clients.insert(client.clone());
-            });
+    /// A page of the subscriptions that shards keep.
+    pub async fn subscriptions(&self, query: &SubscriptionQuery) -> Found<ClientSubscription> {
+        let pages = self.0.slots.iter().map(async |slot| {
+            let (mut query, mut found) = (query.clone(), Vec::new());
+            let limit = query.limit as usize;
+            loop {
+                query.limit = (limit - found.len()) as u64;
+                let page = self
+                    .ask_shard(slot.id, Question::Subscriptions(query.clone()))
+                    .await?;
+                found.extend(page.subscriptions);
+                match found.last() {
+                    Some(last) if page.more && found.len() < limit => {
+                        query.behind_client = last.client.clone();
+                        query.behind_filter = filter_of(last).to_owned();
+                    }
+                    _ => return Some(found),
+                }
+            }
         });
-        let first = clients.iter().take(max).map(ToString::to_string).collect();
-        Some((clients.len() as u64, first))
+        let mut found = together(join_all(pages).await);
+        found.items.sort_by(by_client_and_filter);
+        found.items.truncate(query.limit as usize);
+        found
+    }
+
+    /// A page of the subscriptions of connections whose sessions no shard keeps, with the node each is at; and who did not answer.
+    pub async fn connected_subscriptions(
+        &self,
+        query: &SubscriptionQuery,
+    ) -> (Vec<(u64, ClientSubscription)>, Vec<u64>) {
+        let (answers, silent) = self.ask_nodes(&Question::Connected(query.clone())).await;
+        let of_node = |(node, known): (u64, Inspected)| {
+            let subscriptions = known.subscriptions.into_iter();
+            subscriptions.map(move |one| (node, one))
+        };
+        let mut found: Vec<_> = answers.into_iter().flat_map(of_node).collect();
+        found.sort_by(|(_, a), (_, b)| by_client_and_filter(a, b));
+        found.truncate(query.limit as usize);
+        (found, silent)
+    }
+
+    /// What nodes refused lately, the newest first, with the node each was at; and who did not answer.
+    pub async fn refusals(&self, query: &RefusalQuery) -> (Vec<(u64, Refusal)>, Vec<u64>) {
+        let (answers, silent) = self.ask_nodes(&Question::Refusals(query.clone())).await;
+        let of_node =
+            |(node, known): (u64, Inspected)| known.refusals.into_iter().map(move |one| (node, one));
+        let mut found: Vec<_> = answers.into_iter().flat_map(of_node).collect();
+        found.sort_by_key(|(_, refusal)| std::cmp::Reverse(refusal.at_ms));
+        found.truncate(query.limit as usize);
+        (found, silent)
+    }
+
+    /// Where the clients of those sessions come from that are connected, by client id.
+    pub async fn addresses(&self, sessions: &[SessionFacts]) -> HashMap<String, String> {
+        let mut by_node: HashMap<u64, Vec<String>> = HashMap::new();
+        for session in sessions.iter().filter(|session| session.connected) {
+            let node = session.owner.unwrap_or_default().node;
+            by_node.entry(node).or_default().push(session.client.clone());
+        }
+        let asked = by_node.into_iter().map(async |(node, clients)| {
+            let addresses = self.addresses_at(node, clients.clone()).await;
+            clients.into_iter().zip(addresses)
+        });
+        let known = join_all(asked).await.into_iter().flatten();
+        known.filter(|(_, address)| !address.is_empty()).collect()
+    }
+
+    async fn addresses_at(&self, node: u64, clients: Vec<String>) -> Vec<String> {
+        let known = self
+            .ask_node(node, &Question::Addresses(AddressesOf { clients }))
+            .await;
+        known.unwrap_or_default().addresses
+    }
+
+    /// Who keeps a message of this topic in a shard: how many sessions, and the first of them. None: no replica answered.
+    pub async fn keepers(&self, shard: ShardId, topic: &str, max: usize) -> Option<Keepers> {
+        let question = Question::Keepers(KeepersOf {
+            topic: topic.to_owned(),
+            listed_max: max as u64,
+        });
+        self.ask_shard(shard, question).await?.keepers
     }
 
     /// Filters behind one, in their order, with where their messages go; `limit` at the most. On a node that is alone
@@ -239,10 +299,7 @@ impl Cluster {
 
     /// What every member has counted; none of those that do not answer within a second.
     pub async fn numbers(&self) -> Vec<(u64, Option<NodeNumbers>)> {
-        let members: Vec<(u64, bool)> = self.0.meta.machine.read(|state| {
-            let members = state.members();
-            members.map(|member| (member.node, member.down)).collect()
-        });
+        let members = self.members();
         let ask = |(node, down): (u64, bool)| async move {
             if node == self.0.node_id {
                 return (node, Some(self.0.observer.numbers()));
@@ -285,52 +342,80 @@ impl Cluster {
         self.ask(node, body).await.is_some()
     }
 
+    /// What a replica answers: this node's, or the first other one that does.
+    async fn ask_shard(&self, shard: ShardId, question: Question) -> Option<Inspected> {
+        if let Some(found) = self.0.inspect(shard, &question).await {
+            return Some(found);
+        }
+        for node in self.0.slot(shard)?.others() {
+            let body = call_request::Body::Inspect(Inspect {
+                shard: shard.into(),
+                question: Some(question.clone()),
+            });
+            if let Some(call_response::Body::Inspected(found)) = self.ask(node, body).await {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    /// What all live members answer, this one included; and who did not.
+    async fn ask_nodes(&self, question: &Question) -> (Vec<(u64, Inspected)>, Vec<u64>) {
+        let members = self.members().into_iter();
+        let live = members.filter(|(node, down)| !down || *node == self.0.node_id);
+        let asked = live.map(async |(node, _)| (node, self.ask_node(node, question).await));
+        let (mut answers, mut silent) = (Vec::new(), Vec::new());
+        for (node, answer) in join_all(asked).await {
+            match answer {
+                Some(answer) => answers.push((node, answer)),
+                None => silent.push(node),
+            }
+        }
+        (answers, silent)
+    }
+
+    /// What a node knows alone.
+    async fn ask_node(&self, node: u64, question: &Question) -> Option<Inspected> {
+        if node == self.0.node_id {
+            return self.0.inspect_node(question);
+        }
+        let body = call_request::Body::Inspect(Inspect {
+            shard: 0,
+            question: Some(question.clone()),
+        });
+        match self.ask(node, body).await? {
+            call_response::Body::Inspected(found) => Some(found),
+            _ => None,
+        }
+    }
+
+    /// The cluster's members, and whether they are declared down.
+    fn members(&self) -> Vec<(u64, bool)> {
+        self.0.meta.machine.read(|state| {
+            let members = state.members();
+            members.map(|member| (member.node, member.down)).collect()
+        })
+    }
+
     async fn ask(&self, node: u64, body: call_request::Body) -> Option<call_response::Body> {
         let peers = self.0.peers.as_ref()?;
         peers.call(node, Channel::Data, body, ASK_WITHIN).await.ok()
     }
 }
 
-/// Shows the sessions behind a client id to `take`, until it says that it has enough.
-async fn walk(slot: &Slot, behind: &str, mut take: impl FnMut(&str, SessionView) -> bool) {
-    let mut behind = behind.to_owned();
-    loop {
-        let Some(replica) = slot.replica() else { return };
-        let (mut seen, mut enough) = (0, false);
-        replica.machine.read(|state| {
-            state.sessions_after(&behind.clone(), &mut |client, view| {
-                seen += 1;
-                behind = client.to_string();
-                enough = !take(client, view);
-                match enough || seen == SLICE {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                }
-            });
-        });
-        if enough || seen < SLICE {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
+/// The pages of those shards that answered.
+fn together<T>(pages: Vec<Option<Vec<T>>>) -> Found<T> {
+    let shards = pages.iter().flatten().count();
+    let items = pages.into_iter().flatten().flatten().collect();
+    Found { items, shards }
 }
 
-/// The next sessions of a shard that have subscriptions, or what was looked at last. None: no replica here.
-fn clients_with_subscriptions(slot: &Slot, behind: &str) -> Option<Vec<String>> {
-    let replica = slot.replica()?;
-    let mut clients = Vec::new();
-    let mut seen = 0;
-    replica.machine.read(|state| {
-        state.sessions_after(behind, &mut |client, view| {
-            seen += 1;
-            if view.subscriptions > 0 || seen == SLICE {
-                clients.push(client.to_string());
-            }
-            match seen == SLICE {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        });
-    });
-    Some(clients)
+fn filter_of(one: &ClientSubscription) -> &str {
+    one.subscription
+        .as_ref()
+        .map_or("", |subscription| &subscription.filter)
+}
+
+fn by_client_and_filter(a: &ClientSubscription, b: &ClientSubscription) -> std::cmp::Ordering {
+    (&a.client, filter_of(a)).cmp(&(&b.client, filter_of(b)))
 }

@@ -164,7 +164,7 @@ fn members_of_shares(state: &MetaState) -> Vec<(String, ShareMember)> {
         .collect()
 }
 
-fn restore(store: &StateStore) -> Result<MetaState, StorageError> {
+pub(crate) fn restore(store: &StateStore) -> Result<MetaState, StorageError> {
     let mut records = Vec::new();
     store.scan(&[], &mut |key, value| {
         if key != APPLIED {

@@ -1,6 +1,9 @@
 //! What the replicated state and other nodes tell the broker on this node.
 
-use cluster_proto::{ConnectionFacts, ForwardMessage, NodeNumbers, ShareMember};
+use cluster_proto::{
+    ClientSubscription, ConnectionFacts, ForwardMessage, NodeNumbers, Refusal, RefusalQuery, ShareMember,
+    SubscriptionQuery,
+};
 
 use crate::{Ended, ShardId};
 
@@ -45,6 +48,20 @@ pub trait Observer: Send + Sync + 'static {
     fn connection(&self, client: &str) -> ConnectionFacts {
         let _ = client;
         ConnectionFacts::default()
+    }
+    /// What this node refused lately.
+    fn refusals(&self, query: &RefusalQuery) -> Vec<Refusal> {
+        let _ = query;
+        Vec::new()
+    }
+    /// Where these clients come from; empty for one that is not connected to this node.
+    fn addresses(&self, clients: &[String]) -> Vec<String> {
+        vec![String::new(); clients.len()]
+    }
+    /// A page of the subscriptions of connections whose sessions no shard keeps.
+    fn subscriptions(&self, query: &SubscriptionQuery) -> Vec<ClientSubscription> {
+        let _ = query;
+        Vec::new()
     }
 }
 

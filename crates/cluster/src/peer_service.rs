@@ -248,6 +248,9 @@ impl Inner {
             Body::ReadSessions(request) => {
                 tokio::spawn(async move { reply.send(self.answer_sessions(request).await) });
             }
+            Body::Inspect(request) => {
+                tokio::spawn(async move { reply.send(self.answer_inspect(request).await) });
+            }
             Body::FetchQueue(request) => {
                 tokio::spawn(async move { reply.send(self.answer_fetch(request).await) });
             }

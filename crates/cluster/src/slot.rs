@@ -117,6 +117,11 @@ impl Slot {
         }
     }
 
+    /// The other live nodes that have the shard.
+    pub(crate) fn others(&self) -> Vec<u64> {
+        self.others.lock().clone()
+    }
+
     /// Queues another node's entry behind those it sent before.
     pub(crate) fn propose_foreign(&self, entry: Bytes, reply: Reply) {
         if let Err(refused) = self.foreign.try_send(Foreign { entry, reply }) {

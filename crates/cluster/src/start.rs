@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// sled's page cache: it holds checkpoints, which are read at start and when bodies are not in memory.
-const STATE_CACHE_BYTES: u64 = 64 << 20;
+pub(crate) const STATE_CACHE_BYTES: u64 = 64 << 20;
 /// A node that stops hands its leaderships over within this time.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(4);
 /// A bit longer than each proposal has once the node stops.

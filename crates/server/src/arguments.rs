@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Passwd(PasswdArguments),
     /// Make a configuration from another broker's, and name what has no counterpart.
     Import(ImportArguments),
+    /// Make a cluster of what one disk has, when those of a majority are gone for good. The node must not run.
+    Recover(RecoverArguments),
     /// Ask a running node, or tell it what to do.
     Ctl(CtlArguments),
     /// Ask the node on this machine whether it is ready. Exit code 0: it is; 3: it is not. For probes and health checks.
@@ -76,6 +78,16 @@ pub(crate) struct CheckConfigArguments {
     /// Print the reference of all keys in Markdown instead.
     #[arg(long)]
     pub(crate) reference: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArguments {
+    #[command(flatten)]
+    pub(crate) flags: ConfigFlags,
+    /// None of the other nodes runs or can be started again with the disk it had. Without it, say what would be done, and exit
+    /// with code 3.
+    #[arg(long)]
+    pub(crate) others_are_gone: bool,
 }
 
 #[derive(Debug, Args)]

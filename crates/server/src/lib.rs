@@ -17,6 +17,7 @@ mod metrics;
 mod notify;
 mod operations;
 mod passwd;
+mod recover;
 mod reload;
 mod start;
 
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Start(flags) => start::run(&flags).map(|()| ExitCode::SUCCESS),
         Command::CheckConfig(arguments) => check_config::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Passwd(arguments) => passwd::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Recover(arguments) => recover::run(&arguments),
         Command::Ctl(arguments) => ctl::run(&arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Completions { shell } => completions::print(shell).map(|()| ExitCode::SUCCESS),

@@ -85,10 +85,14 @@ impl NodeOperations {
         self.config.node.shown_name()
     }
 
-    fn covers(&self, operator: &Operator) -> Covers {
+    fn covers_all(&self, operator: &Operator) -> Covers {
+        self.covers(operator, operator.cluster().shards().into())
+    }
+
+    fn covers(&self, operator: &Operator, shards: usize) -> Covers {
         Covers {
             node: self.name(),
-            shards: operator.cluster().shards_held() as u32,
+            shards: shards as u32,
             of: u32::from(operator.cluster().shards()),
         }
     }
@@ -154,7 +158,7 @@ impl Operations for NodeOperations {
     }
 
     fn refusals(&self, query: RefusalQuery) -> Answer<'_, Refusals> {
-        Box::pin(async move { self.list_refusals(&query) })
+        Box::pin(self.list_refusals(query))
     }
 
     fn subscriptions(&self, query: TopicQuery) -> Answer<'_, Page<SubscriptionView>> {
@@ -166,7 +170,7 @@ impl Operations for NodeOperations {
     }
 
     fn explain(&self, query: ExplainQuery) -> Answer<'_, Explanation> {
-        Box::pin(async move { self.explain_topic(query) })
+        Box::pin(self.explain_topic(query))
     }
 
     fn retained(&self, query: RetainedQuery) -> Answer<'_, Page<RetainedView>> {

@@ -81,6 +81,19 @@ impl DataDir {
         })
     }
 
+    /// Who it is, if it ever was started.
+    pub fn identity(&self) -> Result<Option<Identity>, StorageError> {
+        self.read(&self.path.join("IDENTITY"))
+    }
+
+    /// Belongs to another cluster from now on, which was made of what this disk has; it is durable when this returns.
+    pub fn change_cluster(&self, cluster_id: &str) -> Result<Identity, StorageError> {
+        self.change(None, |identity| {
+            identity.cluster_id = Some(cluster_id.to_owned());
+            Ok(())
+        })
+    }
+
     /// Begins a new life of the running node; it is durable when this returns.
     pub fn bump_incarnation(&self) -> Result<Identity, StorageError> {
         self.change(None, |identity| {

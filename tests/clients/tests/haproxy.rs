@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clients::output_within;
-use harness::{Broker, BrokerOptions, Certificate, free_address, known_behind};
+use harness::{
+    Broker, BrokerOptions, Certificate, free_address, known_behind, wait_for, write_client_certificate,
+};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -61,6 +63,20 @@ fn the_configurations_in_deploy_are_valid() -> Result<()> {
 /// HAProxy, until the test ends.
 struct Proxy(Child);
 
+impl Proxy {
+    fn start(text: &str, directory: &Path) -> Result<Self> {
+        check(text, directory)?;
+        let child = Command::new("haproxy")
+            .arg("-db")
+            .arg("-f")
+            .arg(directory.join("haproxy.cfg"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self(child))
+    }
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.0.kill().ok();
@@ -90,15 +106,7 @@ async fn clients_are_known_by_their_own_address_behind_haproxy() -> Result<()> {
     // The other two nodes are not there.
     let is_there = |line: &&str| !line.contains("server node-2") && !line.contains("server node-3");
     let text = text.lines().filter(is_there).collect::<Vec<_>>().join("\n") + "\n";
-    check(&text, files.path())?;
-    let child = Command::new("haproxy")
-        .arg("-db")
-        .arg("-f")
-        .arg(files.path().join("haproxy.cfg"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let _proxy = Proxy(child);
+    let _proxy = Proxy::start(&text, files.path())?;
 
     // HAProxy takes a moment to listen, and to find the node ready.
     known_behind(front, &broker).await?;
@@ -107,5 +115,77 @@ async fn clients_are_known_by_their_own_address_behind_haproxy() -> Result<()> {
         "health checks are worth no line: {}",
         broker.log()
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn haproxy_ends_tls_and_a_clients_certificate_says_who_it_is() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let path = |name: &str| files.path().join(name).display().to_string();
+    let server = Certificate::create(files.path())?;
+    let pair = std::fs::read_to_string(&server.chain_path)? + &std::fs::read_to_string(&server.key_path)?;
+    std::fs::write(path("server.pem"), pair)?;
+    write_client_certificate(files.path(), "device-7")?;
+    std::fs::write(path("rules"), "allow all devices/${cn}/#\n")?;
+    let config = format!(
+        "[[listeners]]\nname = \"mqtt\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n[access]\nrules = {:?}\n",
+        path("rules")
+    );
+    let broker = Broker::start(BrokerOptions {
+        config: Some(config),
+        ..BrokerOptions::default()
+    })?;
+    let front = free_address()?;
+    // The addresses and files are this test's; everything else is as in `deploy/haproxy`.
+    let text = std::fs::read_to_string(deploy("haproxy/terminating.cfg"))?
+        .replace("maxconn 100000", "maxconn 100")
+        .replace("bind :8883", &format!("bind {front}"))
+        .replace("/etc/haproxy/server.pem", &path("server.pem"))
+        .replace("/etc/haproxy/clients.ca.pem", &path("clients.ca.pem"))
+        .replace(
+            "node-1:1883 check port 9100",
+            &format!("{} check port {}", broker.mqtt_addr(), broker.admin_addr().port()),
+        );
+    let is_there = |line: &&str| !line.contains("server node-2") && !line.contains("server node-3");
+    let text = text.lines().filter(is_there).collect::<Vec<_>>().join("\n") + "\n";
+    let _proxy = Proxy::start(&text, files.path())?;
+
+    let publish = |topic: &str, with_certificate: bool| {
+        let mut command = Command::new("mosquitto_pub");
+        command.args([
+            "-V",
+            "5",
+            "-q",
+            "1",
+            "-m",
+            "x",
+            "-h",
+            &front.ip().to_string(),
+            "-t",
+            topic,
+        ]);
+        command.args(["-p", &front.port().to_string()]);
+        // The certificate is for another name of this machine.
+        command.arg("--cafile").arg(&server.chain_path).arg("--insecure");
+        if with_certificate {
+            command.args(["--cert", &path("client.pem"), "--key", &path("client.key")]);
+        }
+        let output = output_within(&mut command, LIMIT);
+        output.map(|output| {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.success() && !said.contains("failed"), said)
+        })
+    };
+    // HAProxy takes a moment to listen, and to find the node ready.
+    let allowed = async || publish("devices/device-7/x", true).is_ok_and(|(accepted, _)| accepted);
+    let published = wait_for(allowed, LIMIT).await;
+    published.with_context(|| format!("{:?}\n{}", publish("devices/device-7/x", true), broker.log()))?;
+    let (accepted, said) = publish("devices/device-8/x", true)?;
+    ensure!(
+        !accepted && said.to_lowercase().contains("not authorized"),
+        "{said}"
+    );
+    let (accepted, said) = publish("devices/device-7/x", false)?;
+    ensure!(!accepted, "nobody showed a certificate: {said}");
     Ok(())
 }

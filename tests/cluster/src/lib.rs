@@ -12,7 +12,7 @@ use mqtt_codec::ReasonCode;
 use tokio::task::block_in_place;
 
 pub use load::Load;
-pub use members::{Member, members, wait_member};
+pub use members::{Member, members, wait_complete, wait_member};
 
 /// For the whole cluster to agree again after one of its nodes or links has gone.
 pub const RECOVERY: Duration = Duration::from_secs(30);

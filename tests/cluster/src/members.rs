@@ -16,6 +16,8 @@ pub struct Member {
     pub node_id: String,
     /// `up`, `down` or `leaving`.
     pub state: String,
+    /// It votes in the meta group.
+    pub voter: bool,
     /// How many shards it has replicas of.
     pub shards_held: u64,
 }
@@ -30,6 +32,7 @@ pub fn members(cluster: &Cluster, asked: usize) -> Result<Vec<Member>> {
         name: text(&member["name"]),
         node_id: text(&member["node_id"]),
         state: text(&member["state"]),
+        voter: member["voter"] == true,
         shards_held: member["shards_held"].as_u64().unwrap_or(0),
     };
     Ok(list.iter().map(member).collect())
@@ -54,4 +57,25 @@ pub async fn wait_member(
     holds
         .await
         .with_context(|| format!("about {name}: {:?}", members(cluster, asked)))
+}
+
+/// Waits until every shard has all the replicas it is to have, each with a vote, as a node sees it.
+pub async fn wait_complete(cluster: &Cluster, asked: usize, replicas: usize, within: Duration) -> Result<()> {
+    let overview = || -> Result<Value> {
+        let answer = block_in_place(|| cluster.admin_get(asked, "/api/v1/overview"))?;
+        Ok(serde_json::from_str(&answer)?)
+    };
+    let is_complete = || {
+        let overview = overview().unwrap_or_default();
+        let shards = overview["shards"].as_array().cloned().unwrap_or_default();
+        let has_all = |shard: &Value| {
+            shard["complete"] == true
+                && shard["replicas"]
+                    .as_array()
+                    .is_some_and(|all| all.len() == replicas)
+        };
+        !shards.is_empty() && shards.iter().all(has_all)
+    };
+    let complete = wait_for(async || is_complete(), within).await;
+    complete.with_context(|| format!("{:?}", overview()))
 }

@@ -11,6 +11,7 @@ mod leaving;
 mod metrics;
 mod partition;
 mod paused;
+mod recover;
 mod retained;
 mod rolling;
 mod routing;

@@ -71,3 +71,24 @@ pub fn write_peer_certificate(directory: &Path, hosts: &[String]) -> Result<()> 
     std::fs::write(directory.join("node.key"), key.serialize_pem())?;
     Ok(())
 }
+
+/// Writes a client's certificate of this common name into a folder: `clients.ca.pem`, and `client.pem` with `client.key`.
+pub fn write_client_certificate(directory: &Path, common_name: &str) -> Result<()> {
+    let authority_key = rcgen::KeyPair::generate()?;
+    let mut authority = rcgen::CertificateParams::default();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = authority.self_signed(&authority_key)?;
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let key = rcgen::KeyPair::generate()?;
+    let mut client = rcgen::CertificateParams::default();
+    client
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, common_name);
+    std::fs::write(directory.join("clients.ca.pem"), root.pem())?;
+    std::fs::write(
+        directory.join("client.pem"),
+        client.signed_by(&key, &issuer)?.pem(),
+    )?;
+    std::fs::write(directory.join("client.key"), key.serialize_pem())?;
+    Ok(())
+}

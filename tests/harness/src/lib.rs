@@ -13,7 +13,7 @@ mod users;
 mod wait;
 
 pub use broker::{Broker, BrokerOptions, is_audited};
-pub use certificate::{Certificate, peer_keys, write_peer_certificate};
+pub use certificate::{Certificate, peer_keys, write_client_certificate, write_peer_certificate};
 pub use client::{Client, LIMIT, Transport, encoded, subscription_options};
 pub use cluster::{Cluster, ClusterOptions};
 pub use front::{free_address, known_behind};

@@ -78,6 +78,12 @@ async fn any_node_answers_for_all() {
     let received = client.expect_publish().await.unwrap();
     assert_eq!(received.publication.payload(), "open".as_bytes());
 
+    // Why somebody was refused at one node is told by the others, too.
+    let refused = ConnectOptions::v5("long".repeat(10_000));
+    assert!(Client::connect(cluster.mqtt_addr(0), refused).await.is_err());
+    let refusals = api(2).get("/api/v1/refusals").unwrap();
+    assert_eq!(items(&refusals)[0]["node"], cluster.name(0), "{refusals}");
+
     api(2)
         .ask("POST", "/api/v1/clients/device/disconnect", None)
         .unwrap()
@@ -115,4 +121,76 @@ async fn a_node_that_is_gone_raises_an_alarm_and_retained_messages_are_the_same_
     let shown = Member(&cluster, 0).ctl(&["overview"]).unwrap();
     assert_eq!(shown.status.code(), Some(3));
     assert!(printed(&shown).contains("critical"), "{}", printed(&shown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_of_five_nodes_answers_for_shards_it_has_no_copy_of() {
+    const CLIENTS: usize = 24;
+    let five = ClusterOptions {
+        nodes: 5,
+        ..ClusterOptions::default()
+    };
+    let cluster = tokio::task::spawn_blocking(|| Cluster::start(five).unwrap());
+    let cluster = cluster.await.unwrap();
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let options = ConnectOptions::v5(&format!("c{number:02}")).session_expiry(3600);
+        let mut client = Client::connect(cluster.mqtt_addr(number % 5), options)
+            .await
+            .unwrap();
+        client.subscribe(&format!("kept/{number:02}"), 1).await.unwrap();
+        clients.push(client);
+    }
+    let mut passing = Client::connect(cluster.mqtt_addr(0), ConnectOptions::v5("passing"))
+        .await
+        .unwrap();
+    passing.subscribe("passing/by", 0).await.unwrap();
+
+    for node in cluster.all() {
+        let api = Api::at(cluster.admin_addr(node));
+        let all_are_known = || {
+            let list = api.get("/api/v1/clients?connected=true&limit=10").ok()?;
+            let next = list["next"].as_str()?.to_owned();
+            let rest = api
+                .get(&format!("/api/v1/clients?connected=true&after={next}"))
+                .ok()?;
+            assert_eq!(list["covers"]["shards"], list["covers"]["of"], "{list}");
+            let names = items(&list).iter().chain(items(&rest));
+            let names: Vec<&str> = names.filter_map(|one| one["client_id"].as_str()).collect();
+            assert!(names.is_sorted(), "{names:?}");
+            let have_addresses = items(&list).iter().all(|one| one["address"].is_string());
+            assert!(have_addresses, "{list}");
+            (names.len() == CLIENTS + 1).then_some(())
+        };
+        // Replicas may be a moment behind.
+        let known = wait_for(async || all_are_known().is_some(), Duration::from_secs(20));
+        known.await.unwrap();
+
+        for number in 0..CLIENTS {
+            let shown = api.get(&format!("/api/v1/clients/c{number:02}")).unwrap();
+            assert_eq!(shown["session"]["node"], cluster.name(number % 5), "{shown}");
+            assert_eq!(shown["subscriptions"][0]["filter"], format!("kept/{number:02}"));
+            let explained = api.get(&format!("/api/v1/explain?topic=kept/{number:02}&qos=1"));
+            assert_eq!(explained.unwrap()["shards"][0]["sessions"], 1);
+        }
+        let kept = api.get("/api/v1/subscriptions").unwrap();
+        assert_eq!(items(&kept).len(), CLIENTS + 1, "{kept}");
+        let overview = api.get("/api/v1/overview").unwrap();
+        assert_eq!(overview["totals"]["connected"], CLIENTS + 1, "{overview}");
+        assert!(
+            api.get("/api/v1/clients/nobody")
+                .unwrap_err()
+                .to_string()
+                .contains("no session")
+        );
+    }
+
+    // Each client is disconnected by a node that it is not connected to, wherever its shard is.
+    for (number, client) in clients.iter_mut().enumerate() {
+        let api = Api::at(cluster.admin_addr((number + 1) % 5));
+        let answer = api.ask("POST", &format!("/api/v1/clients/c{number:02}/disconnect"), None);
+        answer.unwrap().good().unwrap();
+        client.receive_packet().await.unwrap();
+        client.expect_closed().await.unwrap();
+    }
 }

@@ -4,6 +4,7 @@ mod nodes;
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -35,9 +36,18 @@ enum Limit {
     LogBytes(f64),
     /// CPU of all nodes as a share of one core, at most.
     Cpu(f64),
+    /// Nothing lost, and the longest time in seconds from the end of a connection to the next message, at most.
+    Gap(f64),
 }
 
-const CASES: [Case; 7] = [
+/// The load during which the first node is killed.
+const FAILOVER: &str = "failover";
+/// So long after its start.
+const KILLED_AFTER: Duration = Duration::from_secs(3);
+/// Clusters of which one node is killed in each round.
+const KILLED_TIMES: usize = 3;
+
+const CASES: [Case; 8] = [
     Case {
         title: "QoS 0, ten pairs, publisher and subscriber on different nodes",
         load: "pairs --pairs 10 --qos 0 --window 200",
@@ -75,6 +85,11 @@ const CASES: [Case; 7] = [
         yardsticks: &[("≥ 1000/s", Limit::PerSecond(1000.0))],
     },
     Case {
+        title: "`kill -9` of the node of a persistent subscriber, which comes back at the next one",
+        load: FAILOVER,
+        yardsticks: &[("next message within 5 s, none lost", Limit::Gap(5.0))],
+    },
+    Case {
         title: "Nothing to do: ten connections that stay open",
         load: "idle --connections 10",
         yardsticks: &[("CPU of all nodes ≤ 5 % of one core", Limit::Cpu(0.05))],
@@ -88,6 +103,14 @@ pub(super) fn run(flotilla: &Path, seconds: u64, rounds: u64, line: &str) -> Res
     for round in 1..=rounds {
         for (case, measured) in CASES.iter().zip(&mut measured) {
             println!("round {round}/{rounds}: {}", case.title);
+            if case.load == FAILOVER {
+                for _ in 0..KILLED_TIMES {
+                    let report = while_one_is_killed(flotilla, seconds)?;
+                    measured.add(&report, None, 0.0);
+                    println!("    {}", measured.row("", false));
+                }
+                continue;
+            }
             let nodes = Nodes::start(flotilla, NODES)?;
             forming.push(nodes.formed_in.as_secs_f64());
             let written = nodes.log_bytes()?;
@@ -114,6 +137,21 @@ pub(super) fn run(flotilla: &Path, seconds: u64, rounds: u64, line: &str) -> Res
     report::write(Path::new("docs/benchmarks.md"), Section::Cluster, &text)
 }
 
+/// The first node dies while the subscriber is connected to it.
+fn while_one_is_killed(flotilla: &Path, seconds: u64) -> Result<Value> {
+    let mut nodes = Nodes::start(flotilla, NODES)?;
+    let (addresses, survivor) = (nodes.addresses(), nodes.last_pid());
+    let report = std::thread::scope(|scope| {
+        let load = scope.spawn(|| bench(flotilla, seconds, [FAILOVER], &addresses, &survivor));
+        std::thread::sleep(KILLED_AFTER);
+        nodes.kill_first();
+        load.join()
+    });
+    let report = report.map_err(|_| anyhow::anyhow!("the load panicked"))??;
+    nodes.stop()?;
+    Ok(report)
+}
+
 fn on_one_node(flotilla: &Path, seconds: u64, load: &str) -> Result<Value> {
     let broker = Running::start(Kind::Flotilla, flotilla, false)?;
     let report = bench(
@@ -138,6 +176,8 @@ struct Measured {
     p99: Vec<f64>,
     log_bytes: Vec<f64>,
     lost: Vec<f64>,
+    /// The longest time without a message after the end of a connection, in seconds.
+    gaps: Vec<f64>,
     failures: Vec<String>,
 }
 
@@ -156,6 +196,10 @@ impl Measured {
         self.p99
             .extend(number(report, "/latency_us/p99").map(|micros| micros / 1e3));
         self.lost.extend(number(report, "/lost"));
+        if report.get("scenario").and_then(Value::as_str) == Some(FAILOVER) {
+            self.gaps
+                .extend(number(report, "/latency_us/max").map(|micros| micros / 1e6));
+        }
         self.log_bytes.extend(
             number(report, "/delivered_in_all")
                 .filter(|all| *all > 0.0)
@@ -180,6 +224,9 @@ impl Measured {
             Limit::P99(_) => report::median(&self.p99),
             Limit::LogBytes(_) => report::median(&self.log_bytes),
             Limit::Cpu(_) => report::median(&self.core),
+            // Each cluster of which a node was killed has one, or the subscriber never noticed.
+            Limit::Gap(_) if self.gaps.len() < self.lost.len() => None,
+            Limit::Gap(_) => self.gaps.iter().copied().reduce(f64::max),
         }
     }
 
@@ -220,6 +267,14 @@ fn verdict(title: &str, (yardstick, limit): &(&str, Limit), measured: &Measured)
         Limit::Cpu(most) => (
             report::with_unit(reached.map(|core| core * 100.0), "%"),
             reached.map(|reached| reached <= most),
+        ),
+        Limit::Gap(most) => (
+            format!(
+                "{} at worst of {}",
+                report::with_unit(reached, "s"),
+                measured.gaps.len()
+            ),
+            reached.map(|reached| reached <= most && measured.lost.iter().all(|lost| *lost == 0.0)),
         ),
     };
     let holds = match holds {

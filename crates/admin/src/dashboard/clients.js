@@ -38,7 +38,7 @@ function list(page) {
       cursor = answer.next;
       rows.append(...answer.items.map(row));
       show(box, count ? h('table', { class: 'fold' }, head(), rows) : empty('No sessions', search.value || state.value ? 'None is like that.' : 'Nobody has connected yet. Try it under “Try it”.', 'clients'));
-      show(note, h('span', {}, `${whole(count)} shown${answer.covers.shards < answer.covers.of ? `, from the ${answer.covers.shards} of ${answer.covers.of} shards that ${answer.covers.node} has` : ''}`), cursor && more);
+      show(note, h('span', {}, `${whole(count)} shown${answer.covers.shards < answer.covers.of ? `, from the ${answer.covers.shards} of ${answer.covers.of} shards that answered` : ''}`), cursor && more);
     } catch (error) {
       toast(error.message, true);
     }
@@ -94,8 +94,8 @@ function one(page, name) {
   }
 
   async function refusals() {
-    const { node, items } = await ask('refusals', { query: { client: name, limit: 20 } }).catch(() => ({ items: [] }));
-    return items.length > 0 && h('section', { class: 'card' }, h('div', { class: 'title', style: { paddingBottom: '8px' } }, h('h2', {}, 'Refused'), h('span', { class: 'faint small' }, `lately, by ${node}`)),
+    const { items } = await ask('refusals', { query: { client: name, limit: 20 } }).catch(() => ({ items: [] }));
+    return items.length > 0 && h('section', { class: 'card' }, h('div', { class: 'title', style: { paddingBottom: '8px' } }, h('h2', {}, 'Refused'), h('span', { class: 'faint small' }, 'lately, by any node')),
       h('div', { class: 'scroll' }, h('table', { class: 'fold' }, h('thead', {}, h('tr', {}, ['What', 'When', 'Why'].map((text) => h('th', {}, text)))), h('tbody', {}, items.map(refusal)))));
   }
 
@@ -181,7 +181,7 @@ function subscription(one) {
 }
 
 function refusal(one) {
-  return h('tr', {}, h('td', {}, one.action, one.topic && h('span', { class: 'mono small' }, ` ${one.topic}`)), h('td', { class: 'side-cell' }, `${span(one.ago_s)} ago${one.count > 1 ? `, ${whole(one.count)} times` : ''}`), h('td', { class: 'soft' }, one.reason));
+  return h('tr', {}, h('td', {}, one.action, one.topic && h('span', { class: 'mono small' }, ` ${one.topic}`)), h('td', { class: 'side-cell' }, `${span(one.ago_s)} ago${one.count > 1 ? `, ${whole(one.count)} times` : ''}`), h('td', { class: 'soft' }, one.reason, h('span', { class: 'faint small' }, ` at ${one.node}`)));
 }
 
 function waitingMessage(one) {

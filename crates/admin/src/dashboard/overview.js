@@ -122,5 +122,5 @@ function held(facts, seen) {
   const fact = (name, value) => [h('dt', {}, name), h('dd', { class: 'num' }, value)];
   show(facts, fact('Sessions', `${whole(totals.sessions)}, ${whole(totals.connected)} connected`), fact('Kept subscriptions', whole(totals.subscriptions)),
     fact('Waiting messages', `${whole(totals.queued_messages)}, ${bytes(totals.queued_bytes)}`), fact('Retained messages', `${whole(totals.retained_messages)}, ${bytes(totals.retained_bytes)}`),
-    covers.shards < covers.of && fact('Counted', `the ${covers.shards} of ${covers.of} shards that ${seen.node.name} has`));
+    covers.shards < covers.of && fact('Counted', `the ${covers.shards} of ${covers.of} shards that answered`));
 }

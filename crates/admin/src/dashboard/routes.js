@@ -48,7 +48,7 @@ function steps(answer) {
     found.push(step('→', !node.skipped, node.skipped ? `Not to ${node.name}: what is above QoS 0 reaches its sessions through their shards` : `To ${node.name}, which has connected subscribers${node.qos_0_only ? ' for QoS 0' : ''}`));
   }
   for (const shard of answer.shards) {
-    const who = shard.sessions === null ? 'sessions this node has no copy of' : `${whole(shard.sessions)} session${shard.sessions === 1 ? '' : 's'}`;
+    const who = shard.sessions === null ? 'sessions of a shard that did not answer' : `${whole(shard.sessions)} session${shard.sessions === 1 ? '' : 's'}`;
     found.push(step('#', !shard.skipped, shard.skipped ? `Not into shard ${shard.shard}: QoS 0 is not kept` : `Into shard ${shard.shard}, led by ${shard.leader ? nodeName(shard.leader) : 'nobody now'}, for ${who}: committed by a majority first`, !shard.skipped && shard.items.length > 0 && clientChips(shard.items)));
   }
   for (const group of answer.groups) {

@@ -673,7 +673,9 @@ impl<S: Stream> Connection<S> {
         // A large packet comes with many reads; only the last of them completes it.
         if !tally.packets.is_empty() || tally.bytes_received > 0 {
             let packets = metrics.packets_received(&tally.packets);
-            metrics.bytes_received.increment(tally.bytes_received);
+            metrics
+                .bytes_received(self.facts.transport)
+                .increment(tally.bytes_received);
             totals.bytes_received.fetch_add(tally.bytes_received, Relaxed);
             totals.packets_received.fetch_add(packets, Relaxed);
             totals
@@ -687,7 +689,9 @@ impl<S: Stream> Connection<S> {
                 .fetch_add(tally.received.iter().sum(), Relaxed);
         }
         if tally.bytes_sent > 0 {
-            metrics.bytes_sent.increment(tally.bytes_sent);
+            metrics
+                .bytes_sent(self.facts.transport)
+                .increment(tally.bytes_sent);
             totals.bytes_sent.fetch_add(tally.bytes_sent, Relaxed);
         }
         for (counter, count) in metrics

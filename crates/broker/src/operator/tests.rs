@@ -67,7 +67,7 @@ async fn explaining_names_who_would_get_a_message() {
     let operator = Operator::new(Arc::clone(&shared));
     let _plain = subscribe(&shared, "c", "a/#", grant(QoS::AtLeastOnce), false);
     let _shared = subscribe(&shared, "d", "$share/g/a/b", grant(QoS::AtLeastOnce), false);
-    let explained = operator.explain("a/b", 1).unwrap();
+    let explained = operator.explain("a/b", 1).await.unwrap();
     let here: Vec<_> = explained
         .here
         .iter()
@@ -75,9 +75,9 @@ async fn explaining_names_who_would_get_a_message() {
         .collect();
     assert_eq!(here, [("c", 1)]);
     assert_eq!(explained.groups[0].members[0].client, "d");
-    assert!(!operator.explain("x", 1).unwrap().matched);
-    assert!(operator.explain("a/#", 1).is_err());
-    assert!(operator.explain("$SYS/x", 1).is_err());
+    assert!(!operator.explain("x", 1).await.unwrap().matched);
+    assert!(operator.explain("a/#", 1).await.is_err());
+    assert!(operator.explain("$SYS/x", 1).await.is_err());
 }
 
 #[tokio::test]
@@ -90,15 +90,23 @@ async fn subscriptions_of_connections_come_in_pages() {
             mailboxes.push(subscribe(&shared, client, filter, grant(QoS::AtMostOnce), false));
         }
     }
-    let page = |behind, limit| {
-        let found = operator.subscriptions_here(behind, limit, |_, _| true);
+    let page = async |(client, filter): (&str, &str)| {
+        let query = SubscriptionQuery {
+            behind_client: client.to_owned(),
+            behind_filter: filter.to_owned(),
+            limit: 3,
+            ..SubscriptionQuery::default()
+        };
+        let (found, silent) = operator.cluster().connected_subscriptions(&query).await;
+        assert!(silent.is_empty());
         found
             .into_iter()
-            .map(|kept| format!("{} {}", kept.client, kept.subscription.filter))
+            .map(|(_, one)| format!("{} {}", one.client, one.subscription.unwrap().filter))
             .collect::<Vec<_>>()
     };
-    assert_eq!(page(("", ""), 3), ["a x", "a y", "b x"]);
-    assert_eq!(page(("b", "x"), 3), ["b y"]);
+    ready(&operator).await;
+    assert_eq!(page(("", "")).await, ["a x", "a y", "b x"]);
+    assert_eq!(page(("b", "x")).await, ["b y"]);
     assert_eq!(
         operator
             .filters_here("", 10, |_| true)

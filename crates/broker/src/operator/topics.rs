@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use access::Principal;
+use cluster::proto::Keepers;
 use cluster::{NodeRoute, ShardId};
+use futures_util::future::join_all;
 use mqtt_codec::QoS;
 use mqtt_topic::TopicName;
 
@@ -52,8 +54,8 @@ pub struct Keeper {
     pub shard: ShardId,
     /// Whether this message goes there: QoS 0 is not kept.
     pub takes: bool,
-    /// How many sessions keep it, and the first of them. None: this node has no replica of the shard.
-    pub sessions: Option<(u64, Vec<String>)>,
+    /// How many sessions keep it, and the first of them. None: no replica of the shard answered.
+    pub sessions: Option<Keepers>,
 }
 
 /// A shared subscription.
@@ -102,8 +104,8 @@ impl Operator {
     /// What the rules in force here say of a client or user that publishes to a topic.
     ///
     /// # Errors
-    /// Why there cannot be such a message, or that nobody knows the client, in words.
-    pub fn ruling(&self, topic: &str, who: Who<'_>) -> Result<Ruling, String> {
+    /// Why there cannot be such a message, that there is no such client, or that nobody who knows answered, in words.
+    pub async fn ruling(&self, topic: &str, who: Who<'_>) -> Result<Ruling, String> {
         let shared = &self.shared;
         let name = TopicName::parse(topic.into()).map_err(|error| error.to_string())?;
         if !shared.authenticator.has_rules() {
@@ -131,10 +133,12 @@ impl Operator {
                 match here.and_then(|connected| connected.facts.principal.clone()) {
                     Some(principal) => (*principal, true, seen),
                     None => {
-                        let session = shared.cluster.session_info(client);
-                        let session = session.ok_or("this node knows of no such client")?;
+                        let session = shared.cluster.session(client, 0).await;
+                        let session =
+                            session.map_err(|_| "no node with a copy of the client's shard answered")?;
+                        let session = session.ok_or("there is no such client")?;
                         let principal = Principal {
-                            user: Some(session.user).filter(|user| !user.is_empty()),
+                            user: Some(session.facts.user).filter(|user| !user.is_empty()),
                             tenant,
                             ..Principal::anonymous(client_id, unspecified)
                         };
@@ -163,7 +167,7 @@ impl Operator {
     ///
     /// # Errors
     /// Why there cannot be such a message, in words.
-    pub fn explain(&self, topic: &str, qos: u8) -> Result<Explained, String> {
+    pub async fn explain(&self, topic: &str, qos: u8) -> Result<Explained, String> {
         let name = TopicName::parse(topic.into()).map_err(|error| error.to_string())?;
         if name.is_dollar() {
             return Err(
@@ -183,10 +187,10 @@ impl Operator {
             qos: qos.min(subscriber.grant.qos as u8),
             persistent: subscriber.durable,
         });
-        let keeper = |shard: &ShardId| Keeper {
+        let keeper = async |shard: &ShardId| Keeper {
             shard: *shard,
             takes: above_0,
-            sessions: shared.cluster.keepers(*shard, topic, LISTED_MAX),
+            sessions: shared.cluster.keepers(*shard, topic, LISTED_MAX).await,
         };
         let this_node = shared.cluster.node_id();
         let group = |group: &std::sync::Arc<crate::share::ShareGroup>| {
@@ -205,7 +209,7 @@ impl Operator {
             here: listed.collect(),
             here_count: receivers.count() as u64,
             nodes: route.nodes.clone(),
-            shards: route.shards.iter().map(keeper).collect(),
+            shards: join_all(route.shards.iter().map(keeper)).await,
             groups: route.groups.iter().map(group).collect(),
             strategy: shared.config.mqtt.shared_strategy,
             matched: !route.is_empty(),

@@ -134,6 +134,6 @@ fn place(shared: &Shared, client: &str) -> Option<u64> {
     if shared.registry.get(client).is_some() {
         return Some(shared.cluster.node_id());
     }
-    let session = shared.cluster.session(client, 0)?.view;
+    let session = shared.cluster.session_held(client)?;
     session.connected.then_some(session.owner.node)
 }

@@ -1,6 +1,6 @@
 //! Nodes come, are declared down, come back with a new life, leave, and are retired for good.
 
-use cluster_proto::{Join, Member, NodeDown};
+use cluster_proto::{Join, Member, NodeDown, Recover};
 
 use super::{MetaEffect, MetaState};
 
@@ -103,6 +103,32 @@ impl MetaState {
         }
         self.take_from_placement(node, None, effects);
         self.remove_member(node, effects);
+        Ok(())
+    }
+
+    /// The cluster goes on with one node, under another id.
+    pub(super) fn recover(
+        &mut self,
+        command: Recover,
+        effects: &mut Vec<MetaEffect>,
+    ) -> Result<(), &'static str> {
+        if !self.members.contains_key(&command.node) {
+            return Err("no such member");
+        }
+        if command.cluster_id.is_empty() {
+            return Err("not a cluster");
+        }
+        self.cluster_id = command.cluster_id;
+        self.dirty.cluster = true;
+        let others: Vec<u64> = self.members.keys().copied().collect();
+        for other in others.into_iter().filter(|node| *node != command.node) {
+            self.remove_member(other, effects);
+        }
+        for (shard, nodes) in &mut self.placement {
+            *nodes = vec![command.node];
+            self.dirty.shards.insert(*shard);
+            effects.push(MetaEffect::ShardPlaced { shard: *shard });
+        }
         Ok(())
     }
 

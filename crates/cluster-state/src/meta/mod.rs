@@ -111,6 +111,7 @@ impl MetaState {
             Some(Command::Leave(leave)) => self.leave(leave.node, effects),
             Some(Command::Retire(retire)) => self.retire(retire.node, effects),
             Some(Command::Place(place)) => self.place(place, effects),
+            Some(Command::Recover(recover)) => self.recover(recover, effects),
             Some(Command::ChangeRoutes(change)) => self.change_routes(change, effects),
             None => Err("no command"),
         };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cluster_proto::meta_command::Command;
 use cluster_proto::{
-    ChangeRoutes, Found, Join, Leave, Member, MetaCommand, NodeDown, Place, Retire, RouteChange, ShareMember,
-    route_change::Destination as To,
+    ChangeRoutes, Found, Join, Leave, Member, MetaCommand, NodeDown, Place, Recover, Retire, RouteChange,
+    ShareMember, route_change::Destination as To,
 };
 use cluster_state::meta::Destination;
 use cluster_state::{ApplyContext, MetaEffect, MetaState};
@@ -141,6 +141,11 @@ pub fn leave(node: u64) -> Command {
 
 pub fn retire(node: u64) -> Command {
     Command::Retire(Retire { node })
+}
+
+pub fn recover(node: u64, cluster_id: &str) -> Command {
+    let cluster_id = cluster_id.into();
+    Command::Recover(Recover { node, cluster_id })
 }
 
 pub fn change(filter: &str, destination: To, added: bool) -> RouteChange {

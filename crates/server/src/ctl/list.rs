@@ -73,8 +73,7 @@ impl Listed {
         if let (Some(held), Some(all)) = (number("shards"), number("of"))
             && held < all
         {
-            let node = plain(self.covers["node"].as_str().unwrap_or(""));
-            eprintln!("only of the {held} of {all} shards that {node} has a copy of");
+            eprintln!("only of {held} of {all} shards: no node with a copy of the others answered");
         }
         for note in self.notes {
             eprintln!("{}", plain(&note));

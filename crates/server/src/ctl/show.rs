@@ -293,6 +293,7 @@ pub(super) fn refusals(
         [
             span(&one["ago_s"]),
             cell(one, "count"),
+            cell(one, "node"),
             cell(one, "action"),
             cell(one, "client_id"),
             cell(one, "user"),
@@ -303,9 +304,13 @@ pub(super) fn refusals(
         ]
     });
     let head = [
-        "AGO", "TIMES", "ACTION", "CLIENT", "USER", "ADDRESS", "TOPIC", "CODE", "REASON",
+        "AGO", "TIMES", "NODE", "ACTION", "CLIENT", "USER", "ADDRESS", "TOPIC", "CODE", "REASON",
     ];
-    ctl.say(&table(head, rows.collect()))
+    ctl.say(&table(head, rows.collect()))?;
+    for note in refusals["notes"].as_array().into_iter().flatten() {
+        eprintln!("{}", plain(note.as_str().unwrap_or_default()));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn retained(ctl: &Ctl<'_>, topic: &str) -> anyhow::Result<ExitCode> {

@@ -3,8 +3,8 @@
 use admin::views::{ClientDetail, ClientView, ConnectionView, Page, QueuedView, SubscriptionView};
 use admin::{AdminError, ClientQuery, limit_of};
 use broker::operator::{Disconnected, Operator};
-use cluster::proto::Subscription;
-use cluster::{QueueItem, SessionView};
+use cluster::Silent;
+use cluster::proto::{QueuedFacts, SessionFacts, SessionQuery, Subscription};
 
 use super::{Names, NodeOperations};
 use crate::cluster_admin::shown_id;
@@ -24,26 +24,28 @@ impl NodeOperations {
                     .ok_or_else(|| AdminError::NotFound(format!("there is no node `{wanted}`")))?,
             ),
         };
-        let wanted = |client: &str, view: &SessionView| {
-            client.contains(&query.filter)
-                && query.user.as_ref().is_none_or(|user| *user == view.user)
-                && query
-                    .connected
-                    .is_none_or(|connected| connected == view.connected)
-                && node.is_none_or(|node| view.connected && node == view.owner.node)
+        let asked = SessionQuery {
+            behind: query.after,
+            // One more tells whether there is another page.
+            limit: limit as u64 + 1,
+            client_part: query.filter,
+            user: query.user,
+            connected: query.connected,
+            node,
         };
-        // One more tells whether there is another page.
-        let mut found = operator.cluster().sessions(&query.after, limit + 1, wanted).await;
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next = found.last().filter(|_| more).map(|(client, _)| client.clone());
-        let items = found.into_iter().map(|(client, view)| {
-            let address = operator.facts(&client).map(|facts| facts.address);
-            shown(&operator, &names, client, &view, address)
+        let found = operator.cluster().sessions(&asked).await;
+        let (covers, mut items) = (self.covers(&operator, found.shards), found.items);
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = items.last().filter(|_| more).map(|last| last.client.clone());
+        let addresses = operator.cluster().addresses(&items).await;
+        let items = items.into_iter().map(|facts| {
+            let address = addresses.get(&facts.client).cloned();
+            shown(&operator, &names, facts, address)
         });
         Ok(Page {
             items: items.collect(),
-            covers: self.covers(&operator),
+            covers,
             next,
             notes: Vec::new(),
         })
@@ -52,11 +54,15 @@ impl NodeOperations {
     pub(super) async fn show_client(&self, client: String) -> Result<ClientDetail, AdminError> {
         let operator = self.operator()?;
         let (names, cluster) = (Names::of(&operator), operator.cluster());
-        let Some(session) = cluster.session(&client, QUEUE_SHOWN) else {
-            return Err(missing(&operator, &client));
-        };
-        let view = session.view;
-        let node = view.connected.then_some(view.owner.node);
+        let session = cluster.session(&client, QUEUE_SHOWN).await;
+        let session = session.map_err(|Silent(shard)| {
+            AdminError::Unavailable(format!(
+                "no node with a copy of shard {shard}, which `{client}` belongs to, answered"
+            ))
+        })?;
+        let session = session.ok_or_else(|| missing(&client))?;
+        let view = session.facts;
+        let node = connected_to(&view);
         let facts = match node {
             Some(node) => cluster.connection(node, &client).await,
             None => None,
@@ -94,8 +100,8 @@ impl NodeOperations {
             in_flight: facts.in_flight,
         });
         Ok(ClientDetail {
-            covers: self.covers(&operator),
-            session: shown(&operator, &names, client, &view, address),
+            covers: self.covers_all(&operator),
+            session: shown(&operator, &names, view, address),
             connection,
             subscriptions,
             queue,
@@ -111,44 +117,39 @@ impl NodeOperations {
         let operator = self.operator()?;
         match operator.disconnect(&client, end_session).await {
             Ok(Disconnected::Told | Disconnected::Ended) => Ok(()),
+            Ok(Disconnected::Unanswered) => Err(AdminError::Unavailable(format!(
+                "the node that `{client}` is connected to did not answer"
+            ))),
             Ok(Disconnected::NotConnected) => {
                 Err(AdminError::Conflict(format!("`{client}` is not connected")))
             }
-            Ok(Disconnected::Unknown) => Err(missing(&operator, &client)),
+            Ok(Disconnected::Unknown) => Err(missing(&client)),
             Err(error) => Err(AdminError::Unavailable(error.to_string())),
         }
     }
 }
 
-/// Not there, or not known here.
-fn missing(operator: &Operator, client: &str) -> AdminError {
-    if operator.cluster().holds_client(client) {
-        return AdminError::NotFound(format!("there is no session `{client}`"));
-    }
-    let shard = operator.cluster().shard_of_client(client);
-    AdminError::Unavailable(format!(
-        "this node has no copy of shard {shard}, which `{client}` belongs to: ask another one"
-    ))
+fn missing(client: &str) -> AdminError {
+    AdminError::NotFound(format!("there is no session `{client}`"))
 }
 
-fn shown(
-    operator: &Operator,
-    names: &Names,
-    client: String,
-    view: &SessionView,
-    address: Option<String>,
-) -> ClientView {
-    let node = view.connected.then_some(view.owner.node);
+/// Where a session's client is connected.
+fn connected_to(view: &SessionFacts) -> Option<u64> {
+    view.owner.filter(|_| view.connected).map(|owner| owner.node)
+}
+
+fn shown(operator: &Operator, names: &Names, view: SessionFacts, address: Option<String>) -> ClientView {
+    let node = connected_to(&view);
     let now_ms = operator.now_ms();
     let left = |at: u64| at.saturating_sub(now_ms) / 1000;
     ClientView {
-        shard: u32::from(operator.cluster().shard_of_client(&client)),
-        client_id: client,
+        shard: u32::from(operator.cluster().shard_of_client(&view.client)),
+        client_id: view.client,
         connected: view.connected,
         node: node.map(|node| names.get(node)),
         node_id: node.map(shown_id),
-        epoch: view.owner.epoch.to_string(),
-        user: view.user.clone(),
+        epoch: view.owner.unwrap_or_default().epoch.to_string(),
+        user: view.user,
         subscriptions: view.subscriptions,
         queued_messages: view.queued_messages,
         queued_bytes: view.queued_bytes,
@@ -157,11 +158,11 @@ fn shown(
     }
 }
 
-fn queued(item: &QueueItem, view: &SessionView, now_ms: u64) -> QueuedView {
+fn queued(item: &QueuedFacts, view: &SessionFacts, now_ms: u64) -> QueuedView {
     let expires = (item.expires_at_ms != 0).then_some(item.expires_at_ms);
     QueuedView {
         sequence: item.sequence,
-        qos: item.qos,
+        qos: item.qos as u8,
         retain: item.retain,
         received: item.received,
         sent_before: item.sequence < view.sent_before,

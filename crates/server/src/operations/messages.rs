@@ -54,7 +54,7 @@ impl NodeOperations {
             .collect();
         Ok(Page {
             items,
-            covers: self.covers(&operator),
+            covers: self.covers_all(&operator),
             next,
             notes: Vec::new(),
         })

@@ -36,21 +36,21 @@ impl NodeOperations {
                 }
             })
             .collect();
+        let (totals, counted) = operator.cluster().totals_of_all().await;
         let (node, cluster, shards) = (self.node(), self.cluster.status(), shards(&operator));
         Ok(Overview {
             alarms: alarms::of(&node, &cluster, &shards, &nodes),
             node,
             cluster,
-            covers: self.covers(&operator),
-            totals: totals(&operator),
+            covers: self.covers(&operator, counted),
+            totals: shown(totals),
             nodes,
             shards,
         })
     }
 }
 
-fn totals(operator: &Operator) -> Totals {
-    let totals = operator.cluster().totals_held();
+fn shown(totals: cluster::Totals) -> Totals {
     Totals {
         sessions: totals.sessions,
         connected: totals.connected,

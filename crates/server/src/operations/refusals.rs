@@ -1,34 +1,49 @@
-//! What this node refused lately: who, what, and why.
+//! What nodes refused lately: who, what, and why.
 
 use admin::views::{RefusalView, Refusals};
 use admin::{AdminError, RefusalQuery, limit_of};
-use broker::operator::Refused;
+use cluster::proto::{self, Refusal};
 
-use super::NodeOperations;
+use super::{Names, NodeOperations};
 
 impl NodeOperations {
-    pub(super) fn list_refusals(&self, query: &RefusalQuery) -> Result<Refusals, AdminError> {
+    pub(super) async fn list_refusals(&self, query: RefusalQuery) -> Result<Refusals, AdminError> {
         let operator = self.operator()?;
-        let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|wanted| wanted == value);
-        let found = operator.refusals(limit_of(query.limit), |refused| {
-            is(&query.client, &refused.client_id)
-                && is(&query.user, &refused.user)
-                && is(&query.address, &refused.address)
-        });
+        let names = Names::of(&operator);
+        let asked = proto::RefusalQuery {
+            client: query.client,
+            user: query.user,
+            address: query.address,
+            limit: limit_of(query.limit) as u64,
+        };
+        let (found, silent) = operator.cluster().refusals(&asked).await;
         let now_ms = operator.now_ms();
+        let found = found.into_iter();
         Ok(Refusals {
             node: self.name(),
-            items: found.into_iter().map(|refused| view(refused, now_ms)).collect(),
+            items: found
+                .map(|(node, refused)| view(refused, names.get(node), now_ms))
+                .collect(),
+            notes: silent
+                .into_iter()
+                .map(|node| {
+                    format!(
+                        "{} did not answer: what it refused is not listed.",
+                        names.get(node)
+                    )
+                })
+                .collect(),
         })
     }
 }
 
-fn view(refused: Refused, now_ms: u64) -> RefusalView {
+fn view(refused: Refusal, node: String, now_ms: u64) -> RefusalView {
     RefusalView {
+        node,
         ago_s: now_ms.saturating_sub(refused.at_ms) / 1000,
         count: refused.count,
-        action: refused.action.to_owned(),
-        client_id: refused.client_id,
+        action: refused.action,
+        client_id: refused.client,
         user: refused.user,
         address: refused.address,
         topic: (!refused.topic.is_empty()).then_some(refused.topic),

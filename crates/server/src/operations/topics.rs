@@ -8,14 +8,13 @@ use admin::views::{
 };
 use admin::{AdminError, ExplainQuery, TopicQuery, limit_of};
 use broker::operator::Who;
-use cluster::Kept;
-use cluster::proto::Subscription;
+use cluster::proto::{ClientSubscription, Subscription, SubscriptionQuery};
 
 use super::{Names, NodeOperations};
 use crate::cluster_admin::shown_id;
 
 impl NodeOperations {
-    /// Those that shards keep, and those of this node's connections, in the order of clients and filters.
+    /// Those that shards keep, and those of connections whose sessions no shard keeps, in the order of clients and filters.
     pub(super) async fn list_subscriptions(
         &self,
         query: TopicQuery,
@@ -27,30 +26,28 @@ impl NodeOperations {
             false => parse_cursor(&query.after)
                 .ok_or_else(|| AdminError::Invalid("`after` is not what a page said".to_owned()))?,
         };
-        let wanted =
-            |client: &str, filter: &str| client.contains(&query.client) && filter.contains(&query.filter);
-        let is_behind = |of: &str, at: &str| (of, at) > (client, filter);
-        let here = operator.subscriptions_here((client, filter), limit + 1, wanted);
-        let kept = operator
-            .cluster()
-            .subscriptions(client, limit + 1, |of, subscription| {
-                is_behind(of, &subscription.filter) && wanted(of, &subscription.filter)
-            });
-        let this_node = names.get(operator.cluster().node_id());
-        let here = here.into_iter().map(
-            |Kept {
-                 client,
-                 subscription: one,
-             }| { subscription(client, &one, false, Some(this_node.clone())) },
+        let asked = SubscriptionQuery {
+            behind_client: client.to_owned(),
+            behind_filter: filter.to_owned(),
+            // One more tells whether there is another page.
+            limit: limit as u64 + 1,
+            client_part: query.client.clone(),
+            filter_part: query.filter.clone(),
+        };
+        let cluster = operator.cluster();
+        let (kept, (connected, silent)) = tokio::join!(
+            cluster.subscriptions(&asked),
+            cluster.connected_subscriptions(&asked)
         );
-        let kept = kept.await.into_iter();
-        let kept = kept.map(
-            |Kept {
-                 client,
-                 subscription: one,
-             }| subscription(client, &one, true, None),
-        );
-        let mut items: Vec<SubscriptionView> = here.chain(kept).collect();
+        let shown = |one: ClientSubscription, node: Option<u64>| {
+            let node_name = node.map(|node| names.get(node));
+            let described = one.subscription.unwrap_or_default();
+            subscription(one.client, &described, node.is_none(), node_name)
+        };
+        let covers = self.covers(&operator, kept.shards);
+        let kept = kept.items.into_iter().map(|one| shown(one, None));
+        let connected = connected.into_iter().map(|(node, one)| shown(one, Some(node)));
+        let mut items: Vec<SubscriptionView> = kept.chain(connected).collect();
         items.sort_by(|a, b| (&a.client_id, &a.filter).cmp(&(&b.client_id, &b.filter)));
         let more = items.len() > limit;
         items.truncate(limit);
@@ -58,17 +55,15 @@ impl NodeOperations {
             .last()
             .filter(|_| more)
             .map(|last| cursor(&last.client_id, &last.filter));
-        let mut notes = Vec::new();
-        if !operator.cluster().is_alone() {
-            notes.push(format!(
-                "Of sessions that end with their connection: those connected to {this_node}. Other nodes list theirs."
-            ));
-        }
+        let notes = silent.into_iter().map(|node| {
+            let name = names.get(node);
+            format!("{name} did not answer: subscriptions of its connections whose sessions end with them are not listed.")
+        });
         Ok(Page {
             items,
-            covers: self.covers(&operator),
+            covers,
             next,
-            notes,
+            notes: notes.collect(),
         })
     }
 
@@ -114,13 +109,13 @@ impl NodeOperations {
         }
         Ok(Page {
             items,
-            covers: self.covers(&operator),
+            covers: self.covers_all(&operator),
             next,
             notes,
         })
     }
 
-    pub(super) fn explain_topic(&self, query: ExplainQuery) -> Result<Explanation, AdminError> {
+    pub(super) async fn explain_topic(&self, query: ExplainQuery) -> Result<Explanation, AdminError> {
         let operator = self.operator()?;
         let ExplainQuery {
             topic,
@@ -132,7 +127,7 @@ impl NodeOperations {
         let who = client.or_else(|| user.as_deref().map(Who::User));
         let names = Names::of(&operator);
         let node = self.name();
-        let explained = match operator.explain(&topic, qos) {
+        let explained = match operator.explain(&topic, qos).await {
             Ok(explained) => explained,
             Err(problem) => {
                 return Ok(Explanation {
@@ -144,7 +139,11 @@ impl NodeOperations {
                 });
             }
         };
-        let access = match who.map(|who| operator.ruling(&topic, who)).transpose() {
+        let ruling = match who {
+            Some(who) => operator.ruling(&topic, who).await.map(Some),
+            None => Ok(None),
+        };
+        let access = match ruling {
             Ok(ruling) => ruling.map(|ruling| AccessView {
                 allowed: ruling.is_allowed,
                 rule_line: ruling.line,
@@ -169,8 +168,8 @@ impl NodeOperations {
         let shards = explained.shards.into_iter().map(|keeper| ExplainedShard {
             shard: u32::from(keeper.shard),
             leader: leader(keeper.shard),
-            sessions: keeper.sessions.as_ref().map(|(count, _)| *count),
-            items: keeper.sessions.map(|(_, first)| first).unwrap_or_default(),
+            sessions: keeper.sessions.as_ref().map(|sessions| sessions.count),
+            items: keeper.sessions.map(|sessions| sessions.first).unwrap_or_default(),
             skipped: !keeper.takes,
         });
         let strategy = explained.strategy.as_str().to_owned();

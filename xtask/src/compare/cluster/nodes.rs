@@ -114,6 +114,21 @@ impl Nodes {
         self.joined(|node| node.child.id().to_string())
     }
 
+    /// The process of the last node.
+    pub(super) fn last_pid(&self) -> String {
+        self.nodes
+            .last()
+            .map_or(String::new(), |node| node.child.id().to_string())
+    }
+
+    /// Kills the first node where it stands; it is none of them any more.
+    pub(super) fn kill_first(&mut self) {
+        let mut node = self.nodes.remove(0);
+        // Both fail only when it has ended already.
+        let _ = node.child.kill();
+        let _ = node.child.wait();
+    }
+
     fn joined(&self, of: impl Fn(&Node) -> String) -> String {
         self.nodes.iter().map(of).collect::<Vec<_>>().join(",")
     }
