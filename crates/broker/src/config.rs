@@ -22,8 +22,8 @@ pub use ::access::{Cidr, CidrError};
 pub use auth::{Access, Auth};
 pub use auth_http::AuthHttp;
 pub use choices::{
-    AckLevel, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, LogFormat, Protocol, ProxyProtocol,
-    SharedStrategy, TenantSource, WhenFull, WithoutTenant,
+    AckLevel, AuthMethod, CertificateName, ClientCertificate, ClientIds, JwtAlgorithm, LogFormat, Protocol,
+    ProxyProtocol, SharedStrategy, TenantSource, WhenFull, WithoutTenant,
 };
 pub use cluster::{Cluster, ClusterTls, PEER_PORT};
 pub use listener::Listener;

@@ -236,7 +236,14 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 ProtocolError::new(ReasonCode::QuotaExceeded, "connections_max is reached"),
             ));
         }
-        let fresh = || format!("flotilla-{:016x}", rand::random::<u64>()).into();
+        let certificate = self.origin.certificate.as_deref();
+        let by_certificate = self.shared.config.auth.client_id_by(certificate).flatten();
+        // One that is too long is not given, and so refused with every other.
+        let by_certificate = by_certificate.filter(|name| name.len() <= limits.client_id_bytes_max);
+        let fresh = || match by_certificate {
+            Some(name) => name.into(),
+            None => format!("flotilla-{:016x}", rand::random::<u64>()).into(),
+        };
         let handshake =
             Handshake::new(&connect, &limits, fresh).map_err(|error| refuse(Rejected::Protocol, error))?;
         let method = connect.properties.authentication_method.clone();
@@ -775,7 +782,7 @@ fn why_refused(reason: ReasonCode) -> &'static str {
     match reason {
         ReasonCode::BadUserNameOrPassword => "user name or password is wrong",
         ReasonCode::NotAuthorized => "the client does not say who it is",
-        ReasonCode::ClientIdentifierNotValid => "the client id is not one of this user",
+        ReasonCode::ClientIdentifierNotValid => "the client id is not one that this client may have",
         ReasonCode::ConnectionRateExceeded => "too many failed logins just before",
         ReasonCode::ServerUnavailable => "nobody can say now who the client is",
         ReasonCode::ServerBusy => "too many passwords wait to be judged",
