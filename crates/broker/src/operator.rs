@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cluster::proto::{ConnectionFacts, EndSession, NodeNumbers, ShardCommand, Subscription, shard_command};
-use cluster::{Cluster, Kept, ProposeError};
+use cluster::{Cluster, Kept, KickedBy, ProposeError};
 use mqtt_codec::ProtocolVersion;
 
 use crate::mailbox::{Close, Grant};
@@ -143,7 +143,10 @@ impl Operator {
             .fence(client, u64::MAX, Close::Administrative);
         match session {
             _ if here.is_some() => {}
-            Some(view) if view.connected => drop(cluster.kick(&view.owner, client).await),
+            Some(view) if view.connected => {
+                // One that does not answer is cut off, or its connection has ended with its session.
+                let _ = cluster.kick(&view.owner, client, KickedBy::Operator).await;
+            }
             _ if end_session => {}
             Some(_) => return Ok(Disconnected::NotConnected),
             None => return Ok(Disconnected::Unknown),

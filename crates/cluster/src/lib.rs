@@ -50,7 +50,7 @@ pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError
 pub use ending::{Ended, Ending};
 pub use inspect::{Kept, RouteView, Session};
 pub use leave::{LeaveState, LeaveTerms};
-pub use observe::{Observer, SessionWaker};
+pub use observe::{Kicked, KickedBy, Observer, SessionWaker};
 pub use proposer::BatchDone;
 pub use scale_in::{ScaleIn, ScaleInState};
 pub use status::{MemberStatus, ShardStatus, Status};

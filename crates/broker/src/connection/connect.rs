@@ -8,8 +8,8 @@ use std::time::Duration;
 use access::Certificate;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use cluster::Ending;
 use cluster::proto::{self, Connected, ShardCommand, shard_command::Command, shard_response::Response};
+use cluster::{Ending, KickedBy};
 use mqtt_codec::{
     Auth, ConnAck, Connect, DecodeLimits, Decoder, Packet, PacketCounts, PacketId, ProtocolVersion,
     ReasonCode, RetainHandling, SubscriptionOptions, WriteQueue, encode, encoded_len,
@@ -23,7 +23,7 @@ use tracing::{debug, info};
 
 use crate::auth::{Admission, Login, Secret, Step};
 use crate::config::Protocol;
-use crate::mailbox::{Close, LiveMessage, Mailbox};
+use crate::mailbox::{LiveMessage, Mailbox};
 use crate::message::{qos_of, to_owned};
 use crate::pass::{Denied, Pass};
 use crate::places::{Place, PlaceOf};
@@ -435,9 +435,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
         } = introduction;
         let shared = self.shared;
         if let Some(previous) = shared.registry.get(&client) {
-            info!(target: "audit", event = "takeover", client_id = ?&*client, user = ?pass.user().unwrap_or_default(),
-                address = %self.origin.peer, previous = %previous.address);
-            previous.mailbox.close(Close::TakenOver);
+            self.audit_takeover(&client, &pass, Some(&previous.address.to_string()), None);
+            previous.mailbox.take_over(Some(self.origin.peer));
             // Its last acknowledgements are proposed by then.
             let _ = tokio::time::timeout(TAKEOVER_WAIT, previous.ended.wait()).await;
         }
@@ -569,9 +568,12 @@ impl<'a, S: Stream> Arrival<'a, S> {
         // This node may keep nothing of the session, or not know the latest of it: the shard does.
         for tried in 0..=KICKS_MAX {
             if let Some(owner) = &owner
-                && cluster.kick(owner, client).await
+                && let Some(previous) = cluster.kick(owner, client, self.kicks()).await
             {
                 answered = owner.epoch;
+                if !previous.is_empty() {
+                    self.audit_takeover(client, pass, Some(&previous), Some(owner.node));
+                }
             }
             let asked = owner.as_ref().map_or(0, |owner| owner.epoch);
             let heard_out = (tried < KICKS_MAX).then_some(asked);
@@ -579,7 +581,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 Claimed::Taken(connected) => {
                     let unheard = connected.previous.filter(|previous| previous.epoch > answered);
                     if let Some(previous) = unheard {
-                        tokio::spawn(tell(Arc::clone(self.shared), previous, client.clone()));
+                        if previous.node != cluster.node_id() {
+                            self.audit_takeover(client, pass, None, Some(previous.node));
+                        }
+                        let told = tell(Arc::clone(self.shared), previous, client.clone(), self.kicks());
+                        tokio::spawn(told);
                     }
                     return Ok(connected);
                 }
@@ -587,6 +593,17 @@ impl<'a, S: Stream> Arrival<'a, S> {
             }
         }
         Err(unopened(connect.version))
+    }
+
+    /// By whom the connection is closed that has the client id.
+    fn kicks(&self) -> KickedBy {
+        KickedBy::Connection(Some(self.origin.peer.to_string()))
+    }
+
+    /// The client id goes over to this connection: from where, and from which other node, as far as that is known.
+    fn audit_takeover(&self, client: &str, pass: &Pass, previous: Option<&str>, previous_node: Option<u64>) {
+        info!(target: "audit", event = "takeover", client_id = ?client, user = ?pass.user().unwrap_or_default(),
+            address = %self.origin.peer, previous = previous.map(tracing::field::display), previous_node);
     }
 
     /// Asks the shard for the session; `heard_out` is `None` if it is not to wait for the connection that has it.
@@ -761,9 +778,10 @@ impl<'a, S: Stream> Arrival<'a, S> {
 
 /// Goes on telling a node that a connection of it has lost its session. Its epoch keeps it from what is another one's now: nothing
 /// but good order asks for that, so it ends some time.
-async fn tell(shared: Arc<Shared>, previous: proto::Owner, client: ByteString) {
+async fn tell(shared: Arc<Shared>, previous: proto::Owner, client: ByteString, by: KickedBy) {
     let until = Instant::now() + TELL_WITHIN;
-    while Instant::now() < until && !shared.cluster.kick(&previous, &client).await {
+    let told = async || shared.cluster.kick(&previous, &client, by.clone()).await;
+    while Instant::now() < until && told().await.is_none() {
         tokio::select! {
             biased;
             () = shared.stopping.cancelled() => return,

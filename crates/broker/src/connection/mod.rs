@@ -15,6 +15,7 @@ mod traced;
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -733,7 +734,7 @@ impl<S: Stream> Connection<S> {
             }
             End::Closed(Close::TakenOver) => {
                 self.shared.metrics.takeovers.increment(1);
-                self.audit("taken over");
+                self.audit_with("taken over", self.attachment.mailbox.taken_by());
                 self.session
                     .refuse(ReasonCode::SessionTakenOver, None, &mut self.out);
             }
@@ -821,8 +822,14 @@ impl<S: Stream> Connection<S> {
 
     /// Why the server ends the connection of somebody with a name.
     fn audit(&self, event: &'static str) {
+        self.audit_with(event, None);
+    }
+
+    /// The same, with where the next one comes from.
+    fn audit_with(&self, event: &'static str, next: Option<SocketAddr>) {
         let client_id = &*self.attachment.client;
-        info!(target: "audit", event, ?client_id, user = ?self.pass.user().unwrap_or_default(), address = %self.origin.peer);
+        info!(target: "audit", event, ?client_id, user = ?self.pass.user().unwrap_or_default(), address = %self.origin.peer,
+            next = next.map(tracing::field::display));
     }
 
     /// Shared messages of a member that leaves go to another one. [MQTT-4.8.2-5]
