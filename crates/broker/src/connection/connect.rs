@@ -11,7 +11,7 @@ use bytestring::ByteString;
 use cluster::proto::{self, Connected, ShardCommand, shard_command::Command, shard_response::Response};
 use cluster::{Ending, KickedBy};
 use mqtt_codec::{
-    Auth, ConnAck, Connect, DecodeLimits, Decoder, Packet, PacketCounts, PacketId, ProtocolVersion,
+    Auth, ConnAck, Connect, DecodeLimits, Decoder, Limit, Packet, PacketCounts, PacketId, ProtocolVersion,
     ReasonCode, RetainHandling, SubscriptionOptions, WriteQueue, encode, encoded_len,
 };
 use mqtt_session::{Handshake, ProtocolError, Resumed, Session, Subscription};
@@ -244,8 +244,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
             Some(name) => name.into(),
             None => format!("flotilla-{:016x}", rand::random::<u64>()).into(),
         };
-        let handshake =
-            Handshake::new(&connect, &limits, fresh).map_err(|error| refuse(Rejected::Protocol, error))?;
+        let handshake = Handshake::new(&connect, &limits, fresh)
+            .map_err(|error| refuse(self.why(&error, Rejected::Protocol), error))?;
         let method = connect.properties.authentication_method.clone();
         let mut login = self.origin.login(&handshake.client_id);
         let (admission, authentication_data) = match &method {
@@ -291,10 +291,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let will_topic = connect.will.as_ref().map(|will| will.publication.topic().clone());
         if let (Some(tenant), Some(will)) = (&pass.tenant, &mut connect.will) {
             let entered = tenant.enter(will.publication.clone(), shared.topic_bounds(), &mut None);
-            will.publication = entered.map_err(|detail| {
-                let error = ProtocolError::new(ReasonCode::TopicNameInvalid, detail);
-                refuse(Rejected::Will, error)
-            })?;
+            will.publication = entered.map_err(|error| refuse(self.why(&error, Rejected::Will), error))?;
         }
         if let Some(will) = &connect.will
             && will.retain
@@ -673,10 +670,15 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    let Some(version) = self.decoder.version() else {
-                        return Err(Refusal::Silent(Rejected::Protocol, error.detail));
-                    };
-                    return Err(Refusal::Answer(Rejected::Protocol, version, error.into()));
+                    let mut error = ProtocolError::from(error);
+                    if error.limit == Some(Limit::PacketSize) {
+                        error.limit = Some(Limit::PacketSizeBeforeConnect);
+                    }
+                    let why = self.why(&error, Rejected::Protocol);
+                    return Err(match self.decoder.version() {
+                        Some(version) => Refusal::Answer(why, version, error),
+                        None => Refusal::Silent(why, error.detail),
+                    });
                 }
             }
             let Some(stream) = &mut self.stream else {
@@ -695,6 +697,15 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 }
             }
         }
+    }
+
+    /// Why a CONNECT is refused that is not as it has to be; one beyond a limit is counted.
+    fn why(&self, error: &ProtocolError, otherwise: Rejected) -> Rejected {
+        let Some(limit) = error.limit else {
+            return otherwise;
+        };
+        self.shared.metrics.exceeded(limit);
+        Rejected::Limit
     }
 
     /// Tells those who trace the client of a packet before it has its client id.

@@ -91,6 +91,12 @@ impl End {
             End::Left(_) => "client_disconnect",
             End::KeepAlive => "keepalive_timeout",
             End::Lost => "io_error",
+            // The second where only a quota, which has a counter of its own, is beyond the words of the version.
+            End::Protocol(error)
+                if error.limit.is_some() || error.reason_code == ReasonCode::QuotaExceeded =>
+            {
+                "limit_exceeded"
+            }
             End::Protocol(_) => "protocol_error",
             End::Closed(Close::TakenOver) => "takeover",
             End::Closed(Close::Administrative) => "administrative",
@@ -723,7 +729,13 @@ impl<S: Stream> Connection<S> {
         match &end {
             End::Left(packet) => self.attachment.left(packet),
             End::Protocol(error) => {
-                info!(client_id = %client, %error, "client broke the protocol");
+                match error.limit {
+                    Some(limit) => {
+                        self.shared.metrics.exceeded(limit);
+                        info!(client_id = %client, %error, limit = limit.as_str(), "client went beyond a limit");
+                    }
+                    None => info!(client_id = %client, %error, "client broke the protocol"),
+                }
                 self.session
                     .refuse(error.reason_code, Some(error.detail), &mut self.out);
             }
