@@ -273,7 +273,8 @@ section! {
     pub struct Log {
         /// Lines for people or JSON for machines.
         format: LogFormat = LogFormat::Text;
-        /// `error`, `warn`, `info`, `debug` or `trace`, also per part: `info,broker=debug`.
+        /// `error`, `warn`, `info`, `debug` or `trace`, also per part: `info,broker=debug`. The store (`sled`) says `info` at the most:
+        /// beyond that it would write what clients have published.
         level: String = String::from("info");
     }
 }
