@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::auth::{Admission, Login, Secret, Step};
+use crate::author;
 use crate::config::Protocol;
 use crate::mailbox::{LiveMessage, Mailbox};
 use crate::message::{qos_of, to_owned};
@@ -623,7 +624,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             will: connect
                 .will
                 .as_ref()
-                .map(|will| to_stored_will(will, client, pass, &self.live)),
+                .map(|will| to_stored_will(will, client, pass, shared, &self.live)),
             user: pass
                 .user()
                 .or(connect.username.as_deref())
@@ -819,7 +820,13 @@ fn why_refused(reason: ReasonCode) -> &'static str {
     }
 }
 
-fn to_stored_will(will: &mqtt_codec::Will, client: &str, pass: &Pass, live: &Live) -> proto::Will {
+fn to_stored_will(
+    will: &mqtt_codec::Will,
+    client: &str,
+    pass: &Pass,
+    shared: &Shared,
+    live: &Live,
+) -> proto::Will {
     let message = LiveMessage {
         publication: will.publication.clone(),
         qos: will.qos,
@@ -830,6 +837,10 @@ fn to_stored_will(will: &mqtt_codec::Will, client: &str, pass: &Pass, live: &Liv
         publication: Some(to_owned(&message, client, &pass.owner(&live.limits))),
         delay_s: will.delay_interval.min(live.session.will_delay_max),
         message_expiry_s: will.publication.message_expiry_interval().unwrap_or(0),
+        author: match shared.authenticator.has_rules() {
+            true => author::of(&pass.admission.principal).map(Box::new),
+            false => None,
+        },
     }
 }
 
