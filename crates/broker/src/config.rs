@@ -22,8 +22,8 @@ pub use ::access::{Cidr, CidrError};
 pub use auth::{Access, Auth};
 pub use auth_http::AuthHttp;
 pub use choices::{
-    AckLevel, AuthMethod, CertificateName, ClientIds, JwtAlgorithm, LogFormat, Protocol, ProxyProtocol,
-    SharedStrategy, TenantSource, WhenFull, WithoutTenant,
+    AckLevel, AuthMethod, CertificateName, ClientCertificate, ClientIds, JwtAlgorithm, LogFormat, Protocol,
+    ProxyProtocol, SharedStrategy, TenantSource, WhenFull, WithoutTenant,
 };
 pub use cluster::{Cluster, ClusterTls, PEER_PORT};
 pub use listener::Listener;
@@ -102,7 +102,8 @@ section! {
 }
 
 section! {
-    /// What one client, one packet and one node may use. What MQTT 5.0 can say about a limit, CONNACK says.
+    /// What one client, one packet and one node may use. What MQTT 5.0 can say about a limit, CONNACK says. What is refused or held up by
+    /// one of them is counted: `docs/security.md` has the counter of each.
     pub struct Limits {
         /// Client connections of this node at the same time. One more is closed after accept, MQTT clients with reason
         /// code 0x97 (quota exceeded).
@@ -128,8 +129,8 @@ section! {
         /// Largest packet accepted from a client (Maximum Packet Size in CONNACK). A larger one ends the connection with
         /// reason code 0x95 (packet too large). A message goes through the log of a shard as a whole.
         packet_size_max: ByteSize = ByteSize::from_mib(1), ByteSize::from_bytes(128) => ByteSize::from_mib(16);
-        /// Largest first packet, read before the client is known. Has to hold the will message;
-        /// at most `packet_size_max`.
+        /// Largest first packet, read before the client is known. Has to hold the will message; at most `packet_size_max`. A larger
+        /// one is closed without an answer: its version is not known.
         packet_size_before_connect: ByteSize = ByteSize::from_kib(64),
             ByteSize::from_bytes(128) => ByteSize::from_mib(16);
         /// Levels of a topic name or topic filter. Deeper ones are refused with 0x90 (topic name invalid) or 0x8F (topic
@@ -272,7 +273,8 @@ section! {
     pub struct Log {
         /// Lines for people or JSON for machines.
         format: LogFormat = LogFormat::Text;
-        /// `error`, `warn`, `info`, `debug` or `trace`, also per part: `info,broker=debug`.
+        /// `error`, `warn`, `info`, `debug` or `trace`, also per part: `info,broker=debug`. The store (`sled`) says `info` at the most:
+        /// beyond that it would write what clients have published.
         level: String = String::from("info");
     }
 }

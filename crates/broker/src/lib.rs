@@ -1,6 +1,7 @@
 //! Everything between a client's socket and the replicated state: listeners, connections, routing.
 
 pub mod auth;
+mod author;
 pub mod config;
 mod connection;
 mod drain;

@@ -1,5 +1,6 @@
 //! What other tasks leave for a connection. One lock, one waker: a receiver is woken once for a batch.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -84,7 +85,7 @@ pub(crate) struct Grant {
 /// Why the server ends a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Close {
-    /// Another connection has the client id.
+    /// Another connection has the client id: see `take_over`.
     TakenOver,
     /// An operator or a limit ended the session.
     Administrative,
@@ -157,6 +158,8 @@ struct Inner {
     /// What a slow receiver has waiting here.
     held: HeldMemory,
     flags: Flags,
+    /// Where the connection comes from that has the client id now, as far as that is known.
+    taken_by: Option<Box<SocketAddr>>,
     waker: Option<Waker>,
     /// The connection has ended, and nobody will look into it again.
     ended: bool,
@@ -204,6 +207,7 @@ impl Mailbox {
                 live_bytes: 0,
                 held: HeldMemory::new(memory),
                 flags: Flags::default(),
+                taken_by: None,
                 waker: None,
                 ended: false,
             }),
@@ -268,6 +272,21 @@ impl Mailbox {
         self.change(|inner| {
             inner.flags.close.get_or_insert(reason);
         });
+    }
+
+    /// Another connection has the client id.
+    pub(crate) fn take_over(&self, by: Option<SocketAddr>) {
+        self.change(|inner| {
+            inner.flags.close.get_or_insert(Close::TakenOver);
+            if let Some(by) = by {
+                inner.taken_by.get_or_insert_with(|| Box::new(by));
+            }
+        });
+    }
+
+    /// Where that comes from.
+    pub(crate) fn taken_by(&self) -> Option<SocketAddr> {
+        self.inner.lock().taken_by.as_deref().copied()
     }
 
     /// Users or rules have changed: the connection is to judge itself anew.

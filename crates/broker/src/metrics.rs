@@ -7,7 +7,7 @@ use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
 };
-use mqtt_codec::{PacketCounts, PacketType, ProtocolVersion, QoS};
+use mqtt_codec::{Limit, PacketCounts, PacketType, ProtocolVersion, QoS};
 
 use crate::config::Protocol;
 use crate::pass::Denied;
@@ -15,11 +15,12 @@ use crate::proxy_protocol::Rejection;
 use crate::refusal::{Limited, Rejected};
 
 /// Why connections end, in the words of the metric.
-pub(crate) const CLOSE_REASONS: [&str; 12] = [
+pub(crate) const CLOSE_REASONS: [&str; 13] = [
     "client_disconnect",
     "keepalive_timeout",
     "takeover",
     "protocol_error",
+    "limit_exceeded",
     "administrative",
     "moved",
     "server_shutdown",
@@ -119,6 +120,7 @@ pub(crate) struct Metrics {
     closed: [Counter; CLOSE_REASONS.len()],
     rejected: [Counter; Rejected::WORDS.len()],
     limited: [Counter; Limited::WORDS.len()],
+    exceeded: [Counter; Limit::ALL.len()],
     pub(crate) tls_done: Counter,
     pub(crate) tls_failed: Counter,
     pub(crate) tls_late: Counter,
@@ -198,6 +200,8 @@ impl Metrics {
             rejected: Rejected::WORDS
                 .map(|reason| counter!("flotilla_connects_rejected_total", "reason" => reason)),
             limited: Limited::WORDS.map(|kind| counter!("flotilla_rate_limited_total", "kind" => kind)),
+            exceeded: Limit::ALL
+                .map(|limit| counter!("flotilla_limit_exceeded_total", "limit" => limit.as_str())),
             tls_done: handshakes("done"),
             tls_failed: handshakes("failed"),
             tls_late: handshakes("late"),
@@ -342,6 +346,11 @@ impl Metrics {
         self.limited[by as usize].increment(1);
     }
 
+    /// A client has gone beyond a limit of what it may send or have.
+    pub(crate) fn exceeded(&self, limit: Limit) {
+        self.exceeded[limit as usize].increment(1);
+    }
+
     /// A rule, or the absence of one, has denied something.
     pub(crate) fn denied(&self, what: Denied) {
         self.denied[what as usize].increment(1);
@@ -401,6 +410,11 @@ fn describe() {
     describe_counter!(
         "flotilla_rate_limited_total",
         "Times a limit began to hold a client or a listener up, or refused a subscription or a retained message, by kind"
+    );
+    describe_counter!(
+        "flotilla_limit_exceeded_total",
+        "Times a client went beyond what one packet or one client may hold, by the key in [limits] that says how much that is: a topic \
+         filter was refused, or the connection"
     );
     describe_gauge!(
         "flotilla_overload_level",

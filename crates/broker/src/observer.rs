@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use cluster::{Ended, Observer, ShardId, proto};
+use cluster::{Kicked, KickedBy, Observer, ShardId, proto};
 use mqtt_topic::SubscriptionFilter;
 use tokio::sync::Notify;
 use tracing::warn;
@@ -78,7 +78,7 @@ impl Observer for NodeObserver {
 
     fn owner_lost(&self, client: &str, epoch: u64) {
         // Nobody waits for its end.
-        let _ = self.registry.fence(client, epoch, Close::TakenOver);
+        let _ = self.registry.take_over(client, epoch, None);
     }
 
     fn session_ended(&self, client: &str, reason: &'static str) {
@@ -105,10 +105,20 @@ impl Observer for NodeObserver {
         }
     }
 
-    fn kick(&self, client: &str, epoch: u64) -> Option<Ended> {
-        let ended = self.registry.fence(client, epoch, Close::TakenOver)?;
-        self.metrics.kicks.increment(1);
-        Some(ended)
+    fn kick(&self, client: &str, epoch: u64, by: KickedBy) -> Option<Kicked> {
+        let closed = match by {
+            KickedBy::Operator => self.registry.fence(client, epoch, Close::Administrative)?,
+            KickedBy::Connection(address) => {
+                let by = address.and_then(|address| address.parse().ok());
+                let closed = self.registry.take_over(client, epoch, by)?;
+                self.metrics.kicks.increment(1);
+                closed
+            }
+        };
+        Some(Kicked {
+            address: closed.address.to_string(),
+            ended: closed.ended,
+        })
     }
 
     fn shares_left_behind(&self, shard: ShardId, node: u64) -> Vec<String> {

@@ -14,7 +14,7 @@ use cluster::proto::{
     ClientSubscription, ConnectionFacts, EndSession, NodeNumbers, ShardCommand, Subscription,
     SubscriptionQuery, shard_command,
 };
-use cluster::{Cluster, ProposeError};
+use cluster::{Cluster, KickedBy, ProposeError};
 use mqtt_codec::ProtocolVersion;
 
 use crate::mailbox::{Close, Grant};
@@ -144,7 +144,8 @@ impl Operator {
             _ if here.is_some() => {}
             Some(session) if session.facts.connected => {
                 let owner = session.facts.owner.unwrap_or_default();
-                if !cluster.kick(&owner, client).await && !end_session {
+                let answered = cluster.kick(&owner, client, KickedBy::Operator).await.is_some();
+                if !answered && !end_session {
                     return Ok(Disconnected::Unanswered);
                 }
             }

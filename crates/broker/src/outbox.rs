@@ -15,6 +15,7 @@ use mqtt_topic::TopicName;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use crate::author;
 use crate::message::from_stored;
 use crate::observer::OutboxSignal;
 use crate::pass::Denied;
@@ -82,7 +83,7 @@ async fn drain(shared: &Arc<Shared>, shard: ShardId) -> Result<(), ProposeError>
         let mut bytes = 0;
         for message in messages {
             // What a member of a shared subscription left behind was allowed when it came.
-            if message.share.is_none() && !is_allowed(shared, &message.publication) {
+            if message.share.is_none() && !is_allowed(shared, &message) {
                 continue;
             }
             // What a member has left behind was retained when it came, if at all.
@@ -110,34 +111,47 @@ async fn drain(shared: &Arc<Shared>, shard: ShardId) -> Result<(), ProposeError>
     }
 }
 
-/// A will may fire a day after its client left, under other rules. What is left of the client is its session's user and its
-/// id; without a session, there has been no time for rules to change.
-fn is_allowed(shared: &Shared, stored: &Publication) -> bool {
+/// A will may fire a day after its client left, under other rules.
+fn is_allowed(shared: &Shared, message: &Outboxed) -> bool {
+    let stored = &message.publication;
     if !shared.authenticator.has_rules() {
         return true;
     }
-    let Some(session) = shared.cluster.session_info(&stored.publisher) else {
-        return true;
-    };
     let Ok(topic) = TopicName::parse(stored.topic.as_str().into()) else {
         return true;
     };
     let (tenant, client_id, topic) = shared.tenants.as_written(&stored.publisher, topic);
-    // A name may have been claimed where nobody asked for a proof.
-    let nobody = Principal {
-        tenant,
-        ..Principal::anonymous(client_id, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
-    };
-    let user = Principal {
-        user: Some(session.user).filter(|user| !user.is_empty()),
-        ..nobody.clone()
-    };
     let authenticator = &shared.authenticator;
-    let is_allowed =
-        authenticator.might_publish(&user, &topic) || authenticator.might_publish(&nobody, &topic);
+    let (is_allowed, principal) = match message.author.as_deref().and_then(author::principal) {
+        Some(principal) => {
+            let permissions = authenticator.permissions(&principal);
+            (
+                permissions.is_none_or(|rules| rules.may_publish(&topic)),
+                principal,
+            )
+        }
+        // Of what has no author, or one of a version that did not say it, the session's user and its id are left; without a
+        // session, there has been no time for rules to change.
+        None => {
+            let Some(session) = shared.cluster.session_info(&stored.publisher) else {
+                return true;
+            };
+            // A name may have been claimed where nobody asked for a proof.
+            let nobody = Principal {
+                tenant,
+                ..Principal::anonymous(client_id, IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+            };
+            let user = Principal {
+                user: Some(session.user).filter(|user| !user.is_empty()),
+                ..nobody.clone()
+            };
+            let might = |who| authenticator.might_publish(who, &topic);
+            (might(&user) || might(&nobody), user)
+        }
+    };
     if !is_allowed {
         shared.metrics.denied(Denied::Will);
-        let user = user.user.unwrap_or_default();
+        let user = principal.user.unwrap_or_default();
         info!(target: "audit", event = "denied", action = Denied::Will.as_str(), topic = ?stored.topic,
             client_id = ?stored.publisher, ?user);
         shared.refused(Refused {
@@ -188,6 +202,7 @@ async fn send(shared: &Arc<Shared>, shard: ShardId, part: &mut Vec<Outboxed>) ->
         number,
         publication: stored,
         share,
+        author: _,
     } in part.drain(..)
     {
         let Some(message) = from_stored(&stored) else {

@@ -9,7 +9,7 @@ pub(crate) enum Rejected {
     Closed,
     Tls,
     WebSocket,
-    /// What came was no CONNECT, or one against the standard or a limit of packets.
+    /// What came was no CONNECT, or one against the standard.
     Protocol,
     NotReady,
     /// Memory is short.
@@ -30,11 +30,13 @@ pub(crate) enum Rejected {
     Unavailable,
     /// The client id was taken again meanwhile.
     Takeover,
+    /// The CONNECT is beyond a limit of packets.
+    Limit,
 }
 
 impl Rejected {
     /// By number.
-    pub(crate) const WORDS: [&'static str; 17] = [
+    pub(crate) const WORDS: [&'static str; 18] = [
         "timeout",
         "closed",
         "tls",
@@ -52,6 +54,7 @@ impl Rejected {
         "will",
         "unavailable",
         "takeover",
+        "limit_exceeded",
     ];
 }
 

@@ -111,7 +111,7 @@ impl Registry {
             if known.epoch > connected.epoch {
                 return false;
             }
-            known.mailbox.close(Close::TakenOver);
+            known.mailbox.take_over(Some(connected.address));
         }
         clients.connected.insert(client, connected);
         true
@@ -124,8 +124,17 @@ impl Registry {
         }
     }
 
-    /// Closes the client's connection if its epoch is not above the one that was lost. The receiver sees its end.
-    pub(crate) fn fence(&self, client: &str, epoch: u64, reason: Close) -> Option<Ended> {
+    /// Closes the client's connection if its epoch is not above the one that was lost.
+    pub(crate) fn fence(&self, client: &str, epoch: u64, reason: Close) -> Option<Connected> {
+        self.fence_with(client, epoch, |mailbox| mailbox.close(reason))
+    }
+
+    /// The same, for a connection that has the client id somewhere else.
+    pub(crate) fn take_over(&self, client: &str, epoch: u64, by: Option<SocketAddr>) -> Option<Connected> {
+        self.fence_with(client, epoch, |mailbox| mailbox.take_over(by))
+    }
+
+    fn fence_with(&self, client: &str, epoch: u64, close: impl FnOnce(&Mailbox)) -> Option<Connected> {
         let mut clients = self.clients.lock();
         // An operator's end of a session is no judgement on the connection that makes the next one.
         if let Some(claims) = clients.claims.get_mut(client)
@@ -137,8 +146,8 @@ impl Registry {
         if known.epoch > epoch {
             return None;
         }
-        known.mailbox.close(reason);
-        Some(known.ended.clone())
+        close(&known.mailbox);
+        Some(known.clone())
     }
 
     pub(crate) fn close_all(&self, reason: Close) {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use access::{NameSource, Principal};
 use bytestring::ByteString;
 use foldhash::HashMap;
-use mqtt_codec::Publication;
+use mqtt_codec::{Limit, Publication, ReasonCode};
+use mqtt_session::ProtocolError;
 use mqtt_topic::{SubscriptionFilter, TopicName, TopicSpace};
 use parking_lot::Mutex;
 
@@ -53,9 +54,13 @@ pub(crate) struct TopicBounds {
 }
 
 impl TopicBounds {
-    /// Whether a topic or filter, with the tenant's name in front, is within them.
-    pub(crate) fn permit(&self, text: &str, levels: usize) -> bool {
-        text.len() <= self.bytes_max && levels <= self.levels_max
+    /// Which of them a topic or filter, with the tenant's name in front, is beyond.
+    fn exceeded(&self, text: &str, levels: usize) -> Option<Limit> {
+        match (text.len() > self.bytes_max, levels > self.levels_max) {
+            (true, _) => Some(Limit::TopicBytes),
+            (_, true) => Some(Limit::TopicLevels),
+            _ => None,
+        }
     }
 }
 
@@ -104,16 +109,16 @@ impl Tenant {
         publication: Publication,
         bounds: TopicBounds,
         last: &mut Option<TopicName>,
-    ) -> Result<Publication, Reason> {
+    ) -> Result<Publication, ProtocolError> {
         let topic = publication.topic();
         let is_last = |last: &TopicName| self.space.leave_text(last.as_str()) == Some(topic.as_str());
         let entered = match last.as_ref().filter(|last| is_last(last)) {
             Some(last) => last.clone(),
             None => {
-                let entered = self.space.enter(topic).ok();
-                let entered = entered.filter(|entered| bounds.permit(entered.as_str(), entered.levels()));
-                let entered =
-                    entered.ok_or("topic is too long or too deep with the tenant's name in front")?;
+                let entered = self.space.enter(topic).map_err(|_| too_long(Limit::TopicBytes))?;
+                if let Some(limit) = bounds.exceeded(entered.as_str(), entered.levels()) {
+                    return Err(too_long(limit));
+                }
                 *last = Some(entered.clone());
                 entered
             }
@@ -128,19 +133,25 @@ impl Tenant {
             });
         match fits {
             true => Ok(publication),
-            false => Err("response topic is too long with the tenant's name in front"),
+            false => Err(ProtocolError::new(
+                ReasonCode::TopicNameInvalid,
+                "response topic is too long with the tenant's name in front",
+            )),
         }
     }
 
-    /// A filter of a client as everybody else sees it; `None`: it is too long or too deep then.
+    /// A filter of a client as everybody else sees it, if it is not too long or too deep then.
     pub(crate) fn enter_filter(
         &self,
         filter: &SubscriptionFilter,
         bounds: TopicBounds,
-    ) -> Option<SubscriptionFilter> {
-        let entered = self.space.enter_filter(filter).ok()?;
+    ) -> Result<SubscriptionFilter, Limit> {
+        let entered = self.space.enter_filter(filter).map_err(|_| Limit::TopicBytes)?;
         let plain = entered.filter();
-        bounds.permit(plain.as_str(), plain.levels()).then_some(entered)
+        match bounds.exceeded(plain.as_str(), plain.levels()) {
+            Some(limit) => Err(limit),
+            None => Ok(entered),
+        }
     }
 
     /// A message as its clients see it; `None`: it is not for them. A response topic that they could not publish to is left
@@ -150,6 +161,11 @@ impl Tenant {
         let own = |response_topic: &str| self.space.leave_text(response_topic).map(str::to_owned);
         Some(publication.with_topic(topic).map_response_topic(own))
     }
+}
+
+fn too_long(limit: Limit) -> ProtocolError {
+    let detail = "topic is too long or too deep with the tenant's name in front";
+    ProtocolError::beyond(limit, ReasonCode::TopicNameInvalid, detail)
 }
 
 /// All tenants that clients were connected for.

@@ -72,6 +72,9 @@ fn server_config(listener: &Listener) -> Result<Arc<rustls::ServerConfig>, Broke
                     .with_crls(read_revocations(path).map_err(wrong)?)
                     .enforce_revocation_expiration();
             }
+            if !listener.demands_certificates() {
+                verifier = verifier.allow_unauthenticated();
+            }
             let verifier = verifier.build();
             let verifier = verifier.map_err(|error| match &listener.client_crl {
                 Some(path) => wrong(format!("{}: {error}", path.display())),

@@ -1,6 +1,6 @@
 //! Who owns a session, when it ends, and what becomes of its will.
 
-use crate::common::{Shard, clean, disconnect, message, persistent, reason, subscription, will};
+use crate::common::{Shard, clean, disconnect, judged_will, message, persistent, reason, subscription, will};
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
@@ -350,10 +350,32 @@ fn the_life_of_a_will_message_begins_when_it_is_sent() {
     shard.lose_connection("c", epoch);
     shard.tick_after_s(61);
     let items: Vec<_> = shard.state.outbox().collect();
-    let cluster_state::OutboxBody::Publication(publication) = &items[0].body else {
+    let cluster_state::OutboxBody::Will(publication, _) = &items[0].body else {
         panic!("{items:?}")
     };
     assert_eq!(publication.expires_at_ms, shard.now_ms + 5000);
+}
+
+#[test]
+fn a_will_keeps_what_was_known_of_its_client_until_it_is_done() {
+    let mut shard = Shard::new();
+    let will = judged_will("bye", 60);
+    let author = will.author.clone();
+    let epoch = shard
+        .connect_with(Connect {
+            will: Some(will),
+            ..persistent("c")
+        })
+        .epoch;
+    shard.restart();
+    shard.lose_connection("c", epoch);
+    shard.tick_after_s(61);
+    shard.restart();
+    let items: Vec<_> = shard.state.outbox().collect();
+    let cluster_state::OutboxBody::Will(_, kept) = &items[0].body else {
+        panic!("{items:?}")
+    };
+    assert_eq!(*kept, author);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::common::meta::{
     Meta, change, connected, down, join_as, kept, leave, member, node_route, retire, routes, shard_route,
     share,
 };
-use crate::common::{Shard, message, persistent, subscription, will};
+use crate::common::{Shard, judged_will, message, persistent, subscription, will};
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
@@ -18,6 +18,7 @@ const GOLDEN: &str = include_str!("golden/shard-1.txt");
 const GOLDEN_MANY: &str = include_str!("golden/shard-2.txt");
 const GOLDEN_OWNED: &str = include_str!("golden/shard-3.txt");
 const GOLDEN_RESTORED: &str = include_str!("golden/shard-4.txt");
+const GOLDEN_JUDGED: &str = include_str!("golden/shard-5.txt");
 const GOLDEN_META: &str = include_str!("golden/meta-1.txt");
 
 /// What one node alone needs.
@@ -67,6 +68,25 @@ fn the_records_of_restored_sessions_are_read_and_written_unchanged() {
     let state = ShardState::restore(from_text(GOLDEN_RESTORED)).expect("can be read");
     state.check().expect("sound");
     assert_eq!(state.records(), from_text(GOLDEN_RESTORED));
+}
+
+/// Wills with what is known of their clients: one that waits in its session, and one that is on its way.
+#[test]
+fn the_records_of_wills_that_rules_judge_are_read_and_written_unchanged() {
+    let mut shard = Shard::new();
+    for (client, delay_s) in [("late", 9), ("now", 0)] {
+        let epoch = shard
+            .connect_with(Connect {
+                will: Some(judged_will(client, delay_s)),
+                ..persistent(client)
+            })
+            .epoch;
+        shard.lose_connection(client, epoch);
+    }
+    same_history_same_records(&shard.state.records(), GOLDEN_JUDGED);
+    let state = ShardState::restore(from_text(GOLDEN_JUDGED)).expect("can be read");
+    state.check().expect("sound");
+    assert_eq!(state.records(), from_text(GOLDEN_JUDGED));
 }
 
 #[test]

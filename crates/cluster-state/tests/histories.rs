@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::common::{NEVER_S, Shard, message, will};
+use crate::common::{NEVER_S, Shard, judged_will, message, will};
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
@@ -58,7 +58,11 @@ fn publication() -> impl Strategy<Value = Publication> {
 }
 
 fn connect() -> impl Strategy<Value = Command> {
-    let will = prop::option::of(select(vec![0, 1, 30]).prop_map(|delay_s| will("w", delay_s)));
+    let will = (select(vec![0, 1, 30]), any::<bool>()).prop_map(|(delay_s, is_judged)| match is_judged {
+        true => judged_will("w", delay_s),
+        false => will("w", delay_s),
+    });
+    let will = prop::option::of(will);
     let limits = (
         select(vec![0u64, 1, 3, 100]),
         select(vec![0u64, 8, 1000]),

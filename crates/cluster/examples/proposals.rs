@@ -16,7 +16,7 @@ impl Observer for Quiet {
     fn outbox_ready(&self, _: u16) {}
     fn share_member(&self, _: &str, _: &ShareMember, _: bool) {}
     fn forwarded(&self, _: u64, _: Vec<ForwardMessage>) {}
-    fn kick(&self, _: &str, _: u64) -> Option<cluster::Ended> {
+    fn kick(&self, _: &str, _: u64, _: cluster::KickedBy) -> Option<cluster::Kicked> {
         None
     }
     fn fenced(&self) {}

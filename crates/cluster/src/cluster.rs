@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cluster_proto::{
-    FetchQueue, ForwardMessage, Kick, Owner, Publication, ShardCommand, ShardResponse, ShareMember,
-    call_request,
+    Empty, FetchQueue, ForwardMessage, Kick, Owner, Publication, ShardCommand, ShardResponse, ShareMember,
+    call_request, call_response, kick,
 };
 use cluster_state::{ShardState, shard_of};
 use tokio::time::timeout;
@@ -19,7 +19,7 @@ use crate::raft::Machine;
 use crate::shard::Shard;
 use crate::slot::Slot;
 use crate::status::Status;
-use crate::{Fetch, Outboxed, ProposeError, SessionInfo, SessionWaker, ShardId, Totals};
+use crate::{Fetch, KickedBy, Outboxed, ProposeError, SessionInfo, SessionWaker, ShardId, Totals};
 
 /// Called once with the response of a command, after commit on disk and apply.
 pub type Done = Box<dyn FnOnce(Result<ShardResponse, ProposeError>) + Send>;
@@ -419,23 +419,30 @@ impl Cluster {
     }
 
     /// Asks the node of a client's previous owner to close its connection, and returns when it has and what it proposed
-    /// for the session is committed, after one second at the most. At once if that is this node, or one that is down. False: it has
-    /// not answered.
-    pub async fn kick(&self, previous: &Owner, client: &str) -> bool {
-        let Some(peers) = &self.0.peers else { return true };
+    /// for the session is committed, after one second at the most. At once if that is this node, or one that is down. `None`: it
+    /// has not answered. Otherwise where the connection came from, as far as it says that; empty if it had none.
+    pub async fn kick(&self, previous: &Owner, client: &str, by: KickedBy) -> Option<String> {
+        let Some(peers) = &self.0.peers else {
+            return Some(String::new());
+        };
         if previous.node == self.0.node_id || !self.0.is_live(previous.node) || self.0.config.broken.no_kicks
         {
-            return true;
+            return Some(String::new());
         }
         let kick = call_request::Body::Kick(Kick {
             client: client.to_owned(),
             epoch: previous.epoch,
+            by: match by {
+                KickedBy::Connection(address) => address.map(kick::By::Address),
+                KickedBy::Operator => Some(kick::By::Operator(Empty {})),
+            },
         });
         // Fenced by its epoch, whatever becomes of this.
-        peers
-            .call(previous.node, Channel::Data, kick, KICK_WITHIN)
-            .await
-            .is_ok()
+        let answer = peers.call(previous.node, Channel::Data, kick, KICK_WITHIN).await;
+        match answer.ok()? {
+            call_response::Body::Kicked(kicked) => Some(kicked.address),
+            _ => Some(String::new()),
+        }
     }
 
     /// What is known of a client's session.

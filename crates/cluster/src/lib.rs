@@ -51,7 +51,7 @@ pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError
 pub use ending::{Ended, Ending};
 pub use inspect::{Found, RouteView, Session, Silent};
 pub use leave::{LeaveState, LeaveTerms};
-pub use observe::{Observer, SessionWaker};
+pub use observe::{Kicked, KickedBy, Observer, SessionWaker};
 pub use proposer::BatchDone;
 pub use recover::{RecoverError, Remains};
 pub use scale_in::{ScaleIn, ScaleInState};

@@ -7,6 +7,24 @@ use cluster_proto::{
 
 use crate::{Ended, ShardId};
 
+/// Who wants a connection to be closed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KickedBy {
+    /// A new connection of the client, from this address; `None`: its node does not say.
+    Connection(Option<String>),
+    /// An operator.
+    Operator,
+}
+
+/// A connection that was told to close.
+#[derive(Debug)]
+pub struct Kicked {
+    /// Can be waited for.
+    pub ended: Ended,
+    /// Where it comes from.
+    pub address: String,
+}
+
 /// What this node is told. Called from apply tasks and from peers' streams with no lock held: it must not block.
 pub trait Observer: Send + Sync + 'static {
     /// This node leads the shard, and its outbox has messages that wait for their destinations.
@@ -21,8 +39,8 @@ pub trait Observer: Send + Sync + 'static {
     fn dropped(&self, reason: &'static str, count: u64);
     /// What another node's publishers sent for connections of this node, in order. It is acknowledged when this returns.
     fn forwarded(&self, from: u64, messages: Vec<ForwardMessage>);
-    /// Closes the client's connection if its epoch is not above; what is answered can be waited for.
-    fn kick(&self, client: &str, epoch: u64) -> Option<Ended>;
+    /// Closes the client's connection if its epoch is not above.
+    fn kick(&self, client: &str, epoch: u64, by: KickedBy) -> Option<Kicked>;
     /// A node is down. Names the shared subscriptions of which this shard keeps what its clients have not got, and that have members
     /// connected to other nodes, to get it instead.
     fn shares_left_behind(&self, shard: ShardId, node: u64) -> Vec<String> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cluster_proto::{
     AdoptRequest, AdoptResponse, Barrier, BarrierAnswer, Empty, Failed, ForwardMessage, HelloRequest,
-    HelloResponse, Introduction, Opening, Proposed, SnapshotAnswer, SnapshotHeader, TransferLeaderAnswer,
-    call_request, call_response, failed::Reason,
+    HelloResponse, Introduction, Kicked, Opening, Proposed, SnapshotAnswer, SnapshotHeader,
+    TransferLeaderAnswer, call_request, call_response, failed::Reason, kick,
 };
 use futures_util::future::BoxFuture;
 use metrics::counter;
@@ -15,6 +15,7 @@ use openraft::Raft;
 use tracing::{debug, warn};
 use transport::{PeerService, Proof, Reply};
 
+use crate::KickedBy;
 use crate::formation::PROTOCOL;
 use crate::node::Inner;
 use crate::raft::convert::{self, rpc};
@@ -259,11 +260,17 @@ impl Inner {
                 reply.send(call_response::Body::Done(Empty {}));
             }
             Body::Kick(kick) => {
-                let ended = self.observer.kick(&kick.client, kick.epoch);
+                let is_told = kick.by.is_some();
+                let by = match kick.by {
+                    Some(kick::By::Operator(_)) => KickedBy::Operator,
+                    Some(kick::By::Address(address)) => KickedBy::Connection(Some(address)),
+                    None => KickedBy::Connection(None),
+                };
+                let kicked = self.observer.kick(&kick.client, kick.epoch, by);
                 tokio::spawn(async move {
                     let gone = async {
-                        if let Some(ended) = ended {
-                            ended.wait().await;
+                        if let Some(kicked) = &kicked {
+                            kicked.ended.wait().await;
                         }
                         // Also of one that had ended before: its last acknowledgements may be under way.
                         if let Some(slot) = self.slot_with(&kick.client) {
@@ -272,7 +279,11 @@ impl Inner {
                     };
                     // Whichever comes first; the caller does not wait longer either.
                     let _ = tokio::time::timeout(KICK_WITHIN, gone).await;
-                    reply.send(call_response::Body::Done(Empty {}));
+                    let address = kicked.map(|kicked| kicked.address).unwrap_or_default();
+                    reply.send(match is_told {
+                        true => call_response::Body::Kicked(Kicked { address }),
+                        false => call_response::Body::Done(Empty {}),
+                    });
                 });
             }
             Body::AskNumbers(_) => reply.send(call_response::Body::Numbers(self.observer.numbers())),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cluster_proto::Publication;
+use cluster_proto::{Author, Publication};
 
 /// One message of a session's queue.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Outboxed {
     pub publication: Publication,
     /// Only a member of this shared subscription is to get it: another one has left it behind.
     pub share: Option<Arc<str>>,
+    /// Of a will: by whom rules judge it.
+    pub author: Option<Box<Author>>,
 }
 
 /// The answer to `Cluster::fetch`.

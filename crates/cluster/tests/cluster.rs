@@ -26,7 +26,7 @@ impl Observer for Notes {
         self.shared_members.fetch_add(1, Ordering::Relaxed);
     }
     fn forwarded(&self, _: u64, _: Vec<ForwardMessage>) {}
-    fn kick(&self, _: &str, _: u64) -> Option<cluster::Ended> {
+    fn kick(&self, _: &str, _: u64, _: cluster::KickedBy) -> Option<cluster::Kicked> {
         None
     }
     fn fenced(&self) {}

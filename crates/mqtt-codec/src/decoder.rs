@@ -7,7 +7,7 @@ use crate::auth::Auth;
 use crate::connack::ConnAck;
 use crate::connect::{self, Connect};
 use crate::disconnect::Disconnect;
-use crate::error::DecodeError;
+use crate::error::{DecodeError, Limit};
 use crate::packet::{Packet, PacketType};
 use crate::puback::Acknowledgement;
 use crate::publish;
@@ -163,7 +163,8 @@ impl Decoder {
             minimal,
         };
         if header.len + header.remaining_len > self.limits.packet_size_max as usize {
-            return Err(DecodeError::new(
+            return Err(DecodeError::beyond(
+                Limit::PacketSize,
                 ReasonCode::PacketTooLarge,
                 "packet larger than the maximum packet size",
             ));

@@ -4,6 +4,59 @@ use std::fmt;
 
 use crate::reason_code::ReasonCode;
 
+/// What one side bounds of what the other may send or have, by the key that sets it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    /// Bytes of a packet.
+    PacketSize,
+    /// Bytes of the first packet.
+    PacketSizeBeforeConnect,
+    /// Levels of a topic name or filter.
+    TopicLevels,
+    /// Bytes of a topic name or filter.
+    TopicBytes,
+    /// Filters of a SUBSCRIBE or UNSUBSCRIBE.
+    FiltersPerPacket,
+    /// User properties of a packet.
+    UserProperties,
+    /// PUBLISH packets under way.
+    ReceiveMaximum,
+    /// The highest topic alias.
+    TopicAlias,
+    /// Bytes of a client id.
+    ClientIdBytes,
+}
+
+impl Limit {
+    /// All of them, by number.
+    pub const ALL: [Self; 9] = [
+        Self::PacketSize,
+        Self::PacketSizeBeforeConnect,
+        Self::TopicLevels,
+        Self::TopicBytes,
+        Self::FiltersPerPacket,
+        Self::UserProperties,
+        Self::ReceiveMaximum,
+        Self::TopicAlias,
+        Self::ClientIdBytes,
+    ];
+
+    /// The key that sets it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PacketSize => "packet_size_max",
+            Self::PacketSizeBeforeConnect => "packet_size_before_connect",
+            Self::TopicLevels => "topic_levels_max",
+            Self::TopicBytes => "topic_bytes_max",
+            Self::FiltersPerPacket => "filters_per_packet_max",
+            Self::UserProperties => "user_properties_max",
+            Self::ReceiveMaximum => "receive_maximum",
+            Self::TopicAlias => "topic_alias_maximum",
+            Self::ClientIdBytes => "client_id_bytes_max",
+        }
+    }
+}
+
 /// The peer broke the protocol. Nothing can be read after it: say the reason code if the version allows, and close.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DecodeError {
@@ -11,12 +64,26 @@ pub struct DecodeError {
     pub reason_code: ReasonCode,
     /// Which rule was broken, for the log and the reason string.
     pub detail: &'static str,
+    /// Within the standard, and beyond what this side permits.
+    pub limit: Option<Limit>,
 }
 
 impl DecodeError {
     #[cold]
     pub(crate) fn new(reason_code: ReasonCode, detail: &'static str) -> Self {
-        Self { reason_code, detail }
+        Self {
+            reason_code,
+            detail,
+            limit: None,
+        }
+    }
+
+    #[cold]
+    pub(crate) fn beyond(limit: Limit, reason_code: ReasonCode, detail: &'static str) -> Self {
+        Self {
+            limit: Some(limit),
+            ..Self::new(reason_code, detail)
+        }
     }
 
     #[cold]
@@ -63,3 +130,17 @@ impl fmt::Display for EncodeError {
 }
 
 impl std::error::Error for EncodeError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_have_their_number_and_a_name_of_their_own() {
+        for (number, limit) in Limit::ALL.iter().enumerate() {
+            assert_eq!(*limit as usize, number);
+            let same = Limit::ALL.iter().filter(|other| other.as_str() == limit.as_str());
+            assert_eq!(same.count(), 1, "{limit:?}");
+        }
+    }
+}

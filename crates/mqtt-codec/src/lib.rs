@@ -34,7 +34,7 @@ pub use connect::{Connect, ConnectProperties, Will};
 pub use decoder::{DecodeLimits, Decoder};
 pub use disconnect::Disconnect;
 pub use encode::{encode, encoded_len};
-pub use error::{DecodeError, EncodeError};
+pub use error::{DecodeError, EncodeError, Limit};
 pub use packet::{Packet, PacketCounts, PacketType};
 pub use puback::Acknowledgement;
 pub use publication::{MessageProperties, Publication};

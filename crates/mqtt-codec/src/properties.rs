@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::error::DecodeError;
+use crate::error::{DecodeError, Limit};
 use crate::packet::PacketType;
 use crate::reader::{Context, Reader};
 use crate::reason_code::ReasonCode;
@@ -147,7 +147,8 @@ impl<'a> PropertyReader<'a> {
             PropertyId::UserProperty => match self.user_properties_left.checked_sub(1) {
                 Some(left) => self.user_properties_left = left,
                 None => {
-                    return Err(DecodeError::new(
+                    return Err(DecodeError::beyond(
+                        Limit::UserProperties,
                         ReasonCode::QuotaExceeded,
                         "too many user properties",
                     ));

@@ -7,7 +7,7 @@ use bytestring::ByteString;
 use mqtt_topic::{TopicError, TopicName};
 
 use crate::decoder::DecodeLimits;
-use crate::error::DecodeError;
+use crate::error::{DecodeError, Limit};
 use crate::reason_code::ReasonCode;
 use crate::types::{PacketId, ProtocolVersion};
 
@@ -163,7 +163,8 @@ impl<'a> Reader<'a> {
         // Each level but the first costs a byte: most names are too short to have too many.
         let levels_max = usize::from(limits.topic_levels_max);
         if bytes.len() >= levels_max && levels(bytes) > levels_max {
-            return Err(DecodeError::new(
+            return Err(DecodeError::beyond(
+                Limit::TopicLevels,
                 ReasonCode::TopicNameInvalid,
                 "topic name with too many levels",
             ));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 
-use mqtt_codec::{Publish, ReasonCode};
+use mqtt_codec::{Limit, Publish, ReasonCode};
 use mqtt_topic::TopicName;
 
 use crate::ProtocolError;
@@ -34,7 +34,8 @@ impl InboundAliases {
             };
         };
         if alias.get() > self.maximum {
-            return Err(ProtocolError::new(
+            return Err(ProtocolError::beyond(
+                Limit::TopicAlias,
                 ReasonCode::TopicAliasInvalid,
                 "topic alias above the maximum",
             ));

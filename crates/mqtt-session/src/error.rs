@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mqtt_codec::{DecodeError, ReasonCode};
+use mqtt_codec::{DecodeError, Limit, ReasonCode};
 
 /// What the peer did wrong (MQTT 5.0 section 4.13).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -11,12 +11,26 @@ pub struct ProtocolError {
     pub reason_code: ReasonCode,
     /// For the log and the Reason String: what was wrong, without any of the peer's data.
     pub detail: &'static str,
+    /// Within the standard, and beyond what the server permits.
+    pub limit: Option<Limit>,
 }
 
 impl ProtocolError {
     /// An error with any reason code.
     pub fn new(reason_code: ReasonCode, detail: &'static str) -> Self {
-        Self { reason_code, detail }
+        Self {
+            reason_code,
+            detail,
+            limit: None,
+        }
+    }
+
+    /// More than a limit of the server permits.
+    pub fn beyond(limit: Limit, reason_code: ReasonCode, detail: &'static str) -> Self {
+        Self {
+            limit: Some(limit),
+            ..Self::new(reason_code, detail)
+        }
     }
 
     /// Reason code 0x82.
@@ -27,7 +41,16 @@ impl ProtocolError {
 
 impl From<DecodeError> for ProtocolError {
     fn from(error: DecodeError) -> Self {
-        Self::new(error.reason_code, error.detail)
+        let DecodeError {
+            reason_code,
+            detail,
+            limit,
+        } = error;
+        Self {
+            reason_code,
+            detail,
+            limit,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! CONNECT judged, and the CONNACK it gets (MQTT 5.0 sections 3.1 and 3.2).
 
 use bytestring::ByteString;
-use mqtt_codec::{ConnAck, ConnAckProperties, Connect, ProtocolVersion, QoS, ReasonCode};
+use mqtt_codec::{ConnAck, ConnAckProperties, Connect, Limit, ProtocolVersion, QoS, ReasonCode};
 
 use crate::ProtocolError;
 use crate::session::payload_is_as_said;
@@ -97,7 +97,8 @@ impl Handshake {
             ));
         }
         if connect.client_id.len() > limits.client_id_bytes_max {
-            return Err(ProtocolError::new(
+            return Err(ProtocolError::beyond(
+                Limit::ClientIdBytes,
                 ReasonCode::ClientIdentifierNotValid,
                 "client id is too long",
             ));
@@ -191,15 +192,20 @@ fn judge_will(will: &mqtt_codec::Will, limits: &ServerLimits) -> Result<(), Prot
         ));
     }
     let topic = will.publication.topic();
-    if topic.as_str().is_empty()
-        || topic.is_dollar()
-        || topic.levels() > limits.topic_levels_max
-        || topic.as_str().len() > limits.topic_bytes_max
-    {
-        return Err(ProtocolError::new(
-            ReasonCode::TopicNameInvalid,
-            "will topic is not accepted",
-        ));
+    let refused = ProtocolError::new(ReasonCode::TopicNameInvalid, "will topic is not accepted");
+    if topic.as_str().is_empty() || topic.is_dollar() {
+        return Err(refused);
+    }
+    for (limit, is_exceeded) in [
+        (Limit::TopicLevels, topic.levels() > limits.topic_levels_max),
+        (Limit::TopicBytes, topic.as_str().len() > limits.topic_bytes_max),
+    ] {
+        if is_exceeded {
+            return Err(ProtocolError {
+                limit: Some(limit),
+                ..refused
+            });
+        }
     }
     if limits.validate_payload_format && !payload_is_as_said(&will.publication) {
         return Err(ProtocolError::new(

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use mqtt_codec::{PacketId, QoS, ReasonCode};
+use mqtt_codec::{Limit, PacketId, QoS, ReasonCode};
 
 use crate::ProtocolError;
 
@@ -62,7 +62,8 @@ impl Inbound {
         }
         if enforce_quota && self.in_flight() >= usize::from(self.receive_maximum) {
             let reason = ReasonCode::ReceiveMaximumExceeded;
-            return Err(ProtocolError::new(
+            return Err(ProtocolError::beyond(
+                Limit::ReceiveMaximum,
                 reason,
                 "more PUBLISH packets in flight than Receive Maximum",
             ));

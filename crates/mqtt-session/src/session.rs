@@ -2,8 +2,8 @@
 
 use bytestring::ByteString;
 use mqtt_codec::{
-    Acknowledgement, Auth, Disconnect, Packet, PacketId, ProtocolVersion, Publication, PublishHead, QoS,
-    ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode_publish, encoded_len, publish_len,
+    Acknowledgement, Auth, Disconnect, Limit, Packet, PacketId, ProtocolVersion, Publication, PublishHead,
+    QoS, ReasonCode, SubAck, UnsubAck, Unsubscribe, WriteQueue, encode_publish, encoded_len, publish_len,
 };
 
 use crate::ProtocolError;
@@ -229,7 +229,8 @@ impl Session {
         }
         let topic = publish.publication.topic().as_str();
         if topic.len() > self.limits.topic_bytes_max {
-            return Err(ProtocolError::new(
+            return Err(ProtocolError::beyond(
+                Limit::TopicBytes,
                 ReasonCode::TopicNameInvalid,
                 "topic is too long",
             ));

@@ -26,6 +26,8 @@ pub struct SubscribeRequest {
     pub packet_id: PacketId,
     /// In the order of the packet. [MQTT-3.8.4-6]
     pub entries: Vec<Result<Subscription, ReasonCode>>,
+    /// How many of them have more levels than a filter may.
+    pub too_deep: usize,
 }
 
 pub(crate) fn judge(packet: Subscribe, limits: &ServerLimits) -> Result<SubscribeRequest, ProtocolError> {
@@ -38,6 +40,7 @@ pub(crate) fn judge(packet: Subscribe, limits: &ServerLimits) -> Result<Subscrib
     }
     let subscription_id = packet.subscription_id.unwrap_or(0);
     let mut entries = Vec::with_capacity(packet.filters.len());
+    let mut too_deep = 0;
     for entry in packet.filters {
         entries.push(match SubscriptionFilter::parse(entry.filter.clone()) {
             Err(_) => Err(ReasonCode::TopicFilterInvalid),
@@ -52,6 +55,7 @@ pub(crate) fn judge(packet: Subscribe, limits: &ServerLimits) -> Result<Subscrib
                 } else if filter.filter().has_wildcards() && !limits.wildcard_subscription_available {
                     Err(ReasonCode::WildcardSubscriptionsNotSupported)
                 } else if filter.filter().levels() > limits.topic_levels_max {
+                    too_deep += 1;
                     Err(ReasonCode::TopicFilterInvalid)
                 } else {
                     let mut options = entry.options;
@@ -69,5 +73,6 @@ pub(crate) fn judge(packet: Subscribe, limits: &ServerLimits) -> Result<Subscrib
     Ok(SubscribeRequest {
         packet_id: packet.packet_id,
         entries,
+        too_deep,
     })
 }

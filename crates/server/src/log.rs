@@ -60,11 +60,32 @@ pub(crate) fn init(config: &Log) -> anyhow::Result<LogControl> {
 fn filter(level: &str) -> Result<EnvFilter, ParseError> {
     // It reports every step of every group at `info`, and every try to reach a node that is down at `warn`: this node says that
     // itself, once. Whoever wants more names it, and what is named later counts.
-    EnvFilter::builder().parse(format!("openraft=error,{level}"))
+    EnvFilter::builder().parse(format!("openraft=error,{STORE}={},{level}", of_store(level)))
 }
 
-/// Why a `log.level` means nothing. A word without `=` has to be a level: `inof` is a slip and not the name of a part.
+/// Beyond `STORE_MAX` it writes whatever is stored: what clients have published.
+const STORE: &str = "sled";
+const STORE_MAX: LevelFilter = LevelFilter::INFO;
+
+/// As much as everything else says, up to there.
+fn of_store(level: &str) -> LevelFilter {
+    let words = level.split(',').map(str::trim).filter(|part| !part.contains('='));
+    let all = words.filter_map(|word| word.parse().ok()).next_back();
+    all.unwrap_or(LevelFilter::ERROR).min(STORE_MAX)
+}
+
+/// Why a `log.level` means nothing, or too much. A word without `=` has to be a level: `inof` is a slip and not the name of a part.
 pub(crate) fn level_problem(level: &str) -> Option<String> {
+    let tells_all = |part: &&str| {
+        let word = part.rsplit_once('=').map(|(_, word)| word.trim());
+        let level = word.and_then(|word| word.parse::<LevelFilter>().ok());
+        part.starts_with(STORE) && level.is_some_and(|level| level > STORE_MAX)
+    };
+    if let Some(part) = level.split(',').map(str::trim).find(tells_all) {
+        return Some(format!(
+            "`{part}` would write what clients have published into the log: `{STORE}={STORE_MAX}` at the most"
+        ));
+    }
     // Numbers and nothing at all would be levels, too.
     let is_level = |word: &str| {
         word.starts_with(|c: char| c.is_ascii_alphabetic()) && word.parse::<LevelFilter>().is_ok()
@@ -95,8 +116,24 @@ mod tests {
             ("3", false),
             ("", false),
             ("info,", false),
+            ("trace,sled=warn", true),
+            ("info,sled=debug", false),
+            ("sled::tree = trace", false),
         ] {
             assert_eq!(level_problem(level).is_none(), valid, "{level}");
+        }
+    }
+
+    #[test]
+    fn the_store_says_no_more_than_all_and_never_what_is_stored() {
+        for (level, expected) in [
+            ("trace", "sled=info"),
+            ("warn,broker=trace", "sled=warn"),
+            ("off,audit=info", "sled=off"),
+            ("trace,sled=error", "sled=error"),
+        ] {
+            let filter = filter(level).unwrap().to_string();
+            assert!(filter.contains(expected), "{level}: {filter}");
         }
     }
 }

@@ -45,11 +45,14 @@
 {{- if not (or .tls.existingSecret .tls.certManager.issuerRef) -}}
 {{- fail (printf "%s.tls: needs a certificate: set existingSecret to a secret with tls.crt and tls.key, or certManager.issuerRef" $path) -}}
 {{- end -}}
-{{- if not (or .tls.clientCa.existingSecret .allowAnonymous .insecure (include "flotilla.knowsUsers" $)) -}}
+{{- if not (or (and .tls.clientCa.existingSecret (not .tls.clientCa.optional)) .allowAnonymous .insecure (include "flotilla.knowsUsers" $)) -}}
 {{- fail (printf "%s: nothing tells who connects: set tls.clientCa.existingSecret to ask for client certificates, auth.passwords.existingSecret for users, or allowAnonymous to let everybody in" $path) -}}
 {{- end -}}
-{{- if and .tls.clientCa.crlKey (not .tls.clientCa.existingSecret) -}}
-{{- fail (printf "%s.tls.clientCa.crlKey: has no meaning without existingSecret" $path) -}}
+{{- $clientCa := .tls.clientCa -}}
+{{- range $key := list "crlKey" "optional" -}}
+{{- if and (get $clientCa $key) (not $clientCa.existingSecret) -}}
+{{- fail (printf "%s.tls.clientCa.%s: has no meaning without existingSecret" $path $key) -}}
+{{- end -}}
 {{- end -}}
 {{- else -}}
 {{- if not .insecure -}}

@@ -26,6 +26,7 @@
 {{- $_ := set $table "key" (printf "/etc/flotilla/tls/%s/tls.key" .name) -}}
 {{- if .tls.clientCa.existingSecret -}}
 {{- $_ := set $table "client_ca" (printf "/etc/flotilla/client-ca/%s/%s" .name (default "ca.crt" .tls.clientCa.key)) -}}
+{{- if .tls.clientCa.optional -}}{{- $_ := set $table "client_certificate" "optional" -}}{{- end -}}
 {{- with .tls.clientCa.crlKey -}}{{- $_ := set $table "client_crl" (printf "/etc/flotilla/client-ca/%s/%s" $table.name .) -}}{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -16,6 +16,16 @@ use tokio_rustls::TlsConnector;
 
 use crate::common::*;
 
+/// A listener for devices by TLS, with certificates of clients.
+fn listener(server: &Certificate) -> String {
+    format!(
+        "[[listeners]]\nname = 'devices'\nprotocol = 'tls'\nbind = '127.0.0.1:0'\nclient_ca = 'FILES/ca.pem'\n\
+         cert = '{}'\nkey = '{}'\n",
+        server.chain_path.display(),
+        server.key_path.display()
+    )
+}
+
 const RULES: &str = "\
 allow all devices/${cn}/#
 allow subscribe alarms/# dns=device-7.example
@@ -97,12 +107,7 @@ async fn a_certificate_is_the_user_it_names_and_its_names_are_in_the_rules() -> 
     std::fs::write(files.path().join("ca.pem"), authority.pem())?;
     std::fs::write(files.path().join("rules"), RULES)?;
     let server = Certificate::create(files.path())?;
-    let config = format!(
-        "[[listeners]]\nname = 'devices'\nprotocol = 'tls'\nbind = '127.0.0.1:0'\nclient_ca = 'FILES/ca.pem'\n\
-         cert = '{}'\nkey = '{}'\n[auth]\nclient_ids = 'user'\n[access]\nrules = 'FILES/rules'\n",
-        server.chain_path.display(),
-        server.key_path.display()
-    );
+    let config = listener(&server) + "[auth]\nclient_ids = 'user'\n[access]\nrules = 'FILES/rules'\n";
     let world = start(files, &config, BrokerOptions::default())?;
 
     let device_7 = client(&authority, "device-7")?;
@@ -190,12 +195,7 @@ async fn clients_that_know_no_more_than_tls_1_2_come_in_with_their_certificates(
     let authority = authority()?;
     std::fs::write(files.path().join("ca.pem"), authority.pem())?;
     let server = Certificate::create(files.path())?;
-    let config = format!(
-        "[[listeners]]\nname = 'devices'\nprotocol = 'tls'\nbind = '127.0.0.1:0'\nclient_ca = 'FILES/ca.pem'\n\
-         cert = '{}'\nkey = '{}'\n[auth]\nclient_ids = 'user'\n",
-        server.chain_path.display(),
-        server.key_path.display()
-    );
+    let config = listener(&server) + "[auth]\nclient_ids = 'user'\n";
     let world = start(files, &config, BrokerOptions::default())?;
     let own = client(&authority, "device-7")?;
     for (version, expected) in [
@@ -230,6 +230,136 @@ async fn clients_that_know_no_more_than_tls_1_2_come_in_with_their_certificates(
             connected.await.is_err(),
             "{expected:?}: came in without a certificate"
         );
+    }
+    Ok(())
+}
+
+/// A broker where a certificate gives the client id by one of its names.
+fn bound_by(source: &str) -> Result<(World, CertifiedIssuer<'static, KeyPair>, Certificate)> {
+    let files = tempfile::tempdir()?;
+    let authority = authority()?;
+    std::fs::write(files.path().join("ca.pem"), authority.pem())?;
+    let server = Certificate::create(files.path())?;
+    let config = listener(&server) + &format!("[auth]\ncertificate_client_id = '{source}'\n");
+    let world = start(files, &config, BrokerOptions::default())?;
+    Ok((world, authority, server))
+}
+
+#[tokio::test]
+async fn a_certificate_gives_the_client_id_and_nobody_comes_in_with_anothers() -> Result<()> {
+    let (world, authority, server) = bound_by("common-name")?;
+    let seven = client(&authority, "device-7")?;
+    let eight = client(&authority, "device-8")?;
+    let over_tls = async |own: &(String, String)| over_tls(&world, &server.chain_path, Some(own)).await;
+
+    let mut first = over_tls(&seven).await?;
+    let connack = first.handshake(ConnectOptions::v5("device-7")).await?;
+    ensure!(connack.properties.assigned_client_identifier.is_none());
+    for options in [ConnectOptions::v5("device-7"), ConnectOptions::v311("device-7")] {
+        let mut other = over_tls(&eight).await?;
+        other.send_connect(options).await?;
+        let refused = other.expect_connack().await?.reason_code;
+        // In the words of the version.
+        let expected = [ReasonCode::ClientIdentifierNotValid as u8, 2];
+        ensure!(expected.contains(&(refused as u8)), "{refused:?}");
+    }
+    first.ping().await?;
+
+    // Who says none has this one, and is told so.
+    let mut nameless = over_tls(&eight).await?;
+    let connack = nameless.handshake(ConnectOptions::v5("")).await?;
+    let assigned = connack.properties.assigned_client_identifier;
+    ensure!(assigned.as_deref() == Some("device-8"), "{assigned:?}");
+    let mut older = over_tls(&eight).await?;
+    older.handshake(ConnectOptions::v311("")).await?;
+    nameless.expect_disconnect(ReasonCode::SessionTakenOver).await?;
+    older.ping().await?;
+    world
+        .broker
+        .wait_audited("login refused", &["device-7", "ClientIdentifierNotValid"])
+        .await
+}
+
+#[tokio::test]
+async fn any_name_of_a_certificate_can_be_the_client_id_and_without_it_nobody_comes_in() -> Result<()> {
+    for (source, expected) in [("dns", Some("device-7.example")), ("fingerprint", None)] {
+        let (world, authority, server) = bound_by(source)?;
+        let own = client(&authority, "device-7")?;
+        let mut nameless = over_tls(&world, &server.chain_path, Some(&own)).await?;
+        let connack = nameless.handshake(ConnectOptions::v5("")).await?;
+        let assigned = connack.properties.assigned_client_identifier.unwrap_or_default();
+        let is_right = match expected {
+            Some(name) => assigned == name,
+            None => assigned.len() == 64 && assigned.chars().all(|digit| digit.is_ascii_hexdigit()),
+        };
+        ensure!(is_right, "{source}: {assigned}");
+        let mut again = over_tls(&world, &server.chain_path, Some(&own)).await?;
+        again.handshake(ConnectOptions::v5(&*assigned)).await?;
+        nameless.expect_disconnect(ReasonCode::SessionTakenOver).await?;
+    }
+    let (world, authority, server) = bound_by("uri")?;
+    let own = client(&authority, "device-7")?;
+    for client_id in ["", "device-7"] {
+        let mut without = over_tls(&world, &server.chain_path, Some(&own)).await?;
+        without.send_connect(ConnectOptions::v5(client_id)).await?;
+        let refused = without.expect_connack().await?.reason_code;
+        ensure!(refused == ReasonCode::ClientIdentifierNotValid, "{refused:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn where_certificates_are_optional_who_has_none_logs_in_and_a_bad_one_is_refused() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let authority = authority()?;
+    std::fs::write(files.path().join("ca.pem"), authority.pem())?;
+    std::fs::write(files.path().join("users"), MADE_BY_MOSQUITTO)?;
+    std::fs::write(
+        files.path().join("rules"),
+        "allow all devices/# cn=device-7\nallow all people/# user=anna\n",
+    )?;
+    let server = Certificate::create(files.path())?;
+    let config = listener(&server)
+        + "client_certificate = 'optional'\n[auth]\npassword_file = 'FILES/users'\n\
+           certificate_client_id = 'common-name'\n[access]\nrules = 'FILES/rules'\n";
+    let world = start(files, &config, BrokerOptions::default())?;
+    let own = client(&authority, "device-7")?;
+    let stranger = client(&self::authority()?, "device-7")?;
+    let login = |(user, password): (&str, &str)| {
+        ConnectOptions::v5("people-1").credentials(user, password.as_bytes())
+    };
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let tls = |own| tls_config_of(&[version], &server.chain_path, own);
+
+        let mut device = over(&world, tls(Some(&own))?).await?;
+        device.handshake(ConnectOptions::v5("device-7")).await?;
+        ensure!(device.subscribe("devices/#", 1).await? == ReasonCode::GrantedQoS1);
+        ensure!(device.subscribe("people/#", 1).await? == ReasonCode::NotAuthorized);
+
+        let mut anna = over(&world, tls(None)?).await?;
+        anna.handshake(login(ANNA)).await?;
+        ensure!(anna.subscribe("people/#", 1).await? == ReasonCode::GrantedQoS1);
+        ensure!(anna.subscribe("devices/#", 1).await? == ReasonCode::NotAuthorized);
+
+        for (options, expected) in [
+            (ConnectOptions::v5("people-2"), ReasonCode::NotAuthorized),
+            (login(("anna", "wrong")), ReasonCode::BadUserNameOrPassword),
+        ] {
+            let mut nobody = over(&world, tls(None)?).await?;
+            nobody.send_connect(options).await?;
+            let refused = nobody.expect_connack().await?.reason_code;
+            ensure!(refused == expected, "{refused:?}");
+        }
+        let connected = async {
+            let mut client = over(&world, tls(Some(&stranger))?).await?;
+            client.handshake(login(ANNA)).await
+        };
+        ensure!(
+            connected.await.is_err(),
+            "a certificate of somebody else's was overlooked"
+        );
+        device.ping().await?;
+        anna.ping().await?;
     }
     Ok(())
 }

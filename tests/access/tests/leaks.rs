@@ -1,7 +1,26 @@
 //! Looks for a secret in a log, in whatever way somebody may have written it.
 
+use anyhow::{Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+/// Makes sure that no secret is in a log, and that it would be found there if it were.
+pub(crate) fn ensure_none(log: &str, secrets: &[String]) -> Result<()> {
+    let last: String = log
+        .lines()
+        .rev()
+        .take(50)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    for secret in secrets {
+        let line = leak(log, secret);
+        ensure!(line.is_none(), "`{secret}` is in the log: {line:?}");
+        for line in written_by_a_broken_broker(secret) {
+            ensure!(leak(&format!("{last}{line}\n"), secret) == Some(&line), "{line}");
+        }
+    }
+    Ok(())
+}
 
 /// The line that a secret is in.
 pub(crate) fn leak<'a>(log: &'a str, secret: &str) -> Option<&'a str> {

@@ -1,10 +1,12 @@
-//! What one client may be sent in a second, and what one user may have retained.
+//! What one packet and one client may hold, what a client may be sent in a second, and what one user may have retained.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::{Client, ConnectOptions, Message, wait_for};
-use mqtt_codec::{QoS, ReasonCode};
+use harness::{Client, ConnectOptions, Message, subscription_options, wait_for};
+use mqtt_codec::{
+    Packet, PacketId, ProtocolVersion, QoS, ReasonCode, Subscribe, SubscribeFilter, Unsubscribe,
+};
 
 use crate::common::*;
 
@@ -206,5 +208,218 @@ async fn a_will_waits_no_longer_than_is_allowed() -> Result<()> {
     // Within the time that a packet may take here, which is far below an hour.
     let fired = watcher.receive().await?;
     ensure!(fired.publication.topic().as_str() == "wills/c-1");
+    Ok(())
+}
+
+/// Each of them small, and none in the way of another.
+const SMALL: &str = "\
+packet_size_max = '2KiB'
+packet_size_before_connect = '1KiB'
+topic_levels_max = 4
+topic_bytes_max = 60
+filters_per_packet_max = 3
+receive_maximum = 2
+topic_alias_maximum = 2
+user_properties_max = 2
+client_id_bytes_max = 30
+subscriptions_per_client_max = 1
+";
+const DEEP: &str = "a/b/c/d/e";
+
+/// As long as a topic or filter may be, and a byte more.
+fn long() -> String {
+    "t".repeat(61)
+}
+
+fn exceeded(world: &World, key: &str) -> Result<u64> {
+    world.counter(&format!("flotilla_limit_exceeded_total{{limit=\"{key}\"}}"))
+}
+
+/// Packets, the last of which is beyond a limit: the key of that, and with what the connection ends.
+fn packets_beyond_a_limit() -> Vec<(&'static str, ReasonCode, Vec<Packet>)> {
+    let packet_id = |id| PacketId::new(id).expect("not 0");
+    let publish = |message: Message| vec![Packet::Publish(message.build())];
+    let subscribe = Packet::Subscribe(Subscribe {
+        packet_id: packet_id(1),
+        subscription_id: None,
+        user_properties: Vec::new(),
+        filters: ["a", "b", "c", "d"]
+            .map(|filter| SubscribeFilter {
+                filter: filter.into(),
+                options: subscription_options(0),
+            })
+            .into(),
+    });
+    let unsubscribe = Packet::Unsubscribe(Unsubscribe {
+        packet_id: packet_id(1),
+        user_properties: Vec::new(),
+        filters: ["a", "b", "c", "d"].map(Into::into).into(),
+    });
+    let with_properties = (0..3).fold(Message::new("a", "x"), |message, _| {
+        message.user_property("name", "value")
+    });
+    let under_way = (1..=3)
+        .map(|id| Packet::Publish(Message::new("a", "x").qos(2).packet_id(id).build()))
+        .collect();
+    vec![
+        (
+            "packet_size_max",
+            ReasonCode::PacketTooLarge,
+            publish(Message::new("a", vec![b'x'; 4096])),
+        ),
+        (
+            "topic_levels_max",
+            ReasonCode::TopicNameInvalid,
+            publish(Message::new(DEEP, "x")),
+        ),
+        (
+            "topic_bytes_max",
+            ReasonCode::TopicNameInvalid,
+            publish(Message::new(&long(), "x")),
+        ),
+        (
+            "user_properties_max",
+            ReasonCode::QuotaExceeded,
+            publish(with_properties),
+        ),
+        (
+            "topic_alias_maximum",
+            ReasonCode::TopicAliasInvalid,
+            publish(Message::new("a", "x").topic_alias(3)),
+        ),
+        ("receive_maximum", ReasonCode::ReceiveMaximumExceeded, under_way),
+        (
+            "filters_per_packet_max",
+            ReasonCode::QuotaExceeded,
+            vec![subscribe],
+        ),
+        (
+            "filters_per_packet_max",
+            ReasonCode::QuotaExceeded,
+            vec![unsubscribe],
+        ),
+    ]
+}
+
+/// CONNECTs beyond a limit: the key of that, and what CONNACK says, if the server can know in which version.
+fn connects_beyond_a_limit() -> Vec<(&'static str, Option<ReasonCode>, ConnectOptions)> {
+    let connect = || ConnectOptions::v5("c").credentials(ANNA.0, ANNA.1.as_bytes());
+    let mut with_properties = connect();
+    with_properties.connect.properties.user_properties = vec![("name".into(), "value".into()); 3];
+    let mut with_long_id = connect();
+    with_long_id.connect.client_id = "c".repeat(31).into();
+    vec![
+        (
+            "packet_size_before_connect",
+            None,
+            connect().will(Message::new("a", vec![b'x'; 1500])),
+        ),
+        (
+            "client_id_bytes_max",
+            Some(ReasonCode::ClientIdentifierNotValid),
+            with_long_id,
+        ),
+        (
+            "topic_levels_max",
+            Some(ReasonCode::TopicNameInvalid),
+            connect().will(Message::new(DEEP, "x")),
+        ),
+        (
+            "topic_bytes_max",
+            Some(ReasonCode::TopicNameInvalid),
+            connect().will(Message::new(&long(), "x")),
+        ),
+        (
+            "user_properties_max",
+            Some(ReasonCode::QuotaExceeded),
+            with_properties,
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn each_limit_of_a_packet_and_of_a_client_has_its_reason_code_and_its_counter() -> Result<()> {
+    let world = limited(SMALL)?;
+    let packets = packets_beyond_a_limit();
+    for (key, expected, packets) in &packets {
+        let before = exceeded(&world, key)?;
+        let mut client = world.client(ANNA, ConnectOptions::v5("c")).await?;
+        for packet in packets {
+            client.send(packet).await?;
+        }
+        let said = loop {
+            if let Packet::Disconnect(goodbye) = client.receive_packet().await? {
+                break goodbye.reason_code;
+            }
+        };
+        ensure!(said == *expected, "{key}: {said:?}");
+        ensure!(exceeded(&world, key)? == before + 1, "{key} is not counted");
+    }
+    let connects = connects_beyond_a_limit();
+    for (key, expected, options) in &connects {
+        let before = exceeded(&world, key)?;
+        let mut client = Client::open(world.broker.mqtt_addr()).await?;
+        client.send_connect(options.clone()).await?;
+        match expected {
+            Some(expected) => {
+                let said = client.expect_connack().await?.reason_code;
+                ensure!(said == *expected, "{key}: {said:?}");
+            }
+            None => client.expect_closed().await?,
+        }
+        ensure!(exceeded(&world, key)? == before + 1, "{key} is not counted");
+    }
+
+    // What SUBACK can say does not end the connection.
+    let mut client = world.client(ANNA, ConnectOptions::v5("c")).await?;
+    for (key, filter) in [("topic_levels_max", DEEP), ("topic_bytes_max", &long())] {
+        let before = exceeded(&world, key)?;
+        ensure!(client.subscribe(filter, 0).await? == ReasonCode::TopicFilterInvalid);
+        ensure!(exceeded(&world, key)? == before + 1, "{key} is not counted");
+    }
+    client.subscribe("a", 0).await?;
+    ensure!(client.subscribe("b", 0).await? == ReasonCode::QuotaExceeded);
+    ensure!(world.counter("flotilla_rate_limited_total{kind=\"subscriptions\"}")? == 1);
+    client.ping().await?;
+
+    let metrics = world.broker.admin_get("/metrics")?;
+    let counters = metrics
+        .lines()
+        .filter(|line| line.starts_with("flotilla_limit_exceeded_total{"));
+    let never: Vec<&str> = counters.filter(|line| line.ends_with(" 0")).collect();
+    ensure!(never.is_empty(), "limits without a case in this story: {never:?}");
+    for (counter, count) in [
+        (
+            "flotilla_connections_closed_total{reason=\"limit_exceeded\"}",
+            packets.len(),
+        ),
+        (
+            "flotilla_connects_rejected_total{reason=\"limit_exceeded\"}",
+            connects.len(),
+        ),
+        ("flotilla_connections_closed_total{reason=\"protocol_error\"}", 0),
+        ("flotilla_connects_rejected_total{reason=\"protocol\"}", 0),
+    ] {
+        ensure!(world.counter(counter)? == count as u64, "{counter}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn before_mqtt_5_0_the_same_limits_end_the_connection_and_are_counted() -> Result<()> {
+    let world = limited(SMALL)?;
+    for (key, message) in [
+        ("packet_size_max", Message::new("a", vec![b'x'; 4096])),
+        ("topic_levels_max", Message::new(DEEP, "x")),
+        ("topic_bytes_max", Message::new(&long(), "x")),
+    ] {
+        for version in [ProtocolVersion::V3_1, ProtocolVersion::V3_1_1] {
+            let before = exceeded(&world, key)?;
+            let mut client = world.client(ANNA, ConnectOptions::new(version, "c")).await?;
+            client.send_publish(message.clone()).await?;
+            client.expect_closed().await?;
+            ensure!(exceeded(&world, key)? == before + 1, "{key} is not counted");
+        }
+    }
     Ok(())
 }

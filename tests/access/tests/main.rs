@@ -9,6 +9,7 @@ mod revocation;
 mod rules;
 mod scram;
 mod secrets;
+mod secrets_between_nodes;
 mod service;
 mod tenants;
 mod tokens;

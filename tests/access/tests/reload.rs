@@ -7,6 +7,7 @@ use harness::{ConnectOptions, Message, wait_for};
 use mqtt_codec::ReasonCode;
 
 use crate::common::*;
+use crate::tokens::{SECRET, token};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_millis(200);
@@ -105,6 +106,41 @@ async fn a_will_that_fires_late_is_judged_by_the_rules_of_that_time() -> Result<
             .is_ok_and(|count| count == 1)
     };
     wait_for(denied, LIMIT).await?;
+    watcher.expect_no_publish(MOMENT).await
+}
+
+#[tokio::test]
+async fn a_will_is_judged_by_all_that_was_known_of_its_client_also_after_a_restart() -> Result<()> {
+    let config =
+        "[auth]\njwt_keys = ['FILES/key']\njwt_algorithms = ['HS256']\n[access]\nrules = 'FILES/rules'\n";
+    let mut world = world(&[("key", SECRET), ("rules", "allow all #\n")], config)?;
+    let by_site = |site: u32| token(&format!(r#""sub":"anna","site":{site}"#), 3600);
+    let will = |name: &str| Message::new(&format!("wills/{name}"), "gone").qos(1).retain();
+    for (name, site, options) in [
+        ("c-7", 7, ConnectOptions::v5("c-7").persistent()),
+        ("c-8", 8, ConnectOptions::v5("c-8").persistent()),
+        // Its session ends with its will, and cannot be asked.
+        ("c-9", 8, ConnectOptions::v5("c-9").session_expiry(6)),
+    ] {
+        let options = options.delayed_will(will(name), 6);
+        drop(world.client(("", &by_site(site)), options).await?);
+    }
+    world.write(
+        "rules",
+        "deny publish wills/# claim.site=8\nallow publish wills/# address=127.0.0.0/8\nallow subscribe wills/#\n",
+    )?;
+    world.broker.restart()?;
+    let denied = async || {
+        world
+            .counter("flotilla_access_denied_total{action=\"will\"}")
+            .is_ok_and(|count| count == 2)
+    };
+    wait_for(denied, 2 * LIMIT).await?;
+    let mut watcher = world
+        .client(("", &by_site(7)), ConnectOptions::v5("watcher"))
+        .await?;
+    ensure!(watcher.subscribe("wills/#", 1).await? == ReasonCode::GrantedQoS1);
+    ensure!(watcher.receive().await?.publication.topic().as_str() == "wills/c-7");
     watcher.expect_no_publish(MOMENT).await
 }
 

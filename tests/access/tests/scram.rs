@@ -1,8 +1,10 @@
 //! Enhanced authentication with SCRAM-SHA-256, at CONNECT and later (MQTT 5.0 section 4.12, RFC 7677).
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, ensure};
 use harness::{Client, ConnectOptions, Scram};
-use mqtt_codec::{Auth, Packet, ReasonCode};
+use mqtt_codec::{Auth, ConnAck, Packet, ReasonCode};
 
 use crate::common::*;
 
@@ -46,11 +48,7 @@ async fn answer_challenge(client: &mut Client, scram: &Scram) -> Result<String> 
 }
 
 async fn logged_in(world: &World, who: (&str, &str)) -> Result<Client> {
-    let scram = Scram::new(who);
-    let mut client = Client::open(world.broker.mqtt_addr()).await?;
-    client.send_connect(connect(scram.first(), "c-1")).await?;
-    let expected = answer_challenge(&mut client, &scram).await?;
-    let connack = client.expect_connack().await?;
+    let (client, connack, expected) = tried(world.broker.mqtt_addr(), who, "c-1").await?;
     ensure!(connack.reason_code == ReasonCode::Success, "{connack:?}");
     ensure!(connack.properties.authentication_method.as_deref() == Some(METHOD));
     let proof = connack
@@ -59,6 +57,20 @@ async fn logged_in(world: &World, who: (&str, &str)) -> Result<Client> {
         .context("the server's proof")?;
     ensure!(proof == expected.as_bytes(), "the server knows the password, too");
     Ok(client)
+}
+
+/// Somebody who has tried to prove a password; what the broker says to it, and what it has to prove itself by.
+pub(crate) async fn tried(
+    address: SocketAddr,
+    who: (&str, &str),
+    client_id: &str,
+) -> Result<(Client, ConnAck, String)> {
+    let scram = Scram::new(who);
+    let mut client = Client::open(address).await?;
+    client.send_connect(connect(scram.first(), client_id)).await?;
+    let expected = answer_challenge(&mut client, &scram).await?;
+    let connack = client.expect_connack().await?;
+    Ok((client, connack, expected))
 }
 
 fn with_verifiers() -> Result<World> {
@@ -88,15 +100,7 @@ async fn a_user_proves_the_password_without_showing_it_and_so_does_the_server() 
 async fn a_wrong_proof_is_refused_as_an_unknown_user_is() -> Result<()> {
     let world = with_verifiers()?;
     for who in [("anna", "wrong"), ("nobody", "pencil-anna")] {
-        let scram = Scram::new(who);
-        let mut client = Client::open(world.broker.mqtt_addr()).await?;
-        client.send_connect(connect(scram.first(), "c-1")).await?;
-        let asked = challenge(&mut client).await?;
-        let (last, _) = scram.last(&asked.data.context("a challenge")?)?;
-        client
-            .send(&auth(ReasonCode::ContinueAuthentication, last))
-            .await?;
-        let connack = client.expect_connack().await?;
+        let (mut client, connack, _) = tried(world.broker.mqtt_addr(), who, "c-1").await?;
         ensure!(connack.reason_code == ReasonCode::NotAuthorized, "{connack:?}");
         client.expect_closed().await?;
     }

@@ -21,6 +21,11 @@ const PLANTED: &str = "password-that-no-log-shows";
 
 /// Serves HTTPS on localhost by this certificate until the test ends; answers with its port.
 async fn service(certificate: &Certificate) -> Result<u16> {
+    service_that(certificate, answer).await
+}
+
+/// The same with answers of one's own.
+pub(crate) async fn service_that(certificate: &Certificate, answer: fn(&str) -> String) -> Result<u16> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -34,13 +39,13 @@ async fn service(certificate: &Certificate) -> Result<u16> {
     let port = socket.local_addr()?.port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = socket.accept().await {
-            tokio::spawn(serve(acceptor.clone(), stream));
+            tokio::spawn(serve(acceptor.clone(), stream, answer));
         }
     });
     Ok(port)
 }
 
-async fn serve(acceptor: TlsAcceptor, stream: TcpStream) -> Result<()> {
+async fn serve(acceptor: TlsAcceptor, stream: TcpStream, answer: fn(&str) -> String) -> Result<()> {
     let mut stream = acceptor.accept(stream).await?;
     let mut input = Vec::new();
     // Each question has a connection of its own, and ends with its head or its document.
@@ -51,7 +56,17 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream) -> Result<()> {
     while !is_whole(&input) {
         ensure!(stream.read_buf(&mut input).await? > 0, "the question ended early");
     }
-    let request = String::from_utf8(input)?;
+    let answer = answer(&String::from_utf8(input)?);
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{answer}",
+        answer.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.shutdown().await?;
+    Ok(())
+}
+
+fn answer(request: &str) -> String {
     let keys = format!(
         r#"{{"keys":[{{"kty":"oct","kid":"one","k":"{}"}}]}}"#,
         URL_SAFE_NO_PAD.encode(SECRET)
@@ -64,13 +79,7 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream) -> Result<()> {
         }
         () => r#"{"result":"deny"}"#,
     };
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{answer}",
-        answer.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.shutdown().await?;
-    Ok(())
+    answer.to_owned()
 }
 
 async fn with_service(config: &str) -> Result<World> {

@@ -7,7 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Client, Cluster, ClusterOptions, ConnectOptions, Message, wait_for};
+use harness::{Client, Cluster, ClusterOptions, ConnectOptions, Message, is_audited, wait_for};
 use mqtt_codec::ReasonCode;
 use tokio::task::block_in_place;
 
@@ -95,6 +95,18 @@ pub async fn wait_ready(cluster: &Cluster, node: usize, ready: bool, within: Dur
         within,
     )
     .await
+}
+
+/// Waits until an event with these words is in the audit log of one of these nodes.
+pub async fn wait_audited(cluster: &Cluster, nodes: &[usize], event: &str, words: &[&str]) -> Result<()> {
+    let written = async || {
+        nodes
+            .iter()
+            .any(|node| is_audited(&cluster.log(*node), event, words))
+    };
+    wait_for(written, RECOVERY)
+        .await
+        .with_context(|| format!("no `{event}` with {words:?} in the log of any of {nodes:?}"))
 }
 
 /// Runs `flotilla ctl`, which asks a node, and waits for its end.

@@ -2,8 +2,10 @@
 
 use anyhow::{Result, ensure};
 use cluster_tests::*;
-use harness::{Client, ConnectOptions};
+use harness::{Client, Cluster, ClusterOptions, ConnectOptions, is_audited};
 use mqtt_codec::ReasonCode;
+use tokio::net::TcpStream;
+use tokio::task::block_in_place;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_connects_to_another_node_takes_its_session_along() -> Result<()> {
@@ -55,4 +57,61 @@ async fn an_acknowledgement_just_before_the_connection_was_lost_is_not_forgotten
         ensure!(wanderer.connack().session_present, "the session stayed behind");
     }
     Ok(())
+}
+
+/// A client on a node, and where it comes from.
+async fn from_where(cluster: &Cluster, node: usize, options: ConnectOptions) -> Result<(Client, String)> {
+    let stream = TcpStream::connect(cluster.mqtt_addr(node)).await?;
+    let address = stream.local_addr()?.to_string();
+    let mut client = Client::on(stream);
+    client.handshake(options).await?;
+    Ok((client, address))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_is_written_down_with_both_addresses_on_both_nodes() -> Result<()> {
+    let cluster = three()?;
+    let kept = ConnectOptions::v5("kept").persistent();
+    for (name, options) in [("brief", ConnectOptions::v5("brief")), ("kept", kept)] {
+        let (mut owner, mut before) = from_where(&cluster, 0, options.clone()).await?;
+        // To another node, to a third one, and to another connection of that.
+        for (from, to) in [(0, 1), (1, 2), (2, 2)] {
+            let (next, now) = from_where(&cluster, to, options.clone()).await?;
+            owner.expect_disconnect(ReasonCode::SessionTakenOver).await?;
+            let (address, previous) = (format!("address={now} "), format!("previous={before}"));
+            wait_audited(&cluster, &[to], "takeover", &[name, &address, &previous]).await?;
+            let (address, new) = (format!("address={before} "), format!("next={now}"));
+            wait_audited(&cluster, &[from], "taken over", &[name, &address, &new]).await?;
+            (owner, before) = (next, now);
+        }
+        // Who comes back after a goodbye takes nothing from anybody.
+        owner.disconnect().await?;
+        let (_back, now) = from_where(&cluster, 0, options).await?;
+        let address = format!("address={now} ");
+        ensure!(!is_audited(&cluster.log(0), "takeover", &[&address]));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_from_a_node_that_stands_still_names_that_node() -> Result<()> {
+    // It is not declared down meanwhile.
+    let cluster = block_in_place(|| {
+        Cluster::start(ClusterOptions {
+            cluster_keys: "down_after = '1m'".to_owned(),
+            ..ClusterOptions::default()
+        })
+    })?;
+    let _stranded = persistent(&cluster, 0, "stranded").await?;
+    cluster.pause(0)?;
+    let (_next, now) = from_where(&cluster, 1, ConnectOptions::v5("stranded").persistent()).await?;
+    let address = format!("address={now} ");
+    wait_audited(
+        &cluster,
+        &[1],
+        "takeover",
+        &["stranded", &address, "previous_node="],
+    )
+    .await?;
+    cluster.resume(0)
 }

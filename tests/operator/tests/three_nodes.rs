@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use harness::{Client, Cluster, ClusterOptions, ConnectOptions, Message, wait_for};
+use mqtt_codec::ReasonCode;
 use operator::{Api, Member, Node, printed};
 use serde_json::{Value, json};
 
@@ -89,8 +90,10 @@ async fn any_node_answers_for_all() {
         .unwrap()
         .good()
         .unwrap();
-    client.receive_packet().await.unwrap();
-    client.expect_closed().await.unwrap();
+    client
+        .expect_disconnect(ReasonCode::AdministrativeAction)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

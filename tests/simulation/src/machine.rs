@@ -10,7 +10,7 @@ use broker::Broker;
 use broker::auth::Anonymous;
 use broker::config;
 use cluster::proto::{ForwardMessage, ShareMember};
-use cluster::{Clock, Cluster, Ended, Observer, PeerConfig, ShardId};
+use cluster::{Clock, Cluster, Kicked, KickedBy, Observer, PeerConfig, ShardId};
 use parking_lot::Mutex;
 use storage::{Files, OnFatal, SimulatedDisk, Turn, Writing};
 use tokio::sync::Notify;
@@ -190,7 +190,7 @@ impl Observer for Deaf {
     fn forwarded(&self, from: u64, messages: Vec<ForwardMessage>) {
         self.0.forwarded(from, messages);
     }
-    fn kick(&self, _: &str, _: u64) -> Option<Ended> {
+    fn kick(&self, _: &str, _: u64, _: KickedBy) -> Option<Kicked> {
         None
     }
     fn fenced(&self) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use access::jwt::Algorithm;
-use access::{ClientIdRule, NameSource};
+use access::{Certificate, ClientIdRule, NameSource};
 
 use super::auth_http::check_url;
 use super::section::{Problem, Section};
@@ -24,6 +24,10 @@ section! {
         scram: bool = true;
         /// Which name in a certificate is the user name. A certificate without it, or with more than one, names nobody.
         certificate_user: CertificateName = CertificateName::CommonName;
+        /// Which name in a certificate is the client id, as for devices that have one each. Who shows a certificate and says another
+        /// client id, or has no such name in it, is refused with 0x85 (client identifier not valid); who says none gets this one,
+        /// which CONNACK says. It is in the place of `client_ids` for them. Not set: a certificate says nothing of client ids.
+        certificate_client_id: Option<CertificateName> = None;
         /// Keys for JSON Web Tokens, sent as passwords: public keys in PEM, key sets (JWKS), or a secret of 32 bytes or more.
         jwt_keys: Vec<PathBuf> = Vec::new();
         /// Where a key set (JWKS) is fetched, at the start and again, as `https://id.example/keys`: at most 1,000 keys and
@@ -49,7 +53,7 @@ section! {
         /// The claim with the groups: a list, or words with spaces between them.
         jwt_groups_claim: String = String::from("groups");
         /// Which client ids a user may have, so that nobody takes over another user's session. Others are refused with 0x85
-        /// (client identifier not valid).
+        /// (client identifier not valid). With `certificate_client_id` it is for those without a certificate.
         client_ids: ClientIds = ClientIds::Any;
         /// Passwords that are judged at the same time, each on a thread of its own; others wait.
         hashing_threads: u16 = 2, 1 => 256;
@@ -86,6 +90,12 @@ impl Auth {
     /// Whether anything but certificates can tell who a client is.
     pub fn knows_users(&self) -> bool {
         self.password_file.is_some() || self.has_tokens() || self.http.url.is_some()
+    }
+
+    /// The client id of who shows a certificate. The outer `None`: any it likes; the inner one: no name in it can be one.
+    pub fn client_id_by<'a>(&self, certificate: Option<&'a Certificate>) -> Option<Option<&'a str>> {
+        let (source, certificate) = (self.certificate_client_id?, certificate?);
+        Some(certificate.name(source.into()))
     }
 
     /// Whether tokens are accepted.

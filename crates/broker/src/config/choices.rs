@@ -144,7 +144,7 @@ choice! {
 }
 
 choice! {
-    /// Which name in a certificate is the user's.
+    /// One of the names in a certificate.
     pub enum CertificateName {
         /// The common name of the subject.
         CommonName = "common-name",
@@ -156,6 +156,16 @@ choice! {
         Uri = "uri",
         /// SHA-256 of the certificate, in small hexadecimal digits.
         Fingerprint = "fingerprint",
+    }
+}
+
+choice! {
+    /// Whether clients of a listener with `client_ca` have to show a certificate.
+    pub enum ClientCertificate {
+        /// Who has none is refused in the handshake.
+        Required = "required",
+        /// Who has none is known otherwise; a bad one is refused all the same.
+        Optional = "optional",
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::section::{Problem, Section};
-use super::{Auth, Cidr, Protocol, ProxyProtocol, TimeSpan};
+use super::{Auth, Cidr, ClientCertificate, Protocol, ProxyProtocol, TimeSpan};
 
 section! {
     /// Where clients connect: one `[[listeners]]` block each. Without any, MQTT is served on `127.0.0.1:1883` and WebSocket
@@ -22,9 +22,12 @@ section! {
         cert: Option<PathBuf> = None;
         /// Private key of the certificate in PEM, for `tls` and `wss`.
         key: Option<PathBuf> = None;
-        /// Certificates in PEM of those who sign client certificates. When given, a client has to show one, and is the user
-        /// that `certificate_user` in `[auth]` finds in it.
+        /// Certificates in PEM of those who sign client certificates. When given, clients are asked for one. Who shows one is the
+        /// user that `certificate_user` in `[auth]` finds in it, and may be bound to the client id of `certificate_client_id`.
         client_ca: Option<PathBuf> = None;
+        /// Whether a client has to show a certificate, for `client_ca`. With `optional` who has none is known by what else it
+        /// shows, or is anonymous where that is allowed; a certificate that is not good is refused all the same.
+        client_certificate: ClientCertificate = ClientCertificate::Required;
         /// Lists in PEM of client certificates that are revoked, for `client_ca`: one list of each signer between a client's
         /// certificate and a certificate of `client_ca`. Who is on a list, or whose signer has none or one that is past its
         /// end, is refused in the handshake. Read at the start and again on SIGHUP; who is connected stays.
@@ -69,6 +72,11 @@ impl Listener {
         ]
     }
 
+    /// Whether nobody comes in without a certificate.
+    pub fn demands_certificates(&self) -> bool {
+        self.client_ca.is_some() && self.client_certificate == ClientCertificate::Required
+    }
+
     /// Whether a client without credentials is let in.
     pub fn permits_anonymous(&self, auth: &Auth) -> bool {
         let by_default = !auth.knows_users() && (self.insecure || self.bind.ip().is_loopback());
@@ -84,7 +92,7 @@ impl Listener {
         if !self.protocol.is_encrypted() {
             risks.push("messages and passwords travel as plain text");
         }
-        if self.permits_anonymous(auth) && self.client_ca.is_none() {
+        if self.permits_anonymous(auth) && !self.demands_certificates() {
             risks.push("clients are let in without saying who they are");
         }
         risks
@@ -129,9 +137,19 @@ impl Listener {
                 problems.push(Problem::new(format!("{path}.{key}"), message));
             }
         }
-        if self.protocol.is_encrypted() && self.client_crl.is_some() && self.client_ca.is_none() {
-            let message = "no client shows a certificate: add `client_ca = \"clients.pem\"` to this listener";
-            problems.push(Problem::new(format!("{path}.client_crl"), message));
+        let is_optional = self.client_certificate == ClientCertificate::Optional;
+        for (key, is_set) in [
+            (
+                "client_crl",
+                self.protocol.is_encrypted() && self.client_crl.is_some(),
+            ),
+            ("client_certificate", is_optional),
+        ] {
+            if is_set && self.client_ca.is_none() {
+                let message =
+                    "no client shows a certificate: add `client_ca = \"clients.pem\"` to this listener";
+                problems.push(Problem::new(format!("{path}.{key}"), message));
+            }
         }
     }
 
@@ -148,7 +166,7 @@ impl Listener {
             );
             problems.push(Problem::new(format!("{path}.bind"), message));
         }
-        if self.client_ca.is_none() && !auth.knows_users() && self.allow_anonymous != Some(true) {
+        if !self.demands_certificates() && !auth.knows_users() && self.allow_anonymous != Some(true) {
             let message = format!(
                 "nothing tells who connects to {}: add `password_file = \"users\"` to [auth] (made by `flotilla passwd`), \
                  `client_ca = \"clients.pem\"` to this listener to ask for certificates, or `allow_anonymous = true` to let \
@@ -277,6 +295,27 @@ mod tests {
         };
         assert_eq!(problem_paths(std::slice::from_ref(&listener)), [""; 0]);
         assert_eq!(listener.risks(&Auth::default()), [""; 0]);
+    }
+
+    #[test]
+    fn certificates_that_need_not_be_shown_do_not_tell_who_connects() {
+        let mut listener = Listener {
+            client_ca: Some("ca.pem".into()),
+            client_certificate: ClientCertificate::Optional,
+            ..everywhere(Protocol::Tls)
+        };
+        assert_eq!(
+            problem_paths(std::slice::from_ref(&listener)),
+            ["listeners[0].allow_anonymous"]
+        );
+        listener.allow_anonymous = Some(true);
+        assert_eq!(problem_paths(std::slice::from_ref(&listener)), [""; 0]);
+        assert_eq!(
+            listener.risks(&Auth::default()),
+            ["clients are let in without saying who they are"]
+        );
+        listener.client_ca = None;
+        assert_eq!(problem_paths(&[listener]), ["listeners[0].client_certificate"]);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::time::Duration;
 use access::Certificate;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use cluster::Ending;
 use cluster::proto::{self, Connected, ShardCommand, shard_command::Command, shard_response::Response};
+use cluster::{Ending, KickedBy};
 use mqtt_codec::{
-    Auth, ConnAck, Connect, DecodeLimits, Decoder, Packet, PacketCounts, PacketId, ProtocolVersion,
+    Auth, ConnAck, Connect, DecodeLimits, Decoder, Limit, Packet, PacketCounts, PacketId, ProtocolVersion,
     ReasonCode, RetainHandling, SubscriptionOptions, WriteQueue, encode, encoded_len,
 };
 use mqtt_session::{Handshake, ProtocolError, Resumed, Session, Subscription};
@@ -22,8 +22,9 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::auth::{Admission, Login, Secret, Step};
+use crate::author;
 use crate::config::Protocol;
-use crate::mailbox::{Close, LiveMessage, Mailbox};
+use crate::mailbox::{LiveMessage, Mailbox};
 use crate::message::{qos_of, to_owned};
 use crate::pass::{Denied, Pass};
 use crate::places::{Place, PlaceOf};
@@ -236,9 +237,16 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 ProtocolError::new(ReasonCode::QuotaExceeded, "connections_max is reached"),
             ));
         }
-        let fresh = || format!("flotilla-{:016x}", rand::random::<u64>()).into();
-        let handshake =
-            Handshake::new(&connect, &limits, fresh).map_err(|error| refuse(Rejected::Protocol, error))?;
+        let certificate = self.origin.certificate.as_deref();
+        let by_certificate = self.shared.config.auth.client_id_by(certificate).flatten();
+        // One that is too long is not given, and so refused with every other.
+        let by_certificate = by_certificate.filter(|name| name.len() <= limits.client_id_bytes_max);
+        let fresh = || match by_certificate {
+            Some(name) => name.into(),
+            None => format!("flotilla-{:016x}", rand::random::<u64>()).into(),
+        };
+        let handshake = Handshake::new(&connect, &limits, fresh)
+            .map_err(|error| refuse(self.why(&error, Rejected::Protocol), error))?;
         let method = connect.properties.authentication_method.clone();
         let mut login = self.origin.login(&handshake.client_id);
         let (admission, authentication_data) = match &method {
@@ -284,10 +292,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let will_topic = connect.will.as_ref().map(|will| will.publication.topic().clone());
         if let (Some(tenant), Some(will)) = (&pass.tenant, &mut connect.will) {
             let entered = tenant.enter(will.publication.clone(), shared.topic_bounds(), &mut None);
-            will.publication = entered.map_err(|detail| {
-                let error = ProtocolError::new(ReasonCode::TopicNameInvalid, detail);
-                refuse(Rejected::Will, error)
-            })?;
+            will.publication = entered.map_err(|error| refuse(self.why(&error, Rejected::Will), error))?;
         }
         if let Some(will) = &connect.will
             && will.retain
@@ -428,9 +433,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
         } = introduction;
         let shared = self.shared;
         if let Some(previous) = shared.registry.get(&client) {
-            info!(target: "audit", event = "takeover", client_id = ?&*client, user = ?pass.user().unwrap_or_default(),
-                address = %self.origin.peer, previous = %previous.address);
-            previous.mailbox.close(Close::TakenOver);
+            self.audit_takeover(&client, &pass, Some(&previous.address.to_string()), None);
+            previous.mailbox.take_over(Some(self.origin.peer));
             // Its last acknowledgements are proposed by then.
             let _ = tokio::time::timeout(TAKEOVER_WAIT, previous.ended.wait()).await;
         }
@@ -562,9 +566,12 @@ impl<'a, S: Stream> Arrival<'a, S> {
         // This node may keep nothing of the session, or not know the latest of it: the shard does.
         for tried in 0..=KICKS_MAX {
             if let Some(owner) = &owner
-                && cluster.kick(owner, client).await
+                && let Some(previous) = cluster.kick(owner, client, self.kicks()).await
             {
                 answered = owner.epoch;
+                if !previous.is_empty() {
+                    self.audit_takeover(client, pass, Some(&previous), Some(owner.node));
+                }
             }
             let asked = owner.as_ref().map_or(0, |owner| owner.epoch);
             let heard_out = (tried < KICKS_MAX).then_some(asked);
@@ -572,7 +579,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 Claimed::Taken(connected) => {
                     let unheard = connected.previous.filter(|previous| previous.epoch > answered);
                     if let Some(previous) = unheard {
-                        tokio::spawn(tell(Arc::clone(self.shared), previous, client.clone()));
+                        if previous.node != cluster.node_id() {
+                            self.audit_takeover(client, pass, None, Some(previous.node));
+                        }
+                        let told = tell(Arc::clone(self.shared), previous, client.clone(), self.kicks());
+                        tokio::spawn(told);
                     }
                     return Ok(connected);
                 }
@@ -580,6 +591,17 @@ impl<'a, S: Stream> Arrival<'a, S> {
             }
         }
         Err(unopened(connect.version))
+    }
+
+    /// By whom the connection is closed that has the client id.
+    fn kicks(&self) -> KickedBy {
+        KickedBy::Connection(Some(self.origin.peer.to_string()))
+    }
+
+    /// The client id goes over to this connection: from where, and from which other node, as far as that is known.
+    fn audit_takeover(&self, client: &str, pass: &Pass, previous: Option<&str>, previous_node: Option<u64>) {
+        info!(target: "audit", event = "takeover", client_id = ?client, user = ?pass.user().unwrap_or_default(),
+            address = %self.origin.peer, previous = previous.map(tracing::field::display), previous_node);
     }
 
     /// Asks the shard for the session; `heard_out` is `None` if it is not to wait for the connection that has it.
@@ -602,7 +624,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             will: connect
                 .will
                 .as_ref()
-                .map(|will| to_stored_will(will, client, pass, &self.live)),
+                .map(|will| to_stored_will(will, client, pass, shared, &self.live)),
             user: pass
                 .user()
                 .or(connect.username.as_deref())
@@ -649,10 +671,15 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    let Some(version) = self.decoder.version() else {
-                        return Err(Refusal::Silent(Rejected::Protocol, error.detail));
-                    };
-                    return Err(Refusal::Answer(Rejected::Protocol, version, error.into()));
+                    let mut error = ProtocolError::from(error);
+                    if error.limit == Some(Limit::PacketSize) {
+                        error.limit = Some(Limit::PacketSizeBeforeConnect);
+                    }
+                    let why = self.why(&error, Rejected::Protocol);
+                    return Err(match self.decoder.version() {
+                        Some(version) => Refusal::Answer(why, version, error),
+                        None => Refusal::Silent(why, error.detail),
+                    });
                 }
             }
             let Some(stream) = &mut self.stream else {
@@ -671,6 +698,15 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 }
             }
         }
+    }
+
+    /// Why a CONNECT is refused that is not as it has to be; one beyond a limit is counted.
+    fn why(&self, error: &ProtocolError, otherwise: Rejected) -> Rejected {
+        let Some(limit) = error.limit else {
+            return otherwise;
+        };
+        self.shared.metrics.exceeded(limit);
+        Rejected::Limit
     }
 
     /// Tells those who trace the client of a packet before it has its client id.
@@ -754,9 +790,10 @@ impl<'a, S: Stream> Arrival<'a, S> {
 
 /// Goes on telling a node that a connection of it has lost its session. Its epoch keeps it from what is another one's now: nothing
 /// but good order asks for that, so it ends some time.
-async fn tell(shared: Arc<Shared>, previous: proto::Owner, client: ByteString) {
+async fn tell(shared: Arc<Shared>, previous: proto::Owner, client: ByteString, by: KickedBy) {
     let until = Instant::now() + TELL_WITHIN;
-    while Instant::now() < until && !shared.cluster.kick(&previous, &client).await {
+    let told = async || shared.cluster.kick(&previous, &client, by.clone()).await;
+    while Instant::now() < until && told().await.is_none() {
         tokio::select! {
             biased;
             () = shared.stopping.cancelled() => return,
@@ -775,7 +812,7 @@ fn why_refused(reason: ReasonCode) -> &'static str {
     match reason {
         ReasonCode::BadUserNameOrPassword => "user name or password is wrong",
         ReasonCode::NotAuthorized => "the client does not say who it is",
-        ReasonCode::ClientIdentifierNotValid => "the client id is not one of this user",
+        ReasonCode::ClientIdentifierNotValid => "the client id is not one that this client may have",
         ReasonCode::ConnectionRateExceeded => "too many failed logins just before",
         ReasonCode::ServerUnavailable => "nobody can say now who the client is",
         ReasonCode::ServerBusy => "too many passwords wait to be judged",
@@ -783,7 +820,13 @@ fn why_refused(reason: ReasonCode) -> &'static str {
     }
 }
 
-fn to_stored_will(will: &mqtt_codec::Will, client: &str, pass: &Pass, live: &Live) -> proto::Will {
+fn to_stored_will(
+    will: &mqtt_codec::Will,
+    client: &str,
+    pass: &Pass,
+    shared: &Shared,
+    live: &Live,
+) -> proto::Will {
     let message = LiveMessage {
         publication: will.publication.clone(),
         qos: will.qos,
@@ -794,6 +837,10 @@ fn to_stored_will(will: &mqtt_codec::Will, client: &str, pass: &Pass, live: &Liv
         publication: Some(to_owned(&message, client, &pass.owner(&live.limits))),
         delay_s: will.delay_interval.min(live.session.will_delay_max),
         message_expiry_s: will.publication.message_expiry_interval().unwrap_or(0),
+        author: match shared.authenticator.has_rules() {
+            true => author::of(&pass.admission.principal).map(Box::new),
+            false => None,
+        },
     }
 }
 

@@ -15,6 +15,7 @@ mod traced;
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -90,6 +91,12 @@ impl End {
             End::Left(_) => "client_disconnect",
             End::KeepAlive => "keepalive_timeout",
             End::Lost => "io_error",
+            // The second where only a quota, which has a counter of its own, is beyond the words of the version.
+            End::Protocol(error)
+                if error.limit.is_some() || error.reason_code == ReasonCode::QuotaExceeded =>
+            {
+                "limit_exceeded"
+            }
             End::Protocol(_) => "protocol_error",
             End::Closed(Close::TakenOver) => "takeover",
             End::Closed(Close::Administrative) => "administrative",
@@ -726,7 +733,13 @@ impl<S: Stream> Connection<S> {
         match &end {
             End::Left(packet) => self.attachment.left(packet),
             End::Protocol(error) => {
-                info!(client_id = %client, %error, "client broke the protocol");
+                match error.limit {
+                    Some(limit) => {
+                        self.shared.metrics.exceeded(limit);
+                        info!(client_id = %client, %error, limit = limit.as_str(), "client went beyond a limit");
+                    }
+                    None => info!(client_id = %client, %error, "client broke the protocol"),
+                }
                 self.session
                     .refuse(error.reason_code, Some(error.detail), &mut self.out);
             }
@@ -737,7 +750,7 @@ impl<S: Stream> Connection<S> {
             }
             End::Closed(Close::TakenOver) => {
                 self.shared.metrics.takeovers.increment(1);
-                self.audit("taken over");
+                self.audit_with("taken over", self.attachment.mailbox.taken_by());
                 self.session
                     .refuse(ReasonCode::SessionTakenOver, None, &mut self.out);
             }
@@ -825,8 +838,14 @@ impl<S: Stream> Connection<S> {
 
     /// Why the server ends the connection of somebody with a name.
     fn audit(&self, event: &'static str) {
+        self.audit_with(event, None);
+    }
+
+    /// The same, with where the next one comes from.
+    fn audit_with(&self, event: &'static str, next: Option<SocketAddr>) {
         let client_id = &*self.attachment.client;
-        info!(target: "audit", event, ?client_id, user = ?self.pass.user().unwrap_or_default(), address = %self.origin.peer);
+        info!(target: "audit", event, ?client_id, user = ?self.pass.user().unwrap_or_default(), address = %self.origin.peer,
+            next = next.map(tracing::field::display));
     }
 
     /// Shared messages of a member that leaves go to another one. [MQTT-4.8.2-5]

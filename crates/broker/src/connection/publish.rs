@@ -107,7 +107,7 @@ impl<S: Stream> Connection<S> {
             return Ok(publication);
         };
         let entered = tenant.enter(publication, self.shared.topic_bounds(), &mut self.entered);
-        entered.map_err(|detail| End::Protocol(ProtocolError::new(ReasonCode::TopicNameInvalid, detail)))
+        entered.map_err(End::Protocol)
     }
 
     fn stored(&self, message: &LiveMessage, owner: Option<&Owner>) -> proto::Publication {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytestring::ByteString;
 use cluster::proto::{self, ShardCommand, ShardResponse, shard_command::Command, shard_response::Response};
 use cluster::{ProposeError, Unannounced};
-use mqtt_codec::{PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling, Unsubscribe};
+use mqtt_codec::{Limit, PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling, Unsubscribe};
 use mqtt_session::{ProtocolError, SubscribeRequest, Subscription};
 use mqtt_topic::SubscriptionFilter;
 use smallvec::SmallVec;
@@ -75,10 +75,14 @@ impl<S: Stream> Connection<S> {
         let limits = &live.limits;
         if request.entries.len() > limits.filters_per_packet_max as usize {
             let reason = ReasonCode::QuotaExceeded;
-            return Err(End::Protocol(ProtocolError::new(
+            return Err(End::Protocol(ProtocolError::beyond(
+                Limit::FiltersPerPacket,
                 reason,
                 "too many filters in one SUBSCRIBE",
             )));
+        }
+        for _ in 0..request.too_deep {
+            self.shared.metrics.exceeded(Limit::TopicLevels);
         }
         let mut count = self.attachment.subscriptions.len();
         for entry in &mut request.entries {
@@ -98,13 +102,17 @@ impl<S: Stream> Connection<S> {
                     *entry = Err(ReasonCode::NotAuthorized);
                     continue;
                 }
-                let entered = tenant.enter_filter(&subscription.filter, self.shared.topic_bounds());
-                let Some(entered) = entered else {
-                    *entry = Err(ReasonCode::TopicFilterInvalid);
-                    continue;
-                };
-                subscription.name = entered.to_string().into();
-                subscription.filter = entered;
+                match tenant.enter_filter(&subscription.filter, self.shared.topic_bounds()) {
+                    Ok(entered) => {
+                        subscription.name = entered.to_string().into();
+                        subscription.filter = entered;
+                    }
+                    Err(limit) => {
+                        self.shared.metrics.exceeded(limit);
+                        *entry = Err(ReasonCode::TopicFilterInvalid);
+                        continue;
+                    }
+                }
             }
             if self.attachment.subscriptions.contains_key(&subscription.name) {
                 continue;
@@ -114,6 +122,7 @@ impl<S: Stream> Connection<S> {
                 self.shared.metrics.limited(Limited::Subscriptions);
                 *entry = Err(ReasonCode::QuotaExceeded);
             } else if subscription.name.len() > usize::from(limits.topic_bytes_max) {
+                self.shared.metrics.exceeded(Limit::TopicBytes);
                 *entry = Err(ReasonCode::TopicFilterInvalid);
             }
         }
@@ -311,7 +320,8 @@ impl<S: Stream> Connection<S> {
     pub(super) fn unsubscribe(&mut self, mut packet: Unsubscribe) -> Result<(), End> {
         if packet.filters.len() > self.shared.live().limits.filters_per_packet_max as usize {
             let reason = ReasonCode::QuotaExceeded;
-            return Err(End::Protocol(ProtocolError::new(
+            return Err(End::Protocol(ProtocolError::beyond(
+                Limit::FiltersPerPacket,
                 reason,
                 "too many filters in one UNSUBSCRIBE",
             )));
@@ -322,7 +332,7 @@ impl<S: Stream> Connection<S> {
                 // What is no filter stays as it is, and is told from what is.
                 let entered = SubscriptionFilter::parse(name.clone())
                     .ok()
-                    .and_then(|filter| tenant.enter_filter(&filter, bounds));
+                    .and_then(|filter| tenant.enter_filter(&filter, bounds).ok());
                 *name = entered.map_or_else(|| name.clone(), |entered| entered.to_string().into());
             }
         }

@@ -265,11 +265,15 @@ impl Inner {
         }
     }
 
-    /// Whether the client id may be this user's.
+    /// Whether the client id is the one of the certificate, or may be this user's.
     fn check_client_id(&self, admission: &Admission) -> Result<(), Refusal> {
         let principal = &admission.principal;
         let rule = ClientIdRule::from(self.auth.client_ids);
-        match rule.permits(principal.user.as_deref(), &principal.client_id) {
+        let is_permitted = match self.auth.client_id_by(principal.certificate.as_deref()) {
+            Some(name) => name == Some(&principal.client_id),
+            None => rule.permits(principal.user.as_deref(), &principal.client_id),
+        };
+        match is_permitted {
             true => Ok(()),
             false => Err(Refusal {
                 reason_code: ReasonCode::ClientIdentifierNotValid,

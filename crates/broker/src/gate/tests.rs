@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::auth::{Secret, Step};
-use crate::config::{ClientIds, JwtAlgorithm};
+use crate::config::{CertificateName, ClientIds, JwtAlgorithm};
 
 #[derive(Default)]
 pub(super) struct Hand(AtomicU64);
@@ -214,6 +214,33 @@ async fn client_ids_can_be_bound_to_users() {
     let mut own = from("10.0.0.1", Some(("anna", "secret")));
     own.client_id = "anna-1".to_owned();
     assert!(gate.login(own).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_certificate_binds_the_client_id_whoever_knows_the_client() {
+    let mut world = World::new();
+    world.config.auth.certificate_client_id = Some(CertificateName::CommonName);
+    world.config.auth.client_ids = ClientIds::User;
+    let gate = world.gate();
+    let shown = |name: &str| Some(Arc::new(Certificate::told_by_proxy(name)));
+    let refused = Some(ReasonCode::ClientIdentifierNotValid);
+    for (user, certificate, client_id, expected) in [
+        (None, shown("device-7"), "device-7", None),
+        (None, shown("device-7"), "device-8", refused),
+        // Its name cannot be one.
+        (None, shown(""), "", refused),
+        (Some(("anna", "secret")), shown("device-7"), "device-7", None),
+        // Without one it is the user's.
+        (Some(("anna", "secret")), None, "device-7", refused),
+        (Some(("anna", "secret")), None, "anna", None),
+    ] {
+        let mut login = from("10.0.0.1", user);
+        login.permits_anonymous = true;
+        login.certificate = certificate;
+        login.client_id = client_id.to_owned();
+        let said = gate.login(login).await.err();
+        assert_eq!(said, expected, "{user:?} {client_id}");
+    }
 }
 
 #[tokio::test]

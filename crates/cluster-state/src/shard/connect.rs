@@ -292,7 +292,8 @@ impl ShardState {
         if publication.publisher.is_empty() {
             publication.publisher = client.to_owned();
         }
-        self.put_in_outbox(OutboxBody::Publication(publication), effects);
+        let body = OutboxBody::Will(Box::new(publication), will.author);
+        self.put_in_outbox(body, effects);
     }
 
     /// The session, if this connection owns it. [replication: one owner]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cluster_proto::{OutboxRecord, Publication, outbox_record::Body};
+use cluster_proto::{Author, OutboxRecord, Publication, outbox_record::Body};
 use prost::Message;
 
 use super::MessageId;
@@ -25,8 +25,8 @@ pub struct OutboxItem {
 pub enum OutboxBody {
     /// With the caller, under this name.
     Message(MessageId),
-    /// Here: a will.
-    Publication(Publication),
+    /// Here: a will, and by whom it is judged.
+    Will(Box<Publication>, Option<Box<Author>>),
     /// With the caller, and only for a member of this shared subscription: another one has left it behind.
     Shared(MessageId, Arc<str>),
 }
@@ -36,7 +36,7 @@ impl OutboxBody {
     pub fn message(&self) -> Option<MessageId> {
         match self {
             Self::Message(id) | Self::Shared(id, _) => Some(*id),
-            Self::Publication(_) => None,
+            Self::Will(..) => None,
         }
     }
 }
@@ -108,7 +108,7 @@ impl Outbox {
             Some(Body::Message(reference)) => {
                 OutboxBody::Shared(MessageId::decode(reference), record.share_filter.into())
             }
-            Some(Body::Publication(publication)) => OutboxBody::Publication(publication),
+            Some(Body::Publication(publication)) => OutboxBody::Will(Box::new(publication), record.author),
             None => return Err("an outbox record is empty"),
         };
         if number >= self.next_number {
@@ -138,14 +138,18 @@ impl Outbox {
 }
 
 fn encode(body: &OutboxBody) -> Vec<u8> {
-    let (body, share) = match body {
-        OutboxBody::Message(id) => (Body::Message(id.encode()), ""),
-        OutboxBody::Publication(publication) => (Body::Publication(publication.clone()), ""),
-        OutboxBody::Shared(id, share) => (Body::Message(id.encode()), &**share),
+    let (body, share, author) = match body {
+        OutboxBody::Message(id) => (Body::Message(id.encode()), "", None),
+        OutboxBody::Will(publication, author) => {
+            let publication = Publication::clone(publication);
+            (Body::Publication(publication), "", author.clone())
+        }
+        OutboxBody::Shared(id, share) => (Body::Message(id.encode()), &**share, None),
     };
     OutboxRecord {
         body: Some(body),
         share_filter: share.to_owned(),
+        author,
     }
     .encode_to_vec()
 }

@@ -13,8 +13,9 @@ use bytes::Bytes;
 use cluster_proto::shard_command::Command;
 use cluster_proto::shard_response::Response;
 use cluster_proto::{
-    Acknowledge, Append, Connect, Connected, Disconnect, Origin, Publication, SequenceRange, ShardCommand,
-    Subscribe, Subscription, Tick, Unsubscribe, Will, rejected::Reason,
+    Acknowledge, Append, Author, CertificateNames, Claim, Connect, Connected, Disconnect, Origin,
+    Publication, SequenceRange, ShardCommand, Subscribe, Subscription, Tick, Unsubscribe, Will,
+    rejected::Reason,
 };
 use cluster_state::{ApplyContext, Effect, EntryKind, MessageId, OutboxBody, QueueItem, ShardState};
 
@@ -197,7 +198,7 @@ impl Shard {
     pub fn outbox(&self) -> Vec<String> {
         let body = |body| match body {
             OutboxBody::Message(id) | OutboxBody::Shared(id, _) => text(&self.bodies[&id]),
-            OutboxBody::Publication(publication) => text(&publication),
+            OutboxBody::Will(publication, _) => text(&publication),
         };
         self.state.outbox().map(|item| body(item.body)).collect()
     }
@@ -252,6 +253,30 @@ pub fn will(payload: &str, delay_s: u32) -> Will {
         publication: Some(message("wills", payload, 1)),
         delay_s,
         message_expiry_s: 0,
+        author: None,
+    }
+}
+
+/// One that is judged by what was known of its client.
+pub fn judged_will(payload: &str, delay_s: u32) -> Will {
+    Will {
+        author: Some(Box::new(Author {
+            user: Some("anna".into()),
+            client_id: "c".into(),
+            address: "10.0.0.1".into(),
+            groups: vec!["staff".into()],
+            claims: vec![Claim {
+                name: "site".into(),
+                values: vec!["7".into()],
+            }],
+            certificate: Some(CertificateNames {
+                common_name: Some("device-7".into()),
+                dns: vec!["device-7.example".into()],
+                ..CertificateNames::default()
+            }),
+            ..Author::default()
+        })),
+        ..will(payload, delay_s)
     }
 }
 

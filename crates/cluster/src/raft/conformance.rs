@@ -24,7 +24,7 @@ impl Observer for Nobody {
     fn session_ended(&self, _: &str, _: &'static str) {}
     fn dropped(&self, _: &'static str, _: u64) {}
     fn forwarded(&self, _: u64, _: Vec<ForwardMessage>) {}
-    fn kick(&self, _: &str, _: u64) -> Option<crate::Ended> {
+    fn kick(&self, _: &str, _: u64, _: crate::KickedBy) -> Option<crate::Kicked> {
         None
     }
     fn fenced(&self) {}

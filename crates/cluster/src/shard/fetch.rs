@@ -154,8 +154,12 @@ impl Shard {
                 OutboxBody::Shared(_, share) => Some(Arc::clone(share)),
                 _ => None,
             };
+            let mut author = None;
             let body = match item.body {
-                OutboxBody::Publication(publication) => Some(publication),
+                OutboxBody::Will(publication, by) => {
+                    author = by;
+                    Some(*publication)
+                }
                 OutboxBody::Message(id) | OutboxBody::Shared(id, _) => match self
                     .node
                     .bodies
@@ -176,6 +180,7 @@ impl Shard {
                 number: item.number,
                 publication,
                 share,
+                author,
             });
         }
         messages

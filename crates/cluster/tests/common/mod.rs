@@ -58,7 +58,7 @@ impl Observer for Notes {
     fn forwarded(&self, _: u64, messages: Vec<ForwardMessage>) {
         self.forwarded.lock().extend(messages);
     }
-    fn kick(&self, client: &str, epoch: u64) -> Option<cluster::Ended> {
+    fn kick(&self, client: &str, epoch: u64, _: cluster::KickedBy) -> Option<cluster::Kicked> {
         self.kicked.lock().push((client.to_owned(), epoch));
         None
     }
