@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Query;
 
+/// Clocks may differ by so much. It is what the nodes themselves go by.
+const CLOCKS_DIFFER_MS: i64 = 2_000;
+
 /// The cluster as one node sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterStatus {
@@ -50,6 +53,17 @@ pub struct MemberStatus {
     pub shards_held: u32,
     /// Shards that it leads.
     pub shards_led: u32,
+    /// By how many milliseconds its clock is ahead of the cluster's time, which is that of most clocks; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_ms: Option<i64>,
+}
+
+impl MemberStatus {
+    /// By how many seconds its clock is off, if that is more than clocks may differ: ahead, or behind below 0.
+    pub fn clock_off_s(&self) -> Option<i64> {
+        let ahead_ms = self.clock_ahead_ms.unwrap_or(0);
+        (ahead_ms.abs() > CLOCKS_DIFFER_MS).then_some(ahead_ms / 1000)
+    }
 }
 
 /// Whether a node takes part.

@@ -224,6 +224,7 @@ impl TwoNodes {
             leader: false,
             shards_held: 16,
             shards_led: 8,
+            clock_ahead_ms: None,
         }
     }
 }

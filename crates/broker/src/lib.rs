@@ -54,7 +54,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use cluster::{Clock, Cluster, Observer, SystemClock};
+use cluster::{Clock, Cluster, ClusterClock, Observer, SystemClock};
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
@@ -133,7 +133,8 @@ impl Broker {
     /// # Errors
     /// A listener, the data directory or a file of users, keys or rules cannot be opened; nothing is left running.
     pub fn start(config: Config) -> BoxFuture<'static, Result<Self, BrokerError>> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        // Who comes in is judged by the same time.
+        let clock: Arc<dyn Clock> = Arc::new(ClusterClock::new(Arc::new(SystemClock::default())));
         let gate = Gate::open(&config, Arc::clone(&clock)).map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
             BrokerError::Access(problems.join("; "))
@@ -379,7 +380,8 @@ async fn open_shared(
         opened.queue_memory_bytes,
         Arc::clone(&opened.queue_memory_elsewhere),
     );
-    let cluster = open(opened, Arc::clone(&clock), observer).await?;
+    let cluster = open(opened, clock, observer).await?;
+    let clock = cluster.clock();
     let shared = Arc::new(Shared::new(
         config,
         memory,

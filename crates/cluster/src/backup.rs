@@ -8,7 +8,7 @@ use crate::chance;
 use crate::node::Inner;
 use crate::reads::{PAUSE, READ_WITHIN};
 use crate::slot::{Slot, failed};
-use crate::{Cluster, ProposeError, ShardId};
+use crate::{Clock, Cluster, ProposeError, ShardId};
 
 impl Cluster {
     /// Parts of a backup from a place in a shard on, a bounded number. Whatever was acknowledged before the call, and is not

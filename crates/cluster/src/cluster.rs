@@ -19,7 +19,9 @@ use crate::raft::Machine;
 use crate::shard::Shard;
 use crate::slot::Slot;
 use crate::status::Status;
-use crate::{Fetch, KickedBy, Outboxed, ProposeError, SessionInfo, SessionWaker, ShardId, Totals};
+use crate::{
+    Clock, ClusterClock, Fetch, KickedBy, Outboxed, ProposeError, SessionInfo, SessionWaker, ShardId, Totals,
+};
 
 /// Called once with the response of a command, after commit on disk and apply.
 pub type Done = Box<dyn FnOnce(Result<ShardResponse, ProposeError>) + Send>;
@@ -89,6 +91,11 @@ impl Cluster {
     /// Whether this node is its cluster's only member: nothing needs announcing or forwarding.
     pub fn is_alone(&self) -> bool {
         self.0.is_alone()
+    }
+
+    /// The time of the cluster, as this node knows it.
+    pub fn clock(&self) -> Arc<ClusterClock> {
+        self.0.clock.clone()
     }
 
     /// The cluster as this node knows it.

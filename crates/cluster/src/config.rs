@@ -80,6 +80,16 @@ pub struct Broken {
     pub leads_on: bool,
     /// Connections are not asked to close before their sessions are taken.
     pub no_kicks: bool,
+    /// Each node goes by its own clock, whatever the others' show.
+    pub own_clocks: bool,
+    /// A group that a node has no log of is founded, also if its replica was there before.
+    pub founds_again: bool,
+    /// A checkpoint does not wait until the disk has the log that it refers to.
+    pub early_checkpoints: bool,
+    /// What a leader has taken is waited for, whether it answers or not.
+    pub waits_for_ever: bool,
+    /// The lead of a shard is moved once, whatever becomes of it.
+    pub moves_once: bool,
 }
 
 /// How a node reaches its peers and lives with them.

@@ -87,6 +87,12 @@ impl<M: Machine> Group<M> {
         initialized.map(|is| !is).map_err(|error| self.failed(error))
     }
 
+    /// Whether this replica has nothing of the log.
+    pub(crate) fn is_empty(&self) -> bool {
+        let metrics = self.raft.metrics();
+        metrics.borrow_watched().last_log_index.is_none()
+    }
+
     /// Gives the group its first membership. All who do must name the same one.
     pub(crate) async fn initialize(&self, voters: BTreeMap<u64, String>) -> Result<(), StartError> {
         let members: BTreeMap<u64, BasicNode> = voters

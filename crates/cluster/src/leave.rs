@@ -93,6 +93,7 @@ mod tests {
             leaving: leaving.contains(&node),
             draining: false,
             replicas: 1,
+            clock_ahead_ms: None,
         };
         Status {
             node: 1,

@@ -2,6 +2,7 @@
 //! crate that names openraft; what a command means is decided in `cluster-state`, how bytes reach the disk in `storage`,
 //! and how they reach other nodes in `transport`.
 
+mod agreed;
 mod announcer;
 mod backup;
 mod barrier;
@@ -39,6 +40,7 @@ mod start;
 mod status;
 mod view;
 
+pub use agreed::ClusterClock;
 #[doc(hidden)]
 pub use chance::simulate;
 pub use clock::{Clock, SystemClock};

@@ -83,6 +83,7 @@ struct Link {
     connected: Gauge,
     rtt: Gauge,
     queue_bytes: Gauge,
+    clock_skew: Gauge,
 }
 
 impl Link {
@@ -92,6 +93,7 @@ impl Link {
             connected: of("flotilla_cluster_peer_connected"),
             rtt: of("flotilla_cluster_peer_rtt_seconds"),
             queue_bytes: of("flotilla_cluster_peer_queue_bytes"),
+            clock_skew: of("flotilla_cluster_peer_clock_skew_seconds"),
         }
     }
 
@@ -148,6 +150,8 @@ impl Inner {
         for (name, link) in links {
             let member = members.iter().find(|member| member.name == *name);
             link.set(member.and_then(|member| stats.iter().find(|stats| stats.node == member.node)));
+            let ahead_ms = member.and_then(|member| member.clock_ahead_ms).unwrap_or(0);
+            link.clock_skew.set(ahead_ms as f64 / 1000.0);
         }
     }
 
@@ -223,6 +227,10 @@ fn describe() {
     describe_gauge!(
         "flotilla_cluster_peer_queue_bytes",
         "Bytes of calls and messages to the peer that it has not answered"
+    );
+    describe_gauge!(
+        "flotilla_cluster_peer_clock_skew_seconds",
+        "How far the peer's clock is ahead of the cluster's time, which is that of most clocks; negative: behind"
     );
     describe_gauge!(
         "flotilla_cluster_info",

@@ -2,6 +2,7 @@
 //! down, and counts as ready when it has caught up. Without a lease it closes its doors.
 
 use openraft::async_runtime::WatchReceiver;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -43,7 +44,11 @@ impl Inner {
             }
             self.refresh_members();
             let asked = Instant::now();
-            match self.ask_lease().await {
+            let lease = self.ask_lease().await;
+            if let Some(lease) = &lease {
+                self.compare_clocks(lease, asked);
+            }
+            match lease {
                 Some(lease) if lease.granted => self.granted(asked, lease).await,
                 Some(_) => self.join().await,
                 None => {
@@ -51,6 +56,19 @@ impl Inner {
                     renew.reset_after(ASK_AGAIN_AFTER);
                 }
             }
+        }
+    }
+
+    fn compare_clocks(&self, lease: &Granted, asked: Instant) {
+        self.clock.take(lease, asked);
+        self.break_clock();
+        self.say_whose_clock_is_off();
+    }
+
+    /// A broken node, for a test that has to notice.
+    fn break_clock(&self) {
+        if self.config.broken.own_clocks {
+            self.clock.follow_own();
         }
     }
 
@@ -108,6 +126,7 @@ impl Inner {
             incarnation: self.incarnation(),
             meta_index: self.meta_applied(),
             draining: self.is_stopping() || self.draining.is_on(),
+            wall_ms: Some(self.clock.wall_ms()),
         };
         if self.meta.leads() {
             return self.judge_lease(&request);
@@ -141,6 +160,7 @@ impl Inner {
         let granted = known.unwrap_or(false);
         if granted {
             self.heard.note(request.node, request.draining);
+            self.clock.hear(request.node, request.wall_ms);
         }
         let metrics = self.meta.raft.metrics();
         let committed = metrics
@@ -148,10 +168,26 @@ impl Inner {
             .cluster_committed
             .as_ref()
             .map_or(0, |id| id.index);
-        Some(Granted {
+        let mut lease = Granted {
             granted,
             meta_index: committed,
             draining: self.heard.draining(),
+            ..Granted::default()
+        };
+        self.clock.decide(&self.who_has_a_clock(), &mut lease);
+        self.break_clock();
+        Some(lease)
+    }
+
+    /// Live members, and those with whom the cluster begins and who have not joined yet.
+    fn who_has_a_clock(&self) -> BTreeSet<u64> {
+        let voters = self.meta.members().voters;
+        self.meta.machine.read(|state| {
+            let to_join = |node: &u64| state.member(*node).is_none() && !state.is_retired(*node);
+            let live = state.members().filter(|member| !member.down);
+            let live = live.map(|member| member.node);
+            let voters = voters.into_iter().filter(to_join);
+            live.chain(voters).chain([self.node_id]).collect()
         })
     }
 

@@ -30,7 +30,7 @@ use crate::remote_queues::RemoteQueues;
 use crate::said::Said;
 use crate::shard::Node;
 use crate::slot::Slot;
-use crate::{Clock, Config, Observer, PeerConfig, ProposeError, ShardId};
+use crate::{ClusterClock, Config, Observer, PeerConfig, ProposeError, ShardId};
 
 /// One try to reach the leader of the meta group.
 const META_WITHIN: Duration = Duration::from_secs(2);
@@ -46,7 +46,7 @@ pub(crate) struct Inner {
     /// Empty until the node belongs to a cluster.
     pub(crate) cluster_id: Mutex<String>,
     pub(crate) data_dir: Mutex<DataDir>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<ClusterClock>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) peers: Option<Peers>,
     pub(crate) meta: Arc<Group<Meta>>,

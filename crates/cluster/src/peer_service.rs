@@ -17,9 +17,11 @@ use transport::{PeerService, Proof, Reply};
 
 use crate::KickedBy;
 use crate::formation::PROTOCOL;
+use crate::group::Group;
 use crate::node::Inner;
 use crate::raft::convert::{self, rpc};
 use crate::raft::{Machine, StateMachine, TypeConfig, received_snapshot};
+use crate::shard::Shard;
 use crate::slot::failed;
 
 /// How long a node that asks for a barrier is kept waiting before it has to ask again.
@@ -366,11 +368,20 @@ impl Inner {
             return;
         }
         match self.slot((group - 1) as u16).and_then(|slot| slot.replica()) {
+            Some(replica) if call.asks_for_a_vote() && self.has_forgotten(&replica) => {
+                reply.send(failed(Reason::NoReplica, None));
+            }
             Some(replica) => {
                 tokio::spawn(async move { reply.send(call.make(&replica.raft).await) });
             }
             None => reply.send(failed(Reason::NoReplica, None)),
         }
+    }
+
+    /// Whether a replica was here before and was removed, with all it had accepted. By an old membership it may be a voter still:
+    /// until it has the log again, it must not help one into the lead that has not got what this one has forgotten.
+    fn has_forgotten(&self, replica: &Group<Shard>) -> bool {
+        replica.is_empty() && self.log.was_removed(replica.id) && !self.config.broken.founds_again
     }
 }
 
@@ -383,6 +394,10 @@ enum RaftCall {
 }
 
 impl RaftCall {
+    fn asks_for_a_vote(&self) -> bool {
+        matches!(self, Self::Vote(_) | Self::PreVote(_))
+    }
+
     async fn make<M: Machine>(self, raft: &Raft<TypeConfig, StateMachine<M>>) -> call_response::Body {
         let made = match self {
             RaftCall::Append(request) => match rpc::append(request) {

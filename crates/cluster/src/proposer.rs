@@ -14,7 +14,7 @@ use prost::Message;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use crate::ProposeError;
+use crate::{Broken, ProposeError};
 
 /// The most commands in an entry, unless one proposal has more.
 const COMMANDS_MAX: usize = 256;
@@ -124,6 +124,7 @@ pub(crate) struct Proposer {
     commits: Histogram,
     /// A broken node, for tests that have to notice.
     newest_first: bool,
+    waits_for_ever: bool,
 }
 
 impl Proposer {
@@ -141,11 +142,13 @@ impl Proposer {
             give_up_after,
             commits: histogram!("flotilla_replication_commit_duration_seconds"),
             newest_first: false,
+            waits_for_ever: false,
         }
     }
 
-    pub(crate) fn newest_first(mut self, newest_first: bool) -> Self {
-        self.newest_first = newest_first;
+    pub(crate) fn broken(mut self, broken: Broken) -> Self {
+        self.newest_first = broken.newest_first;
+        self.waits_for_ever = broken.waits_for_ever;
         self
     }
 
@@ -268,6 +271,9 @@ impl Proposer {
         let mut queue = self.queue.lock();
         // Whoever was to answer may never do so: a leader without its followers says neither yes nor no.
         if queue.flights.front().is_some_and(|flight| flight.give_up <= now) {
+            if self.waits_for_ever && queue.under_way > 0 {
+                return Next::Wait;
+            }
             begin_new_life(queue);
             return self.next();
         }

@@ -15,7 +15,7 @@ use crate::group::Group;
 use crate::node::Inner;
 use crate::shard::Shard;
 use crate::slot::{Slot, failed};
-use crate::{Fetch, ProposeError, Queued, ShardId};
+use crate::{Clock, Fetch, ProposeError, Queued, ShardId};
 
 const ASK_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) const READ_WITHIN: Duration = Duration::from_secs(10);

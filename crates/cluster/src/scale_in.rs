@@ -169,6 +169,7 @@ mod tests {
             leaving: false,
             draining: false,
             replicas: 1,
+            clock_ahead_ms: None,
         });
         let members: Vec<_> = members.collect();
         let nodes: Vec<u64> = members.iter().map(|member| member.node).collect();

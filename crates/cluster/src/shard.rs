@@ -162,7 +162,8 @@ impl Shard {
     /// Whether the passing of time is to be proposed, and notes that it is.
     pub(crate) fn tick_due(&self, now_ms: u64) -> bool {
         let last = self.ticked_ms.load(Ordering::Relaxed);
-        let due = now_ms >= last + TICK_AGAIN_MS;
+        // Time that was wrong may go back.
+        let due = now_ms < last || now_ms >= last + TICK_AGAIN_MS;
         if due {
             self.ticked_ms.store(now_ms, Ordering::Relaxed);
         }
@@ -440,7 +441,7 @@ impl Machine for Shard {
     }
 
     fn log(&self) -> Option<&GroupLog> {
-        Some(&self.log)
+        (!self.node.broken.early_checkpoints).then_some(&self.log)
     }
 
     fn checkpoint(&self) -> Result<proto::Applied, StorageError> {

@@ -13,12 +13,12 @@ use foldhash::HashMap;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use crate::ShardId;
 use crate::group::Group;
 use crate::node::Inner;
 use crate::shard::Shard;
 use crate::slot::Slot;
 use crate::start::group_of;
+use crate::{Clock, ShardId};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Between two moves of one shard's leadership.
@@ -107,7 +107,8 @@ impl Inner {
         let others = others.filter(|node| self.is_live(*node)).collect();
         slot.set_others(others, |node| self.is_live(node));
         match slot.replica() {
-            None if here => {
+            // One that is placed here, or was: it may have moved away while this node did not run, and is ended as any other.
+            None if here || self.was_left_behind(slot.id, &placed) => {
                 if let Err(error) = self.start_replica(slot).await {
                     warn!(%error, shard = slot.id, "the replica did not start");
                 }
@@ -118,13 +119,16 @@ impl Inner {
         }
     }
 
+    /// What is left of a replica must not come to life later, when the shard is placed here again: it knows an old membership.
+    fn was_left_behind(&self, shard: ShardId, placed: &[u64]) -> bool {
+        !self.config.broken.founds_again && !placed.is_empty() && self.log.is_left_behind(group_of(shard))
+    }
+
     async fn initialize(&self, shard: ShardId, group: &Group<Shard>, initial: &[u64], memory: &mut Memory) {
         // A replica that was here before and comes again is as empty as one of a group that nobody has founded: it waits for the
         // leader of the group that there is.
-        if !initial.contains(&self.node_id)
-            || self.log.was_removed(group_of(shard))
-            || !group.is_pristine().await.unwrap_or(false)
-        {
+        let was_here = self.log.was_removed(group_of(shard)) && !self.config.broken.founds_again;
+        if !initial.contains(&self.node_id) || was_here || !group.is_pristine().await.unwrap_or(false) {
             memory.pristine_since.remove(&shard);
             return;
         }
@@ -189,6 +193,9 @@ impl Inner {
     }
 
     fn tick(&self, slot: &Slot, group: &Group<Shard>) {
+        if !self.clock.is_known() {
+            return;
+        }
         let now_ms = self.clock.now_ms();
         let due = group.machine.read(|state| state.next_deadline_ms());
         if due.is_some_and(|due| due <= now_ms) && group.machine.tick_due(now_ms) {
@@ -296,7 +303,7 @@ impl Inner {
         let recently = memory
             .transfers
             .get(&slot.id)
-            .is_some_and(|at| at.elapsed() < TRANSFER_EVERY);
+            .is_some_and(|at| at.elapsed() < TRANSFER_EVERY || self.config.broken.moves_once);
         if recently || !group.members().voters.contains(&preferred) || !group.is_caught_up(preferred) {
             return;
         }

@@ -17,7 +17,7 @@ use crate::group::Group;
 use crate::proposer::{Number, Proposer, Target, stamped};
 use crate::raft::{Callback, Payload, Responses, TypeConfig};
 use crate::shard::Shard;
-use crate::{Clock, ShardId};
+use crate::{Clock, ClusterClock, ShardId};
 
 /// A leader answers an entry within this time, or it is proposed again.
 const PROPOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -133,7 +133,7 @@ impl Slot {
 /// Proposes other nodes' entries in the order in which they came.
 pub(crate) async fn run_foreign(
     slot: Arc<Slot>,
-    clock: Arc<dyn Clock>,
+    clock: Arc<ClusterClock>,
     mut received: mpsc::Receiver<Foreign>,
     stop: CancellationToken,
 ) {
@@ -144,6 +144,11 @@ pub(crate) async fn run_foreign(
         };
         if !group.leads() {
             reply.send(failed(Reason::NotLeader, group.leader()));
+            continue;
+        }
+        if !clock.is_known() {
+            // A moment after the start: who asked asks again.
+            reply.send(failed(Reason::NoQuorum, slot.leader()));
             continue;
         }
         let slot = slot.clone();
@@ -213,13 +218,16 @@ impl Drop for Ending {
 pub(crate) struct ShardTarget {
     pub(crate) node: u64,
     pub(crate) slot: Arc<Slot>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<ClusterClock>,
     pub(crate) peers: Option<Peers>,
 }
 
 impl Target for ShardTarget {
     async fn send(self: Arc<Self>, proposer: Arc<Proposer>, number: Number, entry: Bytes) {
         if let Some(group) = self.slot.led_here() {
+            if !self.clock.is_known() {
+                return proposer.finished(number, Err(()));
+            }
             let now_ms = self.clock.now_ms();
             return propose_here(&group, &entry, now_ms, move |result| {
                 let applied = result.ok().filter(|responses| !responses.is_gap);

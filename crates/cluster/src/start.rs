@@ -28,8 +28,8 @@ use crate::remote_queues::RemoteQueues;
 use crate::shard::{FarOwners, Node, Shard};
 use crate::slot::{self, ShardTarget, Slot};
 use crate::{
-    AckLevel, Clock, Cluster, Config, Observer, ShardId, StartError, chance, keeper, meta_duties,
-    shard_duties,
+    AckLevel, Clock, Cluster, ClusterClock, Config, Observer, ShardId, StartError, chance, keeper,
+    meta_duties, shard_duties,
 };
 
 /// sled's page cache: it holds checkpoints, which are read at start and when bodies are not in memory.
@@ -91,6 +91,10 @@ impl Cluster {
             }
             None => None,
         };
+        let clock = clock
+            .clone()
+            .of_cluster()
+            .unwrap_or_else(|| Arc::new(ClusterClock::new(clock)));
         let late: Arc<LateNode> = Arc::default();
         let introduction = late.clone();
         let peers = config
@@ -136,8 +140,8 @@ impl Cluster {
         let slots: Vec<Arc<Slot>> = (0..config.shards)
             .map(|id| {
                 let bytes_max = config.proposal_queue_bytes as usize;
-                let proposer = Proposer::new(node_id, life, bytes_max, config.propose_timeout)
-                    .newest_first(config.broken.newest_first);
+                let proposer =
+                    Proposer::new(node_id, life, bytes_max, config.propose_timeout).broken(config.broken);
                 let (slot, received) = Slot::new(id, proposer);
                 let slot = Arc::new(slot);
                 foreign.push((slot.clone(), received));
@@ -313,6 +317,7 @@ impl Inner {
         }
         let members = self.meta.machine.read(|state| state.members().count());
         self.lease.set_alone(members == 1);
+        self.clock.go_by_own();
         let starting = self.slots.iter().map(|slot| self.begin_replica_alone(slot));
         for started in join_all(starting).await {
             started?;

@@ -53,6 +53,8 @@ pub struct MemberStatus {
     pub draining: bool,
     /// Replicas that are placed there.
     pub replicas: usize,
+    /// By how many milliseconds its clock is ahead of the cluster's time, as far as that is known.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 impl Status {
@@ -94,7 +96,9 @@ impl Inner {
             let members: Vec<_> = members.cloned().collect();
             (state.cluster_id().to_owned(), members, placed)
         });
+        let ahead = self.clock.ahead_ms();
         let members = members.into_iter().map(|member| MemberStatus {
+            clock_ahead_ms: ahead.get(&member.node).copied(),
             replicas: placed.iter().filter(|nodes| nodes.contains(&member.node)).count(),
             node: member.node,
             name: member.name,

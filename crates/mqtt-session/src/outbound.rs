@@ -99,6 +99,8 @@ pub(crate) struct Outbound {
     base: u64,
     stages: VecDeque<Stage>,
     in_flight: usize,
+    /// Deliveries whose PUBREC is being stored, in the order in which it came, and whether it is.
+    storing: VecDeque<(u64, bool)>,
     /// A durable session reports what is finished, so that the replicated queue can drop it.
     durable: bool,
     finished: Vec<(u64, u64)>,
@@ -115,6 +117,7 @@ impl Outbound {
             base: first_sequence,
             stages: VecDeque::new(),
             in_flight: 0,
+            storing: VecDeque::new(),
             durable,
             finished: Vec::new(),
             shared: BTreeMap::new(),
@@ -175,11 +178,6 @@ impl Outbound {
         (stage != Stage::Done).then_some((self.base + offset, stage))
     }
 
-    pub(crate) fn stage(&self, sequence: u64) -> Option<Stage> {
-        let offset = sequence.checked_sub(self.base)?;
-        self.stages.get(offset as usize).copied()
-    }
-
     /// Moves a delivery on. `Stage::Done` frees its place in the window.
     pub(crate) fn advance_to(&mut self, sequence: u64, stage: Stage) {
         let Some(slot) = sequence
@@ -198,6 +196,27 @@ impl Outbound {
             self.finish(sequence);
             self.advance();
         }
+    }
+
+    /// The PUBREC of a delivery came: it is to be stored.
+    pub(crate) fn store_pubrec(&mut self, sequence: u64) {
+        self.advance_to(sequence, Stage::StoringPubRec);
+        self.storing.push_back((sequence, false));
+    }
+
+    /// The PUBREC of a delivery is stored. Some are known to be stored before earlier ones are.
+    pub(crate) fn pubrec_stored(&mut self, sequence: u64) {
+        let mut storing = self.storing.iter_mut();
+        if let Some((_, stored)) = storing.find(|(storing, _)| *storing == sequence) {
+            *stored = true;
+        }
+    }
+
+    /// The next delivery whose PUBREL may go: in the order of the PUBRECs, as clients have it by that.
+    pub(crate) fn next_pubrel(&mut self) -> Option<u64> {
+        let (sequence, _) = self.storing.pop_front_if(|(_, stored)| *stored)?;
+        self.advance_to(sequence, Stage::AwaitsPubComp);
+        Some(sequence)
     }
 
     fn finish(&mut self, sequence: u64) {

@@ -304,7 +304,7 @@ impl Session {
             }
             // A successful PUBREC does not free the slot: the send quota comes back with PUBCOMP. [MQTT-4.9.0-2]
             Some((sequence, Stage::AwaitsPubRec)) => {
-                self.outbound.advance_to(sequence, Stage::StoringPubRec);
+                self.outbound.store_pubrec(sequence);
                 actions.push(Action::Receive(sequence));
             }
             Some((_, Stage::AwaitsPubComp)) => self.pubrel_for(ack.packet_id, ReasonCode::Success, out),
@@ -318,10 +318,10 @@ impl Session {
         self.words().write_acknowledgement(pubrel, out, Packet::PubRel);
     }
 
-    /// The PUBREC of a delivery is durable: the PUBLISH will never be sent again, and PUBREL goes out.
+    /// The PUBREC of a delivery is durable: the PUBLISH will never be sent again, and PUBREL goes out, behind those of earlier PUBRECs.
     pub fn received_stored(&mut self, sequence: u64, out: &mut WriteQueue) {
-        if self.outbound.stage(sequence) == Some(Stage::StoringPubRec) {
-            self.outbound.advance_to(sequence, Stage::AwaitsPubComp);
+        self.outbound.pubrec_stored(sequence);
+        while let Some(sequence) = self.outbound.next_pubrel() {
             self.pubrel_for(packet_id_of(sequence), ReasonCode::Success, out);
         }
     }

@@ -179,6 +179,23 @@ fn a_qos_2_delivery_sends_pubrel_only_when_the_pubrec_is_durable() {
 }
 
 #[test]
+fn pubrels_go_in_the_order_of_the_pubrecs_whichever_is_known_to_be_durable_first() {
+    let mut server = Server::new(|_| {}, None);
+    for packet_id in [1, 2] {
+        server.deliver(QoS::ExactlyOnce);
+        server.take(Packet::PubRec(ack(id(packet_id)))).unwrap();
+    }
+    server.sent();
+    server.session.received_stored(1, &mut server.out);
+    assert_eq!(server.sent(), [], "a client has messages by their PUBRELs");
+    server.session.received_stored(0, &mut server.out);
+    assert_eq!(
+        server.sent(),
+        [Packet::PubRel(ack(id(1))), Packet::PubRel(ack(id(2)))]
+    );
+}
+
+#[test]
 fn a_refused_pubrec_ends_the_delivery() {
     let mut server = Server::new(|_| {}, None);
     server.deliver(QoS::ExactlyOnce);

@@ -160,6 +160,7 @@ fn shown(member: &cluster::MemberStatus, status: &cluster::Status) -> MemberStat
         leader: status.meta_leader == Some(member.node),
         shards_held: member.replicas as u32,
         shards_led: led as u32,
+        clock_ahead_ms: member.clock_ahead_ms,
     }
 }
 

@@ -102,7 +102,8 @@ impl RaftLog {
         let group = match groups.open.get(&id) {
             Some(group) => group.clone(),
             None => {
-                let open = || Group::open(&self.engine, id, self.options.cache_bytes_per_group);
+                let simulated = self.writer.is_simulated();
+                let open = || Group::open(&self.engine, id, self.options.cache_bytes_per_group, simulated);
                 let group = Arc::new(self.writer.guard(open)?);
                 groups.open.insert(id, group.clone());
                 group
@@ -131,6 +132,13 @@ impl RaftLog {
     /// Whether a group was here before and was removed: it has been founded, and an empty log says nothing about that.
     pub fn was_removed(&self, id: GroupId) -> bool {
         self.groups.lock().removed.contains(&id)
+    }
+
+    /// Whether there is something of a group here that was not removed: what a replica has left behind, which is not open.
+    pub fn is_left_behind(&self, id: GroupId) -> bool {
+        let groups = self.groups.lock();
+        let is_known = groups.open.contains_key(&id) || groups.half_removed.contains(&id);
+        !is_known && self.engine.first_index(id).is_some()
     }
 
     /// Ends the log and what depends on it, since something else on this node's disk has failed.

@@ -1,7 +1,10 @@
 //! What the tests with real clients share: a broker with all its listeners, and where the clients' programs are.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,6 +12,8 @@ use harness::{Broker, BrokerOptions, Cluster, ClusterOptions};
 
 /// How long a client's stories may take together.
 const STORIES_LIMIT: Duration = Duration::from_secs(120);
+/// How many messages of each publisher are acknowledged between two deaths.
+const PROGRESS: u64 = 300;
 
 /// How a client reaches the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +112,120 @@ pub fn paho_over_nodes(version: &str) -> Result<()> {
     command.args([version, Reach::Tcp.word(), &places.join(","), ""]);
     let logs = || nodes.iter().map(|node| cluster.log(*node)).collect::<Vec<_>>();
     told(&mut command, || logs().join("\n"))
+}
+
+/// Lets Paho publish and subscribe while each node in turn is killed and started again.
+pub fn paho_while_nodes_die(version: &str) -> Result<()> {
+    let mut cluster = Cluster::start(ClusterOptions::default())?;
+    let places: Vec<_> = cluster
+        .all()
+        .iter()
+        .map(|node| cluster.mqtt_addr(*node).to_string())
+        .collect();
+    let mut command = Command::new(tool("venv/bin/python")?);
+    command.arg("-u").arg(script("paho_cluster.py"));
+    command.args([version, &places.join(",")]);
+    let mut paho = Talking::start(&mut command)?;
+    let killed = (|| -> Result<()> {
+        for node in cluster.all() {
+            paho.progress(PROGRESS)?;
+            cluster.kill9(node);
+            paho.progress(PROGRESS)?;
+            cluster.restart(node)?;
+        }
+        paho.progress(PROGRESS)
+    })();
+    let ended = killed.and_then(|()| paho.end());
+    let logs = || cluster.all().into_iter().map(|node| cluster.log(node));
+    ended.with_context(|| logs().collect::<Vec<_>>().join("\n"))
+}
+
+/// A program that says how much was acknowledged until its input ends.
+struct Talking {
+    child: Child,
+    said: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+impl Talking {
+    fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .context("the script did not start: run cargo xtask test")?;
+        let stdout = child.stdout.take().context("its output is a pipe")?;
+        let said: Arc<Mutex<String>> = Arc::default();
+        let heard = Arc::clone(&said);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.push_str(&line);
+                heard.push('\n');
+            }
+        });
+        Ok(Self { child, said, reader })
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How much each publisher has had acknowledged.
+    fn acknowledged(&self) -> u64 {
+        let said = self.said();
+        let mut lines = said.lines().rev();
+        let last = lines.find_map(|line| line.strip_prefix("acknowledged ")?.parse().ok());
+        last.unwrap_or(0)
+    }
+
+    /// Waits until each publisher has had so much more acknowledged.
+    fn progress(&mut self, more: u64) -> Result<()> {
+        let wanted = self.acknowledged() + more;
+        let deadline = Instant::now() + STORIES_LIMIT;
+        while self.acknowledged() < wanted {
+            ensure!(self.child.try_wait()?.is_none(), "it ended:\n{}", self.said());
+            ensure!(
+                Instant::now() < deadline,
+                "{wanted} were not acknowledged:\n{}",
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Ends its input and waits for its judgement.
+    fn end(mut self) -> Result<()> {
+        drop(self.child.stdin.take());
+        let deadline = Instant::now() + 2 * STORIES_LIMIT;
+        let status = loop {
+            match self.child.try_wait()? {
+                Some(status) => break status,
+                None if Instant::now() > deadline => bail!("it does not end:\n{}", self.said()),
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        // What it said last may still be on its way.
+        while !self.reader.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let said = self.said();
+        ensure!(
+            status.success() && said.contains("all stories passed"),
+            "{status}:\n{said}"
+        );
+        println!("{}", said.lines().rev().nth(1).unwrap_or_default());
+        Ok(())
+    }
+}
+
+impl Drop for Talking {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
 }
 
 fn stories(command: &mut Command, version: &str, reach: Reach) -> Result<()> {

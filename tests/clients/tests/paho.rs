@@ -1,7 +1,7 @@
 //! Paho (Python) against a running broker: both protocol versions over every transport.
 
 use anyhow::Result;
-use clients::{Reach, paho, paho_over_nodes};
+use clients::{Reach, paho, paho_over_nodes, paho_while_nodes_die};
 
 #[test]
 fn paho_speaks_mqtt_3_1_1_over_tcp() -> Result<()> {
@@ -51,4 +51,14 @@ fn paho_speaks_mqtt_3_1_1_to_three_nodes_as_to_one() -> Result<()> {
 #[test]
 fn paho_speaks_mqtt_5_to_three_nodes_as_to_one() -> Result<()> {
     paho_over_nodes("5")
+}
+
+#[test]
+fn paho_loses_nothing_of_mqtt_3_1_1_while_nodes_die() -> Result<()> {
+    paho_while_nodes_die("3.1.1")
+}
+
+#[test]
+fn paho_loses_nothing_of_mqtt_5_while_nodes_die() -> Result<()> {
+    paho_while_nodes_die("5")
 }

@@ -24,6 +24,10 @@ const ADMIN_PORT: u16 = 9100;
 const PEER_PORT: u16 = 7883;
 /// A directory for the logs of all nodes, for a look after a failure.
 const KEEP_LOGS: &str = "FLOTILLA_KEEP_LOGS";
+/// All nodes, in a hosts file of their own.
+const ALL_NODES: &str = "nodes.test";
+/// Runs what follows with another hosts file: `$0` is that file.
+const WITH_HOSTS: &str = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
 /// The last part of an address has 8 bits: 4 for the cluster of this process, 4 for the node.
 const NODES_MAX: usize = 14;
 
@@ -42,6 +46,9 @@ pub struct ClusterOptions {
     pub seeds: Vec<Vec<usize>>,
     /// Environment of each process, beyond what it inherits.
     pub env: Vec<(String, String)>,
+    /// Nodes advertise names, and find each other by one name that has all their addresses, from a hosts file of their own: see
+    /// `own_hosts_are_possible`.
+    pub names: bool,
 }
 
 impl Default for ClusterOptions {
@@ -53,6 +60,7 @@ impl Default for ClusterOptions {
             cluster_keys: String::new(),
             seeds: Vec::new(),
             env: Vec::new(),
+            names: false,
         }
     }
 }
@@ -73,6 +81,7 @@ pub struct Cluster {
 struct Node {
     name: String,
     ip: Ipv4Addr,
+    peer_port: u16,
     directory: PathBuf,
     process: Option<Process>,
 }
@@ -107,6 +116,7 @@ impl Cluster {
                 Node {
                     name,
                     ip,
+                    peer_port: PEER_PORT,
                     directory,
                     process: None,
                 }
@@ -122,6 +132,7 @@ impl Cluster {
         if cluster.options.links {
             cluster.links = cluster.make_links()?;
         }
+        cluster.write_hosts()?;
         for node in cluster.all() {
             std::fs::create_dir_all(&cluster.nodes[node].directory)?;
             std::fs::write(cluster.config_path(node), cluster.config(node)?)?;
@@ -222,6 +233,23 @@ impl Cluster {
         }
     }
 
+    /// A node that does not run gets another address for its peers: another port. The others' seeds name the old one.
+    pub fn move_peer_port(&mut self, node: usize) -> Result<()> {
+        ensure!(self.nodes[node].process.is_none(), "node {node} still runs");
+        self.nodes[node].peer_port += 1;
+        Ok(())
+    }
+
+    /// A node that does not run gets another address, under the name that it has; only with `names`.
+    pub fn move_address(&mut self, node: usize) -> Result<()> {
+        ensure!(self.nodes[node].process.is_none(), "node {node} still runs");
+        ensure!(self.options.names, "the nodes have no names");
+        let [a, b, c, d] = self.nodes[node].ip.octets();
+        // No node has it: see `NODES_MAX`.
+        self.nodes[node].ip = Ipv4Addr::new(a, b, c, d | 15);
+        self.write_hosts()
+    }
+
     /// Breaks both directions between two nodes; only with `links`.
     pub fn cut(&self, one: usize, other: usize, cut: Cut) {
         self.link(one, other).cut(cut);
@@ -290,7 +318,15 @@ impl Cluster {
 
     /// Where other nodes are listened to.
     pub fn peer_addr(&self, node: usize) -> SocketAddr {
-        (self.nodes[node].ip, PEER_PORT).into()
+        (self.nodes[node].ip, self.nodes[node].peer_port).into()
+    }
+
+    /// Where other nodes are told to find it.
+    pub fn advertised(&self, node: usize) -> String {
+        match self.options.names {
+            true => format!("{}.test:{}", self.name(node), self.nodes[node].peer_port),
+            false => self.peer_addr(node).to_string(),
+        }
     }
 
     /// Where the node keeps its data.
@@ -343,11 +379,27 @@ impl Cluster {
         targets.iter().map(|_| from_one()).collect()
     }
 
+    /// What the nodes' names stand for; the file stays the same one, which is what the nodes see.
+    fn write_hosts(&self) -> Result<()> {
+        let mut text = "127.0.0.1 localhost\n".to_owned();
+        for node in &self.nodes {
+            writeln!(text, "{} {}.test\n{} {ALL_NODES}", node.ip, node.name, node.ip)?;
+        }
+        std::fs::write(self.hosts_path(), text).context("writing a hosts file")
+    }
+
+    fn hosts_path(&self) -> PathBuf {
+        self.files.path().join("hosts")
+    }
+
     fn config(&self, node: usize) -> Result<String> {
         let mut text = format!(
             "{}\n[cluster]\n{}\n",
             self.options.config, self.options.cluster_keys
         );
+        if self.options.names {
+            writeln!(text, "expect = {}", self.options.nodes)?;
+        }
         if let Some(links) = self.links.get(node) {
             writeln!(text, "[cluster.peer_overrides]")?;
             for other in self.others(node) {
@@ -367,9 +419,17 @@ impl Cluster {
         let seeds: Vec<String> = seeds
             .unwrap_or_else(|| self.all())
             .into_iter()
-            .map(|seed| self.peer_addr(seed).to_string())
+            .map(|seed| SocketAddr::from((self.nodes[seed].ip, PEER_PORT)).to_string())
             .collect();
-        let mut command = Command::new(&self.program);
+        let mut command = match self.options.names {
+            true => {
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", WITH_HOSTS]);
+                command.arg(self.hosts_path()).arg(&self.program);
+                command
+            }
+            false => Command::new(&self.program),
+        };
         command.arg("start").arg("--config").arg(self.config_path(node));
         command.args(["--node", self.name(node)]);
         command.arg("--data-dir").arg(self.data_dir(node));
@@ -378,12 +438,14 @@ impl Cluster {
             ("--ws", self.ws_addr(node)),
             ("--admin", self.admin_addr(node)),
             ("--peer", self.peer_addr(node)),
-            ("--advertise", self.peer_addr(node)),
         ] {
             command.arg(flag).arg(address.to_string());
         }
+        command.args(["--advertise", &self.advertised(node)]);
         // A node that is alone founds its cluster at once.
-        if seeds.len() > 1 {
+        if self.options.names {
+            command.arg("--seeds").arg(format!("dns:{ALL_NODES}:{PEER_PORT}"));
+        } else if seeds.len() > 1 {
             command.arg("--seeds").arg(seeds.join(","));
         }
         command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
@@ -430,6 +492,16 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// Whether a process of a test may have a hosts file of its own, for `names`.
+pub fn own_hosts_are_possible() -> bool {
+    let tried = Command::new("unshare")
+        .args(["--mount", "mount", "--bind", "/etc/hosts", "/etc/hosts"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    tried.is_ok_and(|status| status.success())
 }
 
 /// Loopback addresses that no other process uses: its number is in them. So every node can have the usual ports.

@@ -15,7 +15,7 @@ mod wait;
 pub use broker::{Broker, BrokerOptions, is_audited};
 pub use certificate::{Certificate, peer_keys, write_client_certificate, write_peer_certificate};
 pub use client::{Client, LIMIT, Transport, encoded, subscription_options};
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::{Cluster, ClusterOptions, own_hosts_are_possible};
 pub use front::{free_address, known_behind};
 pub use link::{Cut, Link};
 pub use options::{ConnectOptions, Message};

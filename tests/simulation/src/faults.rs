@@ -38,6 +38,8 @@ pub enum Fault {
     SlowDisk(usize, Option<Duration>),
     /// The wall clock of a node goes ahead.
     ClockJump(usize, Duration),
+    /// The wall clock of a node is set back.
+    ClockSetBack(usize, Duration),
 }
 
 impl fmt::Display for Fault {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use broker::Broker;
@@ -45,6 +45,8 @@ pub(crate) struct Machine {
     pub(crate) sync_us: Arc<AtomicU64>,
     pub(crate) ready: AtomicBool,
     pub(crate) cluster: Mutex<Option<Cluster>>,
+    /// The node's identity, once it has run; 0 before.
+    pub(crate) id: AtomicU64,
     /// Asks the node to stop in order.
     pub(crate) stop: Notify,
     wipes: AtomicU64,
@@ -60,11 +62,12 @@ impl Machine {
             disk: Mutex::new(SimulatedDisk::new(0)),
             clock: Arc::new(SimulatedClock {
                 elapsed_ms,
-                ahead_ms: AtomicU64::new(0),
+                ahead_ms: AtomicI64::new(0),
             }),
             sync_us: Arc::new(AtomicU64::new(SYNC.as_micros() as u64)),
             ready: AtomicBool::new(false),
             cluster: Mutex::new(None),
+            id: AtomicU64::new(0),
             stop: Notify::new(),
             wipes: AtomicU64::new(0),
             failure: Arc::default(),
@@ -102,6 +105,7 @@ impl Machine {
         let started = self.start().await;
         let broker = started.map_err(|error| format!("{} did not start: {error}", name(self.number)))?;
         *self.cluster.lock() = Some(broker.cluster());
+        self.id.store(broker.node_id(), Ordering::Relaxed);
         let listener = TcpListener::bind((IpAddr::V4(Ipv4Addr::UNSPECIFIED), MQTT_PORT)).await?;
         loop {
             self.ready.store(broker.is_ready(), Ordering::Relaxed);
@@ -162,9 +166,11 @@ impl Machine {
                 seeds,
                 lease: self.options.lease,
                 down_after: self.options.down_after,
+                replace_after: self.options.replace_after,
                 ..PeerConfig::new(Arc::new(SimulatedNet), &own)
             }),
             broken: self.options.broken,
+            checkpoint_interval: self.options.checkpoint_interval,
             ..config
         }
     }

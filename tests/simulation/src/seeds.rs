@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::time::FormatTime;
 /// All tests of the suite together take about this long, with two at a time.
 const SECONDS: u64 = 120;
 /// Tests that share it.
-const TESTS: u64 = 10;
+const TESTS: u64 = 15;
 /// A broken node is to be noticed within so many seeds.
 const TO_CATCH: u64 = 12;
 

@@ -37,6 +37,10 @@ pub struct Options {
     pub lease: Duration,
     /// After how long a silent node is declared down.
     pub down_after: Duration,
+    /// After how long the replicas of a node that is down are replaced.
+    pub replace_after: Duration,
+    /// The longest time between two checkpoints of a shard that changed.
+    pub checkpoint_interval: Duration,
     /// Disks that forget what they were asked to sync.
     pub forgetful_disks: bool,
     /// Nodes do not hear that a session has another owner.
@@ -56,6 +60,8 @@ impl Options {
             ack: AckLevel::QuorumSynced,
             lease: Duration::from_secs(3),
             down_after: Duration::from_secs(5),
+            replace_after: Duration::from_secs(600),
+            checkpoint_interval: Duration::from_secs(10),
             forgetful_disks: false,
             deaf: false,
             broken: Broken::default(),
@@ -172,8 +178,12 @@ fn happen(sim: &mut Sim<'_>, links: &mut Links, world: &World, fault: Fault) {
         Fault::SlowLink(one, other, delay) => links.slow(one, other, delay),
         Fault::SlowDisk(node, sync) => machine(node).slow_disk(sync),
         Fault::ClockJump(node, ahead) => {
-            let ahead = ahead.as_millis() as u64;
+            let ahead = ahead.as_millis() as i64;
             machine(node).clock.ahead_ms.fetch_add(ahead, Ordering::Relaxed);
+        }
+        Fault::ClockSetBack(node, back) => {
+            let back = back.as_millis() as i64;
+            machine(node).clock.ahead_ms.fetch_sub(back, Ordering::Relaxed);
         }
     }
 }

@@ -82,6 +82,11 @@ impl World {
         self.machines[node - 1].cluster.lock().clone()
     }
 
+    /// The identity of a node that runs, or had before it crashed.
+    pub fn id(&self, node: usize) -> Option<u64> {
+        Some(self.machines[node - 1].id.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> std::ops::RangeInclusive<usize> {
         1..=self.machines.len()

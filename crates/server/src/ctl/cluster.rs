@@ -40,8 +40,19 @@ fn shown(status: &ClusterStatus) -> String {
     });
     let head = ["NAME", "STATE", "ROLE", "HELD", "LED", "ADDRESS", "ZONE", "ID"];
     let ready = if status.ready { "ready" } else { "not ready" };
+    let off = status.members.iter().filter_map(|member| {
+        let off_s = member.clock_off_s()?;
+        let to = if off_s > 0 { "ahead of" } else { "behind" };
+        Some(format!(
+            "the clock of {} is {} s {to} the cluster's time: set it, and see to NTP there\n",
+            member.name,
+            off_s.abs()
+        ))
+    });
+    let off: String = off.collect();
+    let off = if off.is_empty() { off } else { format!("\n{off}") };
     format!(
-        "cluster {}, {} shards; {} is {ready}\n\n{}",
+        "cluster {}, {} shards; {} is {ready}\n\n{}{off}",
         or_dash(&status.cluster_id),
         status.shards,
         status.node,
@@ -71,6 +82,7 @@ mod tests {
             leader,
             shards_held: 16,
             shards_led: 5,
+            clock_ahead_ms: None,
         };
         let shown = shown(&ClusterStatus {
             cluster_id: "c".to_owned(),
@@ -90,5 +102,36 @@ first       up       leader    16    5    -        east  00000000000000aa
 second-one  leaving  follower  16    5    -        east  00000000000000aa
 ";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_named_below_the_table() {
+        let member = |name: &str, clock_ahead_ms| MemberStatus {
+            name: name.to_owned(),
+            node_id: "00000000000000aa".to_owned(),
+            address: String::new(),
+            zone: String::new(),
+            state: MemberState::Up,
+            voter: true,
+            leader: false,
+            shards_held: 16,
+            shards_led: 5,
+            clock_ahead_ms,
+        };
+        let shown = shown(&ClusterStatus {
+            members: vec![
+                member("right", Some(1_900)),
+                member("fast", Some(3_600_400)),
+                member("slow", Some(-7_300)),
+                member("unknown", None),
+            ],
+            ..ClusterStatus::default()
+        });
+        let (_, below) = shown.rsplit_once("\n\n").unwrap();
+        let expected = "\
+the clock of fast is 3600 s ahead of the cluster's time: set it, and see to NTP there
+the clock of slow is 7 s behind the cluster's time: set it, and see to NTP there
+";
+        assert_eq!(below, expected);
     }
 }

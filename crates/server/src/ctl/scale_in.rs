@@ -105,6 +105,7 @@ mod tests {
             leader: false,
             shards_held: *shards_held,
             shards_led: 0,
+            clock_ahead_ms: None,
         };
         ScaleIn {
             to: 3,

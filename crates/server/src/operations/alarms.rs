@@ -121,6 +121,20 @@ pub(super) fn of(
             ),
         );
     }
+    for member in &cluster.members {
+        let Some(off_s) = member.clock_off_s() else {
+            continue;
+        };
+        add(
+            Severity::Warning,
+            "clock_off",
+            format!("The clock of {} is off by {} s", member.name, off_s.abs()),
+            format!(
+                "It is {} the cluster's time, by which messages and sessions go meanwhile. Set it, and see to NTP there.",
+                if off_s > 0 { "ahead of" } else { "behind" }
+            ),
+        );
+    }
     alarms.sort_by_key(|alarm| alarm.severity);
     alarms
 }
@@ -149,6 +163,7 @@ mod tests {
             leader,
             shards_held: 2,
             shards_led: 1,
+            clock_ahead_ms: None,
         }
     }
 
@@ -212,6 +227,18 @@ mod tests {
         let members = vec![member("a", MemberState::Draining, true)];
         let raised = names("draining", members, &[shard(0, Some("a"), true)], &[]);
         assert_eq!(raised, ["node_draining"]);
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_named() {
+        let mut members = vec![
+            member("a", MemberState::Up, true),
+            member("b", MemberState::Up, false),
+        ];
+        members[0].clock_ahead_ms = Some(150);
+        members[1].clock_ahead_ms = Some(-3_600_000);
+        let raised = names("ready", members, &[shard(0, Some("a"), true)], &[]);
+        assert_eq!(raised, ["clock_off"]);
     }
 
     #[test]

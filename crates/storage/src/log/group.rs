@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use cluster_proto::raft::{Entry, LogId, Vote};
 use parking_lot::{Mutex, MutexGuard};
@@ -197,9 +199,14 @@ impl GroupLog {
         if start >= end {
             return Ok(Vec::new());
         }
-        let mut found = Vec::new();
-        self.engine
-            .fetch_entries_to::<payload::Payload>(self.group.id, start, end, None, &mut found)?;
+        let read = || {
+            let mut found = Vec::new();
+            let group = self.group.id;
+            self.engine
+                .fetch_entries_to::<payload::Payload>(group, start, end, None, &mut found)?;
+            Ok::<_, StorageError>(found)
+        };
+        let found = apart(self.writer.is_simulated(), read)?;
         found.into_iter().map(payload::decode).collect()
     }
 
@@ -219,6 +226,7 @@ impl Group {
         engine: &LogEngine,
         id: GroupId,
         cache_bytes_max: usize,
+        is_simulated: bool,
     ) -> Result<Self, StorageError> {
         let vote = engine
             .get(id, VOTE)
@@ -233,7 +241,7 @@ impl Group {
         engine.compact_to(id, first);
         let next = read_end(engine, id, first)?;
         let last = match next > first {
-            true => Some(last_log_id(engine, id, next - 1)?),
+            true => Some(apart(is_simulated, || last_log_id(engine, id, next - 1))?),
             false => purged,
         };
         let memory = Memory {
@@ -312,6 +320,16 @@ fn read_end(engine: &LogEngine, id: GroupId, first: u64) -> Result<u64, StorageE
             detail: format!("group {id} ends before {found} and should end before {end}"),
         }),
     }
+}
+
+/// The engine remembers the block of entries that a thread has read last, by its place in a file. The nodes of a simulation are
+/// one thread, and their blocks are in the same places of their files: there each read has a thread of its own.
+fn apart<T: Send>(is_simulated: bool, read: impl FnOnce() -> T + Send) -> T {
+    if !is_simulated {
+        return read();
+    }
+    let read = thread::scope(|scope| scope.spawn(read).join());
+    read.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 fn last_log_id(engine: &LogEngine, id: GroupId, index: u64) -> Result<LogId, StorageError> {

@@ -161,6 +161,11 @@ impl Writer {
         }
     }
 
+    /// The log is on a simulated disk.
+    pub(super) fn is_simulated(&self) -> bool {
+        self.files.is_simulated()
+    }
+
     /// Calls the engine, whose panics are failed syncs.
     pub(super) fn guard<T>(
         &self,
