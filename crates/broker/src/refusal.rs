@@ -83,11 +83,13 @@ pub(crate) enum Limited {
     Tenant,
     /// `tenants.retained_messages_max`, `tenants.retained_bytes_max`
     RetainedPerTenant,
+    /// `tenants.subscriptions_max`
+    SubscriptionsPerTenant,
 }
 
 impl Limited {
     /// By number.
-    pub(crate) const WORDS: [&'static str; 11] = [
+    pub(crate) const WORDS: [&'static str; 12] = [
         "messages",
         "bytes",
         "overload",
@@ -99,5 +101,6 @@ impl Limited {
         "retained_per_user",
         "tenant",
         "retained_per_tenant",
+        "subscriptions_per_tenant",
     ];
 }

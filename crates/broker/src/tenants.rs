@@ -2,6 +2,7 @@
 //! have used together.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use access::{NameSource, Principal};
 use bytestring::ByteString;
@@ -32,6 +33,25 @@ pub(crate) struct Tenant {
     pub(crate) quotas: config::Tenants,
     /// `None`: what its clients publish is not limited.
     rate: Option<Mutex<Rate>>,
+    /// Of its clients that are connected here.
+    subscriptions: AtomicU64,
+}
+
+/// A subscription that counts for a tenant as long as this is there.
+#[derive(Debug)]
+pub(crate) struct CountedSubscription(Arc<Tenant>);
+
+impl CountedSubscription {
+    pub(crate) fn of(tenant: &Arc<Tenant>) -> Self {
+        tenant.subscriptions.fetch_add(1, Relaxed);
+        Self(Arc::clone(tenant))
+    }
+}
+
+impl Drop for CountedSubscription {
+    fn drop(&mut self) {
+        self.0.subscriptions.fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -76,11 +96,22 @@ impl Tenant {
                 bytes: Meter::new(bytes, BURST_US),
             })
         });
-        Self { space, quotas, rate }
+        Self {
+            space,
+            quotas,
+            rate,
+            subscriptions: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
         self.space.name()
+    }
+
+    /// Whether its clients may have one subscription more, besides so many that one of them is about to have.
+    pub(crate) fn admits_subscription(&self, besides: usize) -> bool {
+        let max = u64::from(self.quotas.subscriptions_max);
+        max == 0 || self.subscriptions.load(Relaxed) + (besides as u64) < max
     }
 
     /// Whether what its clients publish in a second is limited.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Client, ConnectOptions, Message, wait_for};
+use harness::{Client, ConnectOptions, Message, subscription_options, wait_for};
 use mqtt_codec::{PacketId, Publish, ReasonCode};
 
 use crate::common::*;
@@ -350,6 +350,51 @@ async fn one_tenants_quotas_do_not_touch_another() -> Result<()> {
         connack.is_ok_and(|connack| connack.reason_code == ReasonCode::Success)
     };
     wait_for(comes_in, A_WHILE).await
+}
+
+#[tokio::test]
+async fn a_tenants_subscriptions_are_counted_over_its_connected_clients() -> Result<()> {
+    let world = tenants("subscriptions_max = 2\nquotas = { globex = { subscriptions_max = 3 } }\n")?;
+    let mut first = world.of("acme", ConnectOptions::v5("c-1").persistent()).await?;
+    let mut second = world.of("acme", ConnectOptions::v5("c-2")).await?;
+    ensure!(first.subscribe("a", 1).await? == ReasonCode::GrantedQoS1);
+    let options = subscription_options(0);
+    let answer = second
+        .subscribe_many(&[("b", options), ("c", options)], None)
+        .await?;
+    ensure!(
+        answer.reason_codes == [ReasonCode::Success, ReasonCode::QuotaExceeded],
+        "{answer:?}"
+    );
+    // What it has may be asked for again, and what it gives back makes room.
+    ensure!(second.subscribe("b", 0).await? == ReasonCode::Success);
+    ensure!(first.subscribe("c", 1).await? == ReasonCode::QuotaExceeded);
+    second.unsubscribe(&["b"]).await?;
+    ensure!(first.subscribe("c", 1).await? == ReasonCode::GrantedQoS1);
+    ensure!(second.subscribe("b", 0).await? == ReasonCode::QuotaExceeded);
+
+    // Those of another tenant are its own.
+    let mut other = world.of("globex", ConnectOptions::v5("c-1")).await?;
+    for filter in ["a", "b", "c"] {
+        ensure!(other.subscribe(filter, 0).await? == ReasonCode::Success);
+    }
+    ensure!(other.subscribe("d", 0).await? == ReasonCode::QuotaExceeded);
+    let refused = "flotilla_rate_limited_total{kind=\"subscriptions_per_tenant\"}";
+    ensure!(world.counter(refused)? == 4);
+
+    // Who is away has none here, and brings them along again.
+    first.disconnect().await?;
+    let has_room = async || {
+        second
+            .subscribe("b", 0)
+            .await
+            .is_ok_and(|code| code == ReasonCode::Success)
+    };
+    wait_for(has_room, A_WHILE).await?;
+    let first = world.of("acme", ConnectOptions::v5("c-1").persistent()).await?;
+    ensure!(first.connack().session_present);
+    ensure!(second.subscribe("d", 0).await? == ReasonCode::QuotaExceeded);
+    Ok(())
 }
 
 #[tokio::test]

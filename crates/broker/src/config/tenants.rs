@@ -30,6 +30,10 @@ section! {
         without: WithoutTenant = WithoutTenant::Refuse;
         /// Connections of one tenant on one node. One more is refused with 0x97 (quota exceeded). 0: no limit.
         connections_max: u32 = 0, 0 => 10_000_000;
+        /// Subscriptions that the connected clients of one tenant have on one node, those that their sessions bring along among
+        /// them. One more is refused with 0x97 (quota exceeded) in SUBACK; what is being stored in that moment does not count
+        /// yet. 0: no limit.
+        subscriptions_max: u32 = 0, 0 => 100_000_000;
         /// Messages that the clients of one tenant may publish in a second on one node. Beyond a second's worth a client is not
         /// read from until what it has sent itself is paid for, one after the other. 0: no limit.
         publish_messages_per_second_max: u32 = 0, 0 => 10_000_000;
@@ -52,6 +56,8 @@ section! {
 pub struct TenantQuotas {
     /// As `tenants.connections_max`.
     pub connections_max: Option<u32>,
+    /// As `tenants.subscriptions_max`.
+    pub subscriptions_max: Option<u32>,
     /// As `tenants.publish_messages_per_second_max`.
     pub publish_messages_per_second_max: Option<u32>,
     /// As `tenants.publish_bytes_per_second_max`.
@@ -77,6 +83,7 @@ impl Tenants {
     fn with(&self, own: &TenantQuotas) -> Self {
         Self {
             connections_max: own.connections_max.unwrap_or(self.connections_max),
+            subscriptions_max: own.subscriptions_max.unwrap_or(self.subscriptions_max),
             publish_messages_per_second_max: own
                 .publish_messages_per_second_max
                 .unwrap_or(self.publish_messages_per_second_max),

@@ -20,6 +20,7 @@ use crate::mailbox::{Event, Mailbox};
 use crate::places::Place;
 use crate::share::Leaving;
 use crate::shared::Shared;
+use crate::tenants::{CountedSubscription, Tenant};
 
 /// The end of a session without persistence may wait this long for other commands of its shard.
 const END_WITHIN: Duration = Duration::from_millis(10);
@@ -29,6 +30,7 @@ pub(super) struct Entered {
     pub(super) filter: SubscriptionFilter,
     /// What is above QoS 0 comes to it through the session's shard.
     pub(super) from_shard: bool,
+    pub(super) _counted: Option<CountedSubscription>,
 }
 
 pub(crate) struct Attachment {
@@ -46,6 +48,8 @@ pub(crate) struct Attachment {
     new_expiry: Option<u32>,
     /// Among the connections of its address and of its user.
     pub(super) places: SmallVec<[Place; 2]>,
+    /// For whom its subscriptions count.
+    pub(super) tenant: Option<Arc<Tenant>>,
     /// The first delivery of a durable session that was not sent; unknown if the task did not end by itself.
     pub(super) sent_before: Option<u64>,
     /// Told when the end of the connection is committed, or never will be.
@@ -79,6 +83,7 @@ impl Attachment {
             publish_will: true,
             new_expiry: None,
             places: SmallVec::new(),
+            tenant: None,
             sent_before: None,
             committed: None,
             counted: Gauge::noop(),

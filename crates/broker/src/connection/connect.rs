@@ -482,6 +482,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             ended,
         );
         attachment.places = places;
+        attachment.tenant = pass.tenant.clone();
         attachment.counted = counted.clone();
         if !newest {
             return Err(Refusal::Silent(

@@ -19,6 +19,7 @@ use crate::pass::Denied;
 use crate::refusal::Limited;
 use crate::router::Subscriber;
 use crate::share::{Here, Leaving};
+use crate::tenants::CountedSubscription;
 
 use super::attachment::{Attachment, Entered};
 use super::retained::{Reader, Retained};
@@ -117,10 +118,16 @@ impl<S: Stream> Connection<S> {
             if self.attachment.subscriptions.contains_key(&subscription.name) {
                 continue;
             }
+            let new = count - self.attachment.subscriptions.len();
             count += 1;
+            let tenant = self.pass.tenant.as_ref();
             if count > limits.subscriptions_per_client_max as usize {
                 self.shared.metrics.limited(Limited::Subscriptions);
                 *entry = Err(ReasonCode::QuotaExceeded);
+            } else if tenant.is_some_and(|tenant| !tenant.admits_subscription(new)) {
+                self.shared.metrics.limited(Limited::SubscriptionsPerTenant);
+                *entry = Err(ReasonCode::QuotaExceeded);
+                count -= 1;
             } else if subscription.name.len() > usize::from(limits.topic_bytes_max) {
                 self.shared.metrics.exceeded(Limit::TopicBytes);
                 *entry = Err(ReasonCode::TopicFilterInvalid);
@@ -422,6 +429,7 @@ impl Attachment {
         let entered = Entered {
             filter: filter.clone(),
             from_shard,
+            _counted: self.tenant.as_ref().map(CountedSubscription::of),
         };
         let previous = self.subscriptions.insert(name.clone(), entered);
         if !self.durable && previous.is_none() {
