@@ -186,7 +186,7 @@ fn replay(log: &GroupLog, state: &mut MetaState) -> Result<(), RecoverError> {
 
 /// Waits until it is on the disk.
 fn written(write: impl FnOnce(Flushed)) -> Result<(), RecoverError> {
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(1);
     write(Box::new(move |result| drop(sender.send(result))));
     let result = receiver.recv();
     Ok(result.unwrap_or_else(|_| Err(std::io::Error::other("the log has stopped")))?)

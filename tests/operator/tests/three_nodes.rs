@@ -137,7 +137,7 @@ async fn any_of_five_nodes_answers_for_shards_it_has_no_copy_of() {
     let cluster = cluster.await.unwrap();
     let mut clients = Vec::new();
     for number in 0..CLIENTS {
-        let options = ConnectOptions::v5(&format!("c{number:02}")).session_expiry(3600);
+        let options = ConnectOptions::v5(format!("c{number:02}")).session_expiry(3600);
         let mut client = Client::connect(cluster.mqtt_addr(number % 5), options)
             .await
             .unwrap();
