@@ -53,34 +53,31 @@ impl Remains {
     /// # Errors
     /// It has no data of a cluster, not of all shards, is in use, or cannot be read.
     pub fn open(path: &Path) -> Result<Self, RecoverError> {
-        Self::open_on(&Files::Real, path)
-    }
-
-    fn open_on(files: &Files, path: &Path) -> Result<Self, RecoverError> {
-        if matches!(files, Files::Real) && !path.join("IDENTITY").exists() {
+        if !path.join("IDENTITY").exists() {
             return Err(RecoverError::NoData(path.to_owned()));
         }
-        let data_dir = DataDir::open_on(files, path)?;
+        let data_dir = DataDir::open(path)?;
         let identity = data_dir.identity()?;
         let identity = identity.ok_or_else(|| RecoverError::NoData(path.to_owned()))?;
         if identity.cluster_id.is_none() {
             return Err(RecoverError::NoCluster);
         }
-        let log = RaftLog::open_on(files, &path.join("log"), LogOptions::default())?;
-        let kv = files.open_kv(&path.join("state"), STATE_CACHE_BYTES)?;
+        let log = RaftLog::open(&path.join("log"), LogOptions::default())?;
+        let kv = Files::Real.open_kv(&path.join("state"), STATE_CACHE_BYTES)?;
         storage::finish_removals(&log, kv.as_ref())?;
+        let mut state = restore(&StateStore::open(kv, META_GROUP)?)?;
+        replay(&log.group(META_GROUP)?, &mut state)?;
         let mut missing = Vec::new();
         for shard in 0..identity.shards {
-            let group = log.group(group_of(shard))?;
-            if group.state().last.is_none() {
+            // What is left of a replica that has moved away is out of date.
+            let is_placed_here = state.replicas(shard).contains(&identity.node_id);
+            if !is_placed_here || log.group(group_of(shard))?.state().last.is_none() {
                 missing.push(shard);
             }
         }
         if !missing.is_empty() {
             return Err(RecoverError::Missing(missing));
         }
-        let mut state = restore(&StateStore::open(kv, META_GROUP)?)?;
-        replay(&log.group(META_GROUP)?, &mut state)?;
         Ok(Self {
             members: state.members().cloned().collect(),
             data_dir,

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use cluster::proto::{Append, Retain, ShardCommand, shard_command::Command, shard_response::Response};
-use cluster::{Cluster, Fetch, LeaveTerms, shard_of};
+use cluster::{Cluster, Fetch, LeaveTerms, RecoverError, Remains, shard_of};
 use common::{Fleet, Node, Waker, connect, publication, ready, request, subscribe, wait_for};
 
 /// A client whose session is kept in a shard.
@@ -152,4 +152,31 @@ async fn connections_go_on_reading_while_the_replicas_of_their_shards_move() {
     for (number, reader) in readers.iter_mut().enumerate() {
         reader.hears(&nodes[number % 3], &nodes[(number + 1) % 3]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_without_all_shards_does_not_become_a_cluster_of_its_own() {
+    let fleet = Fleet::new(4);
+    let nodes = fleet.form().await;
+    let cluster = &nodes[0].cluster;
+    let absent: Vec<u16> = (0..cluster.shards())
+        .filter(|shard| !has_replica(cluster, *shard))
+        .collect();
+    assert!(!absent.is_empty(), "a shard has three replicas");
+    futures_util::future::join_all(nodes.iter().map(|node| node.cluster.shutdown())).await;
+
+    let dir = nodes.into_iter().next().unwrap().dir;
+    let mut refused = None;
+    // The last tasks of the node may hold the directory for a moment.
+    wait_for("the disk is nobody's", || {
+        refused = Remains::open(dir.path()).err();
+        !matches!(refused, Some(RecoverError::Storage(_)))
+    })
+    .await;
+    assert!(matches!(refused, Some(RecoverError::Missing(shards)) if shards == absent));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(matches!(
+        Remains::open(empty.path()).err(),
+        Some(RecoverError::NoData(_))
+    ));
 }
