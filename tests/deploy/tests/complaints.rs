@@ -406,3 +406,28 @@ fn an_operator_scales_down_and_nobody_told_them_to_leave_first() -> Result<()> {
         &["## Shrink", "flotilla ctl cluster scale-in --to"],
     )
 }
+
+#[test]
+fn nothing_arrives_any_more_after_scaling_down_and_up() -> Result<()> {
+    // Up with what was scaled away, and up with an identity that has left: `three_nodes_become_five_…` does the latter.
+    let Some(rendered) = with("")? else {
+        return Ok(());
+    };
+    needs(nodes(&rendered)?, &["whenScaled: Retain", "whenDeleted: Retain"])?;
+    let docs = read("docs/operations.md")?;
+    let shrink = docs.split("## Shrink").nth(1).unwrap_or_default();
+    needs(
+        shrink,
+        &["kubectl -n NS delete pvc data-flotilla-4", "Scale up again"],
+    )
+}
+
+#[test]
+fn a_machine_is_lost_and_its_pod_hangs() -> Result<()> {
+    let docs = read("docs/operations.md")?;
+    let replace = docs.split("## Replace a node").nth(1).unwrap_or_default();
+    needs(
+        replace,
+        &["`Terminating`", "kubectl delete node", "ctl cluster forget"],
+    )
+}
