@@ -6,6 +6,7 @@ mod crash;
 mod fix;
 mod flags;
 mod fuzz;
+mod hostile;
 mod http;
 mod judges;
 mod release;
@@ -26,6 +27,7 @@ cargo xtask COMMAND
   test                   installs what the tests need, then runs them all: standard, real clients, kill -9, fuzz
   tools                  only the installing part of `test`
   crash [--rounds N]     kills a broker under load N times (default 100) and checks every promise
+  hostile [--within MS]  every hostile client on its own, beside one who is served within MS milliseconds (default 250)
   storm [--clients N]    has N clients (default 20000) come back at once after a restart, beside one who is served
   simulate [--seeds N] [--first N] [--only NAME]
                          runs N seeds (default 100) of every simulation of a cluster, and shows a table
@@ -64,6 +66,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<()> {
         "test" => test::run(),
         "tools" => tools::install().and_then(|()| judges::install()),
         "crash" => crash::run(rest),
+        "hostile" => hostile::run(rest),
         "storm" => storm::run(rest),
         "simulate" => simulate::run(rest),
         "fuzz" => fuzz::run(rest),
