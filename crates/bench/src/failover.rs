@@ -28,7 +28,6 @@ const PAUSE: Duration = Duration::from_millis(10);
 #[derive(Default)]
 struct Seen {
     arrivals: Tracker,
-    delivered: u64,
     /// From the end of a connection to the next new message.
     gaps: Vec<Duration>,
 }
@@ -58,7 +57,7 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Report> {
     }
     let elapsed = began.elapsed();
     let waited = Instant::now();
-    while look(&seen).delivered < published && waited.elapsed() < context.args.loss_timeout() {
+    while look(&seen).arrivals.lost(published) > 0 && waited.elapsed() < context.args.loss_timeout() {
         tokio::time::sleep(PAUSE).await;
     }
     ensure!(!subscriber.is_finished(), "the subscriber gave up");
@@ -77,9 +76,9 @@ pub(crate) async fn run(context: &Context) -> anyhow::Result<Report> {
     let mut report = Report::new(&context.args);
     report.connections = 2;
     report.persistent = true;
-    report.set_throughput(elapsed, published, seen.delivered);
-    report.delivered_in_all = seen.delivered;
-    report.lost = published - seen.delivered;
+    report.lost = seen.arrivals.lost(published);
+    report.delivered_in_all = published - report.lost;
+    report.set_throughput(elapsed, published, report.delivered_in_all);
     let mut gaps = new_histogram();
     for gap in &seen.gaps {
         gaps.record(gap.as_nanos() as u64)?;
@@ -140,7 +139,6 @@ async fn receive(client: &mut Client, seen: &Mutex<Seen>, ended: &mut Option<Ins
         if let Some(head) = Head::read(&publish.publication.payload()) {
             let mut seen = look(seen);
             if seen.arrivals.arrived(head.sequence) == Arrival::New {
-                seen.delivered += 1;
                 seen.gaps.extend(ended.take().map(|ended| ended.elapsed()));
             }
         }

@@ -12,6 +12,6 @@ pub use meta::{MetaEffect, MetaState};
 pub use placement::shard_of;
 pub use shard::{
     ApplyContext, DropReason, Effect, EndReason, EntryKind, MessageCopy, MessageId, OutboxBody, OutboxItem,
-    QueueItem, SessionCopy, SessionView, ShardState, Totals,
+    QueueItem, SessionCopy, SessionView, ShardState,
 };
 pub use spread::{copies, spread};

@@ -58,6 +58,7 @@ struct Heard {
 }
 
 /// How far a clock is off.
+#[derive(Default)]
 struct Off {
     ahead_ms: i64,
     since: Option<Instant>,
@@ -193,12 +194,7 @@ impl ClusterClock {
         let mut ahead = self.ahead.lock();
         ahead.retain(|node, _| lease.clocks.iter().any(|clock| clock.node == *node));
         for clock in &lease.clocks {
-            let off = ahead.entry(clock.node).or_insert(Off {
-                ahead_ms: 0,
-                since: None,
-                said: None,
-            });
-            off.ahead_ms = clock.ahead_ms;
+            ahead.entry(clock.node).or_default().ahead_ms = clock.ahead_ms;
         }
     }
 

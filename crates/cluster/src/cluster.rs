@@ -19,6 +19,7 @@ use crate::raft::Machine;
 use crate::shard::Shard;
 use crate::slot::Slot;
 use crate::status::Status;
+use crate::view::sum;
 use crate::{
     Clock, ClusterClock, Fetch, KickedBy, Outboxed, ProposeError, SessionInfo, SessionWaker, ShardId, Totals,
 };
@@ -415,13 +416,17 @@ impl Cluster {
         }
     }
 
-    /// The connection on another node that has a client's session, as far as this node's replica of its shard knows.
+    /// The connection that has a client's session, as far as this node's replica of its shard knows.
+    pub fn owner(&self, client: &str) -> Option<Owner> {
+        self.0.slot_with(client)?.replica()?.machine.owner(client)
+    }
+
+    /// The same, if it is on another node.
     pub fn owner_elsewhere(&self, client: &str) -> Option<Owner> {
         if self.is_alone() {
             return None;
         }
-        let replica = self.0.slot_with(client)?.replica()?;
-        let owner = replica.machine.owner(client)?;
+        let owner = self.owner(client)?;
         (owner.node != self.0.node_id).then_some(owner)
     }
 
@@ -459,11 +464,8 @@ impl Cluster {
 
     /// Sums over the shards that this node leads.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for group in self.0.slots.iter().filter_map(|slot| slot.led_here()) {
-            group.machine.add_totals(&mut totals);
-        }
-        totals
+        let led = self.0.slots.iter().filter_map(|slot| slot.led_here());
+        sum(led.map(|group| group.machine.totals()))
     }
 
     /// Sessions, of the shards that this node leads, whose queue is nearly full. Looks at each of them.

@@ -12,11 +12,11 @@ use cluster_proto::{
     Inspected, Keepers, KeepersOf, NodeNumbers, QueuedFacts, Refusal, RefusalQuery, SessionFacts, SessionOf,
     SessionQuery, Subscription, SubscriptionQuery, TotalsOf, call_request, call_response,
 };
-use cluster_state::SessionView;
 use cluster_state::meta::Destination;
 use futures_util::future::join_all;
 use transport::Channel;
 
+use crate::view::sum;
 use crate::{Cluster, NodeRoute, ShardId, Totals};
 
 /// Another node has this long to answer; one that does not is shown as silent.
@@ -72,11 +72,8 @@ impl Cluster {
 
     /// Sums over the shards that this node has a replica of.
     pub fn totals_held(&self) -> Totals {
-        let mut totals = Totals::default();
-        for replica in self.0.slots.iter().filter_map(|slot| slot.replica()) {
-            replica.machine.add_totals(&mut totals);
-        }
-        totals
+        let held = self.0.slots.iter().filter_map(|slot| slot.replica());
+        sum(held.map(|replica| replica.machine.totals()))
     }
 
     /// Messages and bytes that are retained for an owner in the shards that this node has a replica of.
@@ -88,29 +85,14 @@ impl Cluster {
         })
     }
 
-    /// A session, from this node's replica of its shard. None: it has no replica, or there is no such session.
-    pub fn session_held(&self, client: &str) -> Option<SessionView> {
-        let slot = self.0.slot(self.shard_of_client(client))?;
-        slot.replica()?.machine.read(|state| state.session(client))
-    }
-
     /// Sums over all shards, and of how many shards they are.
     pub async fn totals_of_all(&self) -> (Totals, usize) {
         let asked = self.0.slots.iter();
         let asked = asked.map(|slot| self.ask_shard(slot.id, Question::Totals(TotalsOf {})));
-        let known = join_all(asked).await.into_iter().flatten();
-        known
-            .filter_map(|answer| answer.totals)
-            .fold((Totals::default(), 0), |(mut totals, shards), more| {
-                totals.sessions += more.sessions;
-                totals.connected += more.connected;
-                totals.queued_messages += more.queued_messages;
-                totals.queued_bytes += more.queued_bytes;
-                totals.retained_messages += more.retained_messages;
-                totals.retained_bytes += more.retained_bytes;
-                totals.subscriptions += more.subscriptions;
-                (totals, shards + 1)
-            })
+        let answers = join_all(asked).await.into_iter().flatten();
+        let known: Vec<Totals> = answers.filter_map(|answer| answer.totals).collect();
+        let shards = known.len();
+        (sum(known), shards)
     }
 
     /// A session with its subscriptions and the first of its queue. None: its shard has no such session.
@@ -134,50 +116,62 @@ impl Cluster {
 
     /// A page of the sessions of all shards.
     pub async fn sessions(&self, query: &SessionQuery) -> Found<SessionFacts> {
-        let pages = self.0.slots.iter().map(async |slot| {
-            let (mut query, mut found) = (query.clone(), Vec::new());
-            let limit = query.limit as usize;
-            loop {
-                query.limit = (limit - found.len()) as u64;
-                let page = self.ask_shard(slot.id, Question::Sessions(query.clone())).await?;
-                let last = page.sessions.last().map(|last| last.client.clone());
-                found.extend(page.sessions);
-                match last {
-                    Some(last) if page.more && found.len() < limit => query.behind = last,
-                    _ => return Some(found),
-                }
+        let next = |left: usize, last: Option<&SessionFacts>| {
+            let mut query = query.clone();
+            query.limit = left as u64;
+            if let Some(last) = last {
+                query.behind.clone_from(&last.client);
             }
-        });
-        let mut found = together(join_all(pages).await);
+            Question::Sessions(query)
+        };
+        let limit = query.limit as usize;
+        let mut found = self.list(limit, next, |page| &mut page.sessions).await;
         found.items.sort_by(|a, b| a.client.cmp(&b.client));
-        found.items.truncate(query.limit as usize);
+        found.items.truncate(limit);
         found
     }
 
     /// A page of the subscriptions that shards keep.
     pub async fn subscriptions(&self, query: &SubscriptionQuery) -> Found<ClientSubscription> {
-        let pages = self.0.slots.iter().map(async |slot| {
-            let (mut query, mut found) = (query.clone(), Vec::new());
-            let limit = query.limit as usize;
+        let next = |left: usize, last: Option<&ClientSubscription>| {
+            let mut query = query.clone();
+            query.limit = left as u64;
+            if let Some(last) = last {
+                query.behind_client.clone_from(&last.client);
+                filter_of(last).clone_into(&mut query.behind_filter);
+            }
+            Question::Subscriptions(query)
+        };
+        let limit = query.limit as usize;
+        let mut found = self.list(limit, next, |page| &mut page.subscriptions).await;
+        found.items.sort_by(by_client_and_filter);
+        found.items.truncate(limit);
+        found
+    }
+
+    /// The first of each shard, up to a limit each. `next` asks for so many more behind the last one.
+    async fn list<T>(
+        &self,
+        limit: usize,
+        next: impl Fn(usize, Option<&T>) -> Question,
+        items: impl Fn(&mut Inspected) -> &mut Vec<T>,
+    ) -> Found<T> {
+        let lists = self.0.slots.iter().map(async |slot| {
+            let mut found = Vec::new();
             loop {
-                query.limit = (limit - found.len()) as u64;
-                let page = self
-                    .ask_shard(slot.id, Question::Subscriptions(query.clone()))
-                    .await?;
-                found.extend(page.subscriptions);
-                match found.last() {
-                    Some(last) if page.more && found.len() < limit => {
-                        query.behind_client = last.client.clone();
-                        query.behind_filter = filter_of(last).to_owned();
-                    }
-                    _ => return Some(found),
+                let question = next(limit - found.len(), found.last());
+                let mut page = self.ask_shard(slot.id, question).await?;
+                let more = page.more && !items(&mut page).is_empty();
+                found.append(items(&mut page));
+                if !more || found.len() >= limit {
+                    return Some(found);
                 }
             }
         });
-        let mut found = together(join_all(pages).await);
-        found.items.sort_by(by_client_and_filter);
-        found.items.truncate(query.limit as usize);
-        found
+        let lists = join_all(lists).await;
+        let shards = lists.iter().flatten().count();
+        let items = lists.into_iter().flatten().flatten().collect();
+        Found { items, shards }
     }
 
     /// A page of the subscriptions of connections whose sessions no shard keeps, with the node each is at; and who did not answer.
@@ -401,13 +395,6 @@ impl Cluster {
         let peers = self.0.peers.as_ref()?;
         peers.call(node, Channel::Data, body, ASK_WITHIN).await.ok()
     }
-}
-
-/// The pages of those shards that answered.
-fn together<T>(pages: Vec<Option<Vec<T>>>) -> Found<T> {
-    let shards = pages.iter().flatten().count();
-    let items = pages.into_iter().flatten().flatten().collect();
-    Found { items, shards }
 }
 
 fn filter_of(one: &ClientSubscription) -> &str {

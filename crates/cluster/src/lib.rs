@@ -46,7 +46,8 @@ pub use chance::simulate;
 pub use clock::{Clock, SystemClock};
 pub use cluster::{Cluster, Done, ForwardDone, NodeRoute, Unannounced};
 pub use cluster_proto as proto;
-pub use cluster_state::{SessionView, shard_of};
+pub use cluster_proto::Totals;
+pub use cluster_state::shard_of;
 #[doc(hidden)]
 pub use config::Broken;
 pub use config::{AckLevel, Config, PeerConfig, ProposeError, ShardId, StartError};
@@ -58,4 +59,4 @@ pub use proposer::BatchDone;
 pub use recover::{RecoverError, Remains};
 pub use scale_in::{ScaleIn, ScaleInState};
 pub use status::{MemberStatus, ShardStatus, Status};
-pub use view::{Fetch, Outboxed, Queued, SessionInfo, Totals};
+pub use view::{Fetch, Outboxed, Queued, SessionInfo};

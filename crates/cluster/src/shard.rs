@@ -262,15 +262,8 @@ impl Shard {
         session.connected.then_some(session.owner)
     }
 
-    pub(crate) fn add_totals(&self, sums: &mut Totals) {
-        let totals = self.read(ShardState::totals);
-        sums.sessions += totals.sessions;
-        sums.connected += totals.connected;
-        sums.queued_messages += totals.queued_messages;
-        sums.queued_bytes += totals.queued_bytes;
-        sums.retained_messages += totals.retained_messages;
-        sums.retained_bytes += totals.retained_bytes;
-        sums.subscriptions += totals.subscriptions;
+    pub(crate) fn totals(&self) -> Totals {
+        self.read(ShardState::totals)
     }
 
     fn waker(&self, client: &str) -> Option<Arc<dyn SessionWaker>> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cluster_proto::{Author, Publication};
+use cluster_proto::{Author, Publication, Totals};
 
 /// One message of a session's queue.
 #[derive(Clone, Debug)]
@@ -69,21 +69,15 @@ pub struct SessionInfo {
     pub subscriptions: u64,
 }
 
-/// Sums over all shards.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Sessions, connected or not.
-    pub sessions: u64,
-    /// Those with a connection.
-    pub connected: u64,
-    /// Messages in all queues.
-    pub queued_messages: u64,
-    /// Their bytes.
-    pub queued_bytes: u64,
-    /// Retained messages.
-    pub retained_messages: u64,
-    /// Their bytes.
-    pub retained_bytes: u64,
-    /// Durable subscriptions.
-    pub subscriptions: u64,
+/// All of them together.
+pub(crate) fn sum(all: impl IntoIterator<Item = Totals>) -> Totals {
+    all.into_iter().fold(Totals::default(), |sums, more| Totals {
+        sessions: sums.sessions + more.sessions,
+        connected: sums.connected + more.connected,
+        queued_messages: sums.queued_messages + more.queued_messages,
+        queued_bytes: sums.queued_bytes + more.queued_bytes,
+        retained_messages: sums.retained_messages + more.retained_messages,
+        retained_bytes: sums.retained_bytes + more.retained_bytes,
+        subscriptions: sums.subscriptions + more.subscriptions,
+    })
 }

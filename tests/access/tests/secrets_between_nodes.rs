@@ -7,10 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{
-    Certificate, Client, Cluster, ClusterOptions, ConnectOptions, Message, passwd, peer_keys,
-    write_peer_certificate,
-};
+use harness::{Certificate, Client, Cluster, ClusterOptions, ConnectOptions, Message, passwd, peer_keys};
 use mqtt_codec::ReasonCode;
 use tempfile::TempDir;
 use tokio::task::block_in_place;
@@ -87,16 +84,8 @@ async fn three(files: &Path) -> Result<Cluster> {
         cluster_keys: peer_keys(files),
         ..ClusterOptions::default()
     })?;
-    let nodes = cluster.all();
-    let hosts: Vec<String> = nodes
-        .iter()
-        .map(|node| cluster.peer_addr(*node).ip().to_string())
-        .collect();
-    write_peer_certificate(files, &hosts)?;
-    block_in_place(|| -> Result<()> {
-        nodes.iter().try_for_each(|node| cluster.launch(*node))?;
-        cluster.wait_ready(&nodes, READY)
-    })?;
+    cluster.write_peer_certificate(files)?;
+    block_in_place(|| cluster.launch_all(READY))?;
     Ok(cluster)
 }
 

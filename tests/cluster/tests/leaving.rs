@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::*;
-use harness::{Client, Cluster, ClusterOptions, ConnectOptions, peer_keys, wait_for, write_peer_certificate};
+use harness::{Client, Cluster, ClusterOptions, ConnectOptions, peer_keys, wait_for};
 use mqtt_codec::ReasonCode;
 use tempfile::TempDir;
 use tokio::task::block_in_place;
@@ -101,16 +101,8 @@ async fn a_dead_node_is_forgotten_and_its_old_disk_is_refused() -> Result<()> {
         cluster_keys: peer_keys(files.path()),
         ..ClusterOptions::default()
     })?;
-    let nodes = cluster.all();
-    let hosts: Vec<String> = nodes
-        .iter()
-        .map(|node| cluster.peer_addr(*node).ip().to_string())
-        .collect();
-    write_peer_certificate(files.path(), &hosts)?;
-    block_in_place(|| -> Result<()> {
-        nodes.iter().try_for_each(|node| cluster.launch(*node))?;
-        cluster.wait_ready(&nodes, RECOVERY)
-    })?;
+    cluster.write_peer_certificate(files.path())?;
+    block_in_place(|| cluster.launch_all(RECOVERY))?;
     waiting(&cluster, 2, "kept by others").await?;
 
     let forget = |cluster: &Cluster| ctl(cluster, 0, &["cluster", "forget", cluster.name(2)]);
@@ -122,7 +114,7 @@ async fn a_dead_node_is_forgotten_and_its_old_disk_is_refused() -> Result<()> {
     wait_members(&cluster, 0, &[0, 1, 3]).await?;
 
     // Meanwhile all have new certificates, of another authority: the next connection is made with them.
-    write_peer_certificate(files.path(), &hosts)?;
+    cluster.write_peer_certificate(files.path())?;
     is_refused(&mut cluster, 2).await?;
     wait_members(&cluster, 0, &[0, 1, 3]).await?;
     let mut kept = persistent(&cluster, 3, "kept").await?;

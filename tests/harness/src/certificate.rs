@@ -59,36 +59,30 @@ pub fn peer_keys(directory: &Path) -> String {
 /// Writes what the nodes of a cluster need to prove themselves to each other into a folder: `ca.pem`, and `node.pem` with `node.key`,
 /// which names these hosts.
 pub fn write_peer_certificate(directory: &Path, hosts: &[String]) -> Result<()> {
-    let authority_key = rcgen::KeyPair::generate()?;
-    let mut authority = rcgen::CertificateParams::default();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root = authority.self_signed(&authority_key)?;
-    let issuer = rcgen::Issuer::new(authority, authority_key);
-    let key = rcgen::KeyPair::generate()?;
-    let certificate = rcgen::CertificateParams::new(hosts.to_vec())?.signed_by(&key, &issuer)?;
-    std::fs::write(directory.join("ca.pem"), root.pem())?;
-    std::fs::write(directory.join("node.pem"), certificate.pem())?;
-    std::fs::write(directory.join("node.key"), key.serialize_pem())?;
-    Ok(())
+    let node = rcgen::CertificateParams::new(hosts.to_vec())?;
+    write_signed(directory, "ca.pem", "node", node)
 }
 
 /// Writes a client's certificate of this common name into a folder: `clients.ca.pem`, and `client.pem` with `client.key`.
 pub fn write_client_certificate(directory: &Path, common_name: &str) -> Result<()> {
+    let mut client = rcgen::CertificateParams::default();
+    client
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, common_name);
+    write_signed(directory, "clients.ca.pem", "client", client)
+}
+
+/// A certificate with its key, and that of an authority of its own, which signs it.
+fn write_signed(directory: &Path, ca: &str, name: &str, params: rcgen::CertificateParams) -> Result<()> {
     let authority_key = rcgen::KeyPair::generate()?;
     let mut authority = rcgen::CertificateParams::default();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let root = authority.self_signed(&authority_key)?;
     let issuer = rcgen::Issuer::new(authority, authority_key);
     let key = rcgen::KeyPair::generate()?;
-    let mut client = rcgen::CertificateParams::default();
-    client
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, common_name);
-    std::fs::write(directory.join("clients.ca.pem"), root.pem())?;
-    std::fs::write(
-        directory.join("client.pem"),
-        client.signed_by(&key, &issuer)?.pem(),
-    )?;
-    std::fs::write(directory.join("client.key"), key.serialize_pem())?;
+    let certificate = params.signed_by(&key, &issuer)?;
+    std::fs::write(directory.join(ca), root.pem())?;
+    std::fs::write(directory.join(format!("{name}.pem")), certificate.pem())?;
+    std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem())?;
     Ok(())
 }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use tempfile::TempDir;
 
 use crate::broker::UNFINISHED;
+use crate::certificate::write_peer_certificate;
 use crate::link::{Cut, Link};
 use crate::process::{PAUSE, Process, http_get, program, tail};
 
@@ -91,10 +92,7 @@ impl Cluster {
     /// Starts all nodes at once and waits until each is ready.
     pub fn start(options: ClusterOptions) -> Result<Cluster> {
         let mut cluster = Cluster::prepare(options)?;
-        for node in cluster.all() {
-            cluster.launch(node)?;
-        }
-        cluster.wait_ready(&cluster.all(), START_LIMIT)?;
+        cluster.launch_all(START_LIMIT)?;
         Ok(cluster)
     }
 
@@ -138,6 +136,20 @@ impl Cluster {
             std::fs::write(cluster.config_path(node), cluster.config(node)?)?;
         }
         Ok(cluster)
+    }
+
+    /// Writes what all nodes need to prove themselves to each other into a folder, for `peer_keys`; each time of another authority.
+    pub fn write_peer_certificate(&self, directory: &Path) -> Result<()> {
+        let hosts = self.all().into_iter();
+        let hosts: Vec<_> = hosts.map(|node| self.peer_addr(node).ip().to_string()).collect();
+        write_peer_certificate(directory, &hosts)
+    }
+
+    /// Starts all nodes and waits until they are ready.
+    pub fn launch_all(&mut self, within: Duration) -> Result<()> {
+        let nodes = self.all();
+        nodes.iter().try_for_each(|node| self.launch(*node))?;
+        self.wait_ready(&nodes, within)
     }
 
     /// Starts a node's process and does not wait for anything. The same data, the same addresses as before.

@@ -134,6 +134,5 @@ fn place(shared: &Shared, client: &str) -> Option<u64> {
     if shared.registry.get(client).is_some() {
         return Some(shared.cluster.node_id());
     }
-    let session = shared.cluster.session_held(client)?;
-    session.connected.then_some(session.owner.node)
+    Some(shared.cluster.owner(client)?.node)
 }

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use cluster_proto::Totals;
+
 use super::messages::size_of;
 use super::session::Session;
 use super::timers::Due;
-use super::{MessageId, ShardState, Totals};
+use super::{MessageId, ShardState};
 
 impl ShardState {
     /// Says which rule the state breaks, if any.

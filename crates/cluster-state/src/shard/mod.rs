@@ -29,7 +29,7 @@ mod view;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cluster_proto::{ShardCommand, ShardResponse, shard_command::Command};
+use cluster_proto::{ShardCommand, ShardResponse, Totals, shard_command::Command};
 use mqtt_topic::FilterTree;
 
 pub use backup::{MessageCopy, SessionCopy};
@@ -37,7 +37,7 @@ pub use effect::{DropReason, Effect, EndReason};
 pub use messages::MessageId;
 pub use origins::EntryKind;
 pub use outbox::{OutboxBody, OutboxItem};
-pub use view::{QueueItem, SessionView, Totals};
+pub use view::{QueueItem, SessionView};
 
 use announce::Announcements;
 use append::Match;

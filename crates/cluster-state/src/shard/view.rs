@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use cluster_proto::{Owner, Publication, ShareMember, Subscription};
+use cluster_proto::{Owner, Publication, ShareMember, Subscription, Totals};
 
 use super::session::Session;
 use super::{MessageId, ShardState, subscribe};
@@ -66,25 +66,6 @@ impl SessionView {
             sent_before: session.queue.sent_before(),
         }
     }
-}
-
-/// Sums over a shard.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Totals {
-    /// Sessions, connected or not.
-    pub sessions: u64,
-    /// Those with a connection.
-    pub connected: u64,
-    /// Deliveries in all queues.
-    pub queued_messages: u64,
-    /// Their bytes, a message counted once per session.
-    pub queued_bytes: u64,
-    /// Retained messages.
-    pub retained_messages: u64,
-    /// Their bytes.
-    pub retained_bytes: u64,
-    /// Subscriptions.
-    pub subscriptions: u64,
 }
 
 impl ShardState {

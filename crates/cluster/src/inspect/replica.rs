@@ -5,19 +5,23 @@ use std::ops::ControlFlow;
 use cluster_proto::inspect::Question;
 use cluster_proto::{
     ClientSubscription, Failed, Inspect, Inspected, Keepers, KeepersOf, QueuedFacts, SessionFacts, SessionOf,
-    SessionQuery, ShardTotals, SubscriptionQuery, call_response, failed::Reason,
+    SessionQuery, SubscriptionQuery, call_response, failed::Reason,
 };
 use cluster_state::{QueueItem, SessionView};
 
+use crate::ShardId;
 use crate::node::Inner;
 use crate::slot::{Slot, failed};
-use crate::{ShardId, Totals};
 
 /// Sessions looked at between two chances for the shard to apply entries.
 const SLICE: usize = 1000;
 /// Items in one answer, and bytes, about.
 const ITEMS_MAX: usize = 10_000;
 const PAGE_BYTES: usize = 2 << 20;
+
+fn at_the_most(limit: u64) -> usize {
+    ITEMS_MAX.min(usize::try_from(limit).unwrap_or(ITEMS_MAX))
+}
 
 /// A page that is being filled.
 struct Room {
@@ -28,7 +32,7 @@ struct Room {
 impl Room {
     fn new(limit: u64) -> Self {
         Self {
-            items: ITEMS_MAX.min(usize::try_from(limit).unwrap_or(ITEMS_MAX)),
+            items: at_the_most(limit),
             bytes: PAGE_BYTES,
         }
     }
@@ -137,7 +141,7 @@ fn is_wanted(query: &SessionQuery, client: &str, view: &SessionView) -> bool {
 }
 
 fn session(slot: &Slot, of: &SessionOf) -> Option<Inspected> {
-    let queue_max = ITEMS_MAX.min(usize::try_from(of.queue_max).unwrap_or(ITEMS_MAX));
+    let queue_max = at_the_most(of.queue_max);
     slot.replica()?.machine.read(|state| {
         let Some(view) = state.session(&of.client) else {
             return Some(Inspected::default());
@@ -235,7 +239,7 @@ fn keepers(slot: &Slot, of: &KeepersOf) -> Option<Inspected> {
             clients.insert(client.clone());
         });
     });
-    let listed = ITEMS_MAX.min(usize::try_from(of.listed_max).unwrap_or(ITEMS_MAX));
+    let listed = at_the_most(of.listed_max);
     Some(Inspected {
         keepers: Some(Keepers {
             count: clients.len() as u64,
@@ -246,18 +250,8 @@ fn keepers(slot: &Slot, of: &KeepersOf) -> Option<Inspected> {
 }
 
 fn totals(slot: &Slot) -> Option<Inspected> {
-    let mut totals = Totals::default();
-    slot.replica()?.machine.add_totals(&mut totals);
     Some(Inspected {
-        totals: Some(ShardTotals {
-            sessions: totals.sessions,
-            connected: totals.connected,
-            queued_messages: totals.queued_messages,
-            queued_bytes: totals.queued_bytes,
-            retained_messages: totals.retained_messages,
-            retained_bytes: totals.retained_bytes,
-            subscriptions: totals.subscriptions,
-        }),
+        totals: Some(slot.replica()?.machine.totals()),
         ..Inspected::default()
     })
 }

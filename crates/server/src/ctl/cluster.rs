@@ -70,9 +70,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_table_has_a_line_for_each_member() {
-        let member = |name: &str, state, leader| MemberStatus {
+    fn member(name: &str, state: MemberState, leader: bool) -> MemberStatus {
+        MemberStatus {
             name: name.to_owned(),
             node_id: "00000000000000aa".to_owned(),
             address: String::new(),
@@ -83,7 +82,11 @@ mod tests {
             shards_held: 16,
             shards_led: 5,
             clock_ahead_ms: None,
-        };
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_member() {
         let shown = shown(&ClusterStatus {
             cluster_id: "c".to_owned(),
             node: "first".to_owned(),
@@ -107,16 +110,8 @@ second-one  leaving  follower  16    5    -        east  00000000000000aa
     #[test]
     fn a_clock_that_is_off_is_named_below_the_table() {
         let member = |name: &str, clock_ahead_ms| MemberStatus {
-            name: name.to_owned(),
-            node_id: "00000000000000aa".to_owned(),
-            address: String::new(),
-            zone: String::new(),
-            state: MemberState::Up,
-            voter: true,
-            leader: false,
-            shards_held: 16,
-            shards_led: 5,
             clock_ahead_ms,
+            ..member(name, MemberState::Up, false)
         };
         let shown = shown(&ClusterStatus {
             members: vec![

@@ -178,10 +178,15 @@ pub(super) fn client(ctl: &Ctl<'_>, client: &str) -> anyhow::Result<ExitCode> {
             table(["DELIVERY", "QOS", "STATE", "EXPIRES IN"], rows.collect())
         ))?;
     }
-    for note in items(&detail, "notes").iter().filter_map(Value::as_str) {
+    tell_notes(&detail);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For people; whoever counts lines wants only those of the tables.
+fn tell_notes(answer: &Value) {
+    for note in items(answer, "notes").iter().filter_map(Value::as_str) {
         eprintln!("{}", plain(note));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn explain(
@@ -307,9 +312,7 @@ pub(super) fn refusals(
         "AGO", "TIMES", "NODE", "ACTION", "CLIENT", "USER", "ADDRESS", "TOPIC", "CODE", "REASON",
     ];
     ctl.say(&table(head, rows.collect()))?;
-    for note in refusals["notes"].as_array().into_iter().flatten() {
-        eprintln!("{}", plain(note.as_str().unwrap_or_default()));
-    }
+    tell_notes(&refusals);
     Ok(ExitCode::SUCCESS)
 }
 
