@@ -140,6 +140,8 @@ section! {
         topic_bytes_max: u16 = 1024, 1 => 65_535;
         /// Subscriptions one session holds. One more is refused with 0x97 (quota exceeded) in SUBACK.
         subscriptions_per_client_max: u32 = 1000, 1 => 1_000_000;
+        /// Sessions in the whole cluster, those of connected clients and those that are kept for clients that are away. A client for which none is kept is refused with 0x97 (quota exceeded) then; those that return are welcome. 0: no limit.
+        sessions_max: u32 = 1_000_000, 0 => 100_000_000;
         /// Retained messages in the whole cluster; counted ten times a second. One more is refused with 0x97 (quota exceeded),
         /// a will at CONNECT, and its connection is closed where MQTT cannot say so (QoS 1 and 2 before 5.0); one that replaces another and is no
         /// larger is welcome. 0: no limit.

@@ -36,6 +36,7 @@ mod registry;
 mod retained_room;
 mod router;
 mod run;
+mod session_room;
 mod share;
 mod shared;
 mod sources;

@@ -152,12 +152,18 @@ fn is_allowed(shared: &Shared, message: &Outboxed) -> bool {
     if !is_allowed {
         shared.metrics.denied(Denied::Will);
         let user = principal.user.unwrap_or_default();
-        info!(target: "audit", event = "denied", action = Denied::Will.as_str(), topic = ?stored.topic,
-            client_id = ?stored.publisher, ?user);
+        // Where it was connected from is not known of those without an author.
+        let address = Some(principal.address.to_canonical()).filter(|address| !address.is_unspecified());
+        let address = address.map(|address| address.to_string());
+        if let Some(left_out) = shared.denials.line() {
+            info!(target: "audit", event = "denied", action = Denied::Will.as_str(), topic = ?stored.topic,
+                client_id = ?stored.publisher, ?user, address = address.as_ref().map(tracing::field::display), left_out);
+        }
         shared.refused(Refused {
             action: Denied::Will.as_str(),
             client_id: stored.publisher.clone(),
             user,
+            address: address.unwrap_or_default(),
             topic: stored.topic.clone(),
             reason_code: Some(ReasonCode::NotAuthorized),
             reason: "no rule allows it any more".to_owned(),

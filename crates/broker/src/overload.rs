@@ -1,5 +1,5 @@
 //! Memory that runs short: one task looks at what the process has resident, and everybody asks for the level that follows.
-//! It also counts what is retained, which nothing else makes room for.
+//! It also counts what is retained, and sessions, which nothing else makes room for.
 
 mod memory;
 mod usage;
@@ -154,10 +154,11 @@ fn budget(shared: &Shared, memory_max: ByteSize) -> u64 {
     budget.unwrap_or(u64::MAX)
 }
 
-/// What waiting and retained messages take; and counts what is retained anew.
+/// What waiting and retained messages take; and looks at what is retained, and at sessions, anew.
 fn held_bytes(shared: &Shared) -> u64 {
     let totals = shared.cluster.totals_held();
     shared.retained_room.look(&shared.cluster, &totals);
+    shared.session_room.look(&shared.cluster, &totals);
     let queued = totals.queued_bytes.min(shared.config.queues.node_bytes_max.get());
     shared.memory.used() + queued + totals.retained_bytes
 }

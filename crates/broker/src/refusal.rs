@@ -32,11 +32,15 @@ pub(crate) enum Rejected {
     Takeover,
     /// The CONNECT is beyond a limit of packets.
     Limit,
+    /// `limits.sessions_max`
+    Sessions,
+    /// `tenants.sessions_max`
+    SessionsPerTenant,
 }
 
 impl Rejected {
     /// By number.
-    pub(crate) const WORDS: [&'static str; 18] = [
+    pub(crate) const WORDS: [&'static str; 20] = [
         "timeout",
         "closed",
         "tls",
@@ -55,6 +59,8 @@ impl Rejected {
         "unavailable",
         "takeover",
         "limit_exceeded",
+        "sessions",
+        "sessions_per_tenant",
     ];
 }
 

@@ -118,13 +118,10 @@ fn counted_size(known: &proto::Publication) -> u64 {
     (known.topic.len() + known.properties.len() + known.payload.len()) as u64
 }
 
-/// What the shards that have a replica here tell of all: the others are like them.
 fn of_all_shards(cluster: &Cluster, (messages, bytes): (u64, u64)) -> Held {
-    let (held, shards) = (cluster.shards_held() as u64, u64::from(cluster.shards()));
-    let of_all = |counted: u64| counted.saturating_mul(shards) / held.max(1);
     Held {
-        messages: of_all(messages),
-        bytes: of_all(bytes),
+        messages: cluster.of_all_shards(messages),
+        bytes: cluster.of_all_shards(bytes),
     }
 }
 

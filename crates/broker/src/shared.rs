@@ -28,6 +28,7 @@ use crate::refusals::{Refusals, Refused};
 use crate::registry::Registry;
 use crate::retained_room::{Owner, RetainedRoom};
 use crate::router::Router;
+use crate::session_room::SessionRoom;
 use crate::sources::Sources;
 use crate::sys_topics::SysTopics;
 use crate::tenants::{Tenants, TopicBounds};
@@ -76,6 +77,7 @@ pub(crate) struct Shared {
     pub(crate) sources: Sources,
     pub(crate) overload: Overload,
     pub(crate) retained_room: RetainedRoom,
+    pub(crate) session_room: SessionRoom,
     pub(crate) tenants: Tenants,
     /// Of the connections that all listeners accept.
     pub(crate) accepts: Mutex<Meter>,
@@ -122,6 +124,7 @@ impl Shared {
             live: ArcSwap::from_pointee(Live::of(&config)),
             overload: Overload::default(),
             retained_room: RetainedRoom::default(),
+            session_room: SessionRoom::default(),
             tenants: Tenants::new(&config.tenants),
             accepts: Mutex::new(Meter::new(
                 config.limits.connects_per_second_max.into(),

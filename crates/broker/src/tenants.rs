@@ -35,6 +35,8 @@ pub(crate) struct Tenant {
     rate: Option<Mutex<Rate>>,
     /// Of its clients that are connected here.
     subscriptions: AtomicU64,
+    /// Sessions that this node has asked for and has no answer yet.
+    pub(crate) sessions_coming: AtomicU64,
 }
 
 /// A subscription that counts for a tenant as long as this is there.
@@ -101,6 +103,7 @@ impl Tenant {
             quotas,
             rate,
             subscriptions: AtomicU64::new(0),
+            sessions_coming: AtomicU64::new(0),
         }
     }
 

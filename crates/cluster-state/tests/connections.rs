@@ -467,3 +467,47 @@ fn sessions_only(shard: &Shard) -> Vec<(Vec<u8>, Vec<u8>)> {
         .filter(|(key, _)| key != b"c")
         .collect()
 }
+
+#[test]
+fn where_no_session_may_be_added_only_those_that_are_alive_are_taken() {
+    let mut shard = Shard::new();
+    let only = |connect| Connect {
+        existing_only: true,
+        ..connect
+    };
+    let claim = |shard: &mut Shard, connect| match shard.apply(Command::Connect(only(connect))) {
+        Response::Connected(connected) => Some(connected.session_present),
+        Response::Rejected(rejected) => {
+            assert_eq!(rejected.reason(), Reason::NoSession);
+            None
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(claim(&mut shard, persistent("t/new")), None);
+    assert_eq!(shard.state.sessions_in("t"), 0);
+
+    let kept = Connect {
+        session_expiry_s: 60,
+        ..persistent("t/kept")
+    };
+    let first = shard.connect_with(kept.clone());
+    assert!(!first.session_present);
+    shard.connect("t/other");
+    shard.connect("u/other");
+    shard.connect("other");
+    assert_eq!(
+        [shard.state.sessions_in("t"), shard.state.sessions_in("u")],
+        [2, 1]
+    );
+    assert_eq!(claim(&mut shard, kept.clone()), Some(true));
+    // Clean Start puts one in the place of another.
+    assert_eq!(claim(&mut shard, clean("t/kept")), Some(false));
+    let again = shard.connect_with(kept.clone());
+    shard.apply(Command::Disconnect(disconnect("t/kept", again.epoch)));
+    shard.now_ms += 61_000;
+    assert_eq!(claim(&mut shard, kept.clone()), None, "it has expired");
+    shard.tick_after_s(0);
+    assert_eq!(shard.state.sessions_in("t"), 1);
+    shard.connect_with(kept);
+    assert_eq!(shard.state.sessions_in("t"), 2);
+}

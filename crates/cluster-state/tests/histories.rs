@@ -18,7 +18,7 @@ use proptest::sample::select;
 type Step = (Command, u64, bool, bool);
 
 fn client() -> impl Strategy<Value = String> {
-    select(vec!["a", "b", "c", "\0", ""]).prop_map(str::to_owned)
+    select(vec!["a", "t/b", "t/c", "\0", ""]).prop_map(str::to_owned)
 }
 
 fn filter() -> impl Strategy<Value = String> {
@@ -77,6 +77,7 @@ fn connect() -> impl Strategy<Value = Command> {
         will,
         limits,
         select(vec![None, Some(0), Some(3), Some(10)]),
+        prop::bool::weighted(0.2),
     )
         .prop_map(
             |(
@@ -88,6 +89,7 @@ fn connect() -> impl Strategy<Value = Command> {
                 will,
                 (messages, bytes, drop_oldest),
                 heard_out,
+                existing_only,
             )| {
                 Command::Connect(Connect {
                     client,
@@ -101,6 +103,7 @@ fn connect() -> impl Strategy<Value = Command> {
                     queue_bytes_max: bytes,
                     drop_oldest,
                     heard_out,
+                    existing_only,
                 })
             },
         )

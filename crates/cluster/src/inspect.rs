@@ -76,6 +76,19 @@ impl Cluster {
         sum(held.map(|replica| replica.machine.totals()))
     }
 
+    /// What a sum over the shards that this node has a replica of says of all shards, if the others are like them.
+    pub fn of_all_shards(&self, counted: u64) -> u64 {
+        let (held, shards) = (self.shards_held() as u64, u64::from(self.shards()));
+        counted.saturating_mul(shards) / held.max(1)
+    }
+
+    /// Sessions of a tenant, as its name is in front of their client ids, in the shards that this node has a replica of.
+    pub fn sessions_held(&self, tenant: &str) -> u64 {
+        let replicas = self.0.slots.iter().filter_map(|slot| slot.replica());
+        let sessions = replicas.map(|replica| replica.machine.read(|state| state.sessions_in(tenant)));
+        sessions.sum()
+    }
+
     /// Messages and bytes that are retained for an owner in the shards that this node has a replica of.
     pub fn retained_held(&self, owner: &str) -> (u64, u64) {
         let replicas = self.0.slots.iter().filter_map(|slot| slot.replica());

@@ -151,6 +151,7 @@ limits:
   - topic_levels_max
   - topic_bytes_max
   - subscriptions_per_client_max
+  - sessions_max
   - retained_messages_max
   - retained_bytes_max
   - retained_messages_per_user_max

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::{ConnectOptions, Message, wait_for};
+use harness::{ConnectOptions, Message, is_audited, wait_for};
 use mqtt_codec::ReasonCode;
 
 use crate::common::*;
@@ -136,6 +136,12 @@ async fn a_will_is_judged_by_all_that_was_known_of_its_client_also_after_a_resta
             .is_ok_and(|count| count == 2)
     };
     wait_for(denied, 2 * LIMIT).await?;
+    let words = ["action=\"will\"", "address=127.0.0.1"];
+    ensure!(
+        is_audited(&world.broker.log(), "denied", &words),
+        "{}",
+        world.broker.log()
+    );
     let mut watcher = world
         .client(("", &by_site(7)), ConnectOptions::v5("watcher"))
         .await?;

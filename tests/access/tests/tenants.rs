@@ -353,6 +353,43 @@ async fn one_tenants_quotas_do_not_touch_another() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_tenants_sessions_are_counted_while_their_clients_are_away() -> Result<()> {
+    let world = tenants("sessions_max = 2\nquotas = { globex = { sessions_max = 3 } }\n")?;
+    let kept = |id: &str| ConnectOptions::v5(id).persistent();
+    let refused = async |options: ConnectOptions| {
+        let options = options.credentials("", token_of("\"acme\"").as_bytes());
+        let connack = world.connack(options).await;
+        connack.is_ok_and(|connack| connack.reason_code == ReasonCode::QuotaExceeded)
+    };
+    let (first, second) = (
+        world.of("acme", kept("1")).await?,
+        world.of("acme", kept("2")).await?,
+    );
+    first.disconnect().await?;
+    for options in [kept("3"), ConnectOptions::v5("4")] {
+        ensure!(refused(options).await);
+    }
+    ensure!(world.counter("flotilla_connects_rejected_total{reason=\"sessions_per_tenant\"}")? == 2);
+    for id in ["1", "2", "3"] {
+        world.of("globex", kept(id)).await?;
+    }
+
+    // Who has a session finds it, and may begin it anew; who is connected may come again.
+    let first = world.of("acme", kept("1")).await?;
+    ensure!(first.connack().session_present);
+    first.disconnect().await?;
+    let first = world.of("acme", ConnectOptions::v5("1")).await?;
+    let again = world.of("acme", ConnectOptions::v5("1")).await?;
+    ensure!(refused(kept("3")).await);
+    drop((first, second));
+    // That one's session has ended with it.
+    again.disconnect().await?;
+    wait_for(async || !refused(kept("3")).await, A_WHILE).await?;
+    ensure!(refused(kept("1")).await);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_tenants_subscriptions_are_counted_over_its_connected_clients() -> Result<()> {
     let world = tenants("subscriptions_max = 2\nquotas = { globex = { subscriptions_max = 3 } }\n")?;
     let mut first = world.of("acme", ConnectOptions::v5("c-1").persistent()).await?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use cluster_tests::*;
-use harness::{Client, Cluster, ClusterOptions, ConnectOptions, is_audited};
+use harness::{Client, Cluster, ClusterOptions, ConnectOptions, is_audited, wait_for};
 use mqtt_codec::ReasonCode;
 use tokio::net::TcpStream;
 use tokio::task::block_in_place;
@@ -114,4 +114,41 @@ async fn a_takeover_from_a_node_that_stands_still_names_that_node() -> Result<()
     )
     .await?;
     cluster.resume(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_counted_over_all_nodes_and_who_has_one_comes_in_on_any() -> Result<()> {
+    const SESSIONS: usize = 6;
+    let cluster = three_of(3, &format!("[limits]\nsessions_max = {SESSIONS}\n"))?;
+    for number in 0..SESSIONS - 1 {
+        let kept = persistent(&cluster, number % 3, &format!("kept-{number}")).await?;
+        kept.disconnect().await?;
+    }
+    let brief = client(&cluster, 0, "brief").await?;
+    let refused = async |node: usize, name: &str| -> Result<bool> {
+        let mut client = Client::open(cluster.mqtt_addr(node)).await?;
+        client.send_connect(ConnectOptions::v5(name).persistent()).await?;
+        Ok(client.expect_connack().await?.reason_code == ReasonCode::QuotaExceeded)
+    };
+    for node in cluster.all() {
+        // A node that has not looked since lets them in.
+        let mut more = 0;
+        let counted = async || {
+            more += 1;
+            refused(node, &format!("more-{node}-{more}"))
+                .await
+                .unwrap_or(false)
+        };
+        wait_for(counted, RECOVERY).await?;
+    }
+    for number in 0..SESSIONS - 1 {
+        let kept = persistent(&cluster, (number + 1) % 3, &format!("kept-{number}")).await?;
+        ensure!(kept.connack().session_present, "kept-{number}");
+    }
+    // One that ends with its connection leaves its place to the connection that takes over.
+    let taken = client(&cluster, 1, "brief").await?;
+    drop(brief);
+    ensure!(refused(2, "another").await?);
+    drop(taken);
+    Ok(())
 }

@@ -1,8 +1,8 @@
-//! Subscriptions by the thousand, and subscribers who do not read.
+//! Sessions and subscriptions by the thousand, and subscribers who do not read.
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use harness::{Client, ConnectOptions, Message, subscription_options, wait_for};
 use hostile::{CLOSED_WITHIN, Scene};
 use mqtt_codec::ReasonCode;
@@ -34,6 +34,37 @@ async fn a_subscription_bomb_ends_at_the_limit_of_its_client() -> Result<()> {
     let too_many = vec![("a", subscription_options(0)); 101];
     bomber.send_subscribe(&too_many, None).await?;
     bomber.expect_disconnect(ReasonCode::QuotaExceeded).await?;
+    scene.ends_well().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_bomb_ends_at_the_limit_of_all_sessions() -> Result<()> {
+    const SESSIONS: usize = 200;
+    let mut scene = Scene::begin(&format!("[limits]\nsessions_max = {SESSIONS}\n")).await?;
+    let (mut kept, mut refused) = (Vec::new(), 0);
+    for number in 0..SESSIONS * 3 {
+        let mut client = Client::open(scene.broker.mqtt_addr()).await?;
+        let name = format!("bomb-{number}");
+        client
+            .send_connect(ConnectOptions::v5(&name).persistent())
+            .await?;
+        match client.expect_connack().await?.reason_code {
+            ReasonCode::Success => kept.push(name),
+            ReasonCode::QuotaExceeded => refused += 1,
+            other => bail!("{name}: {other:?}"),
+        }
+    }
+    // The bystander has one.
+    ensure!(kept.len() == SESSIONS - 1, "{} are kept", kept.len());
+    scene
+        .reaches("flotilla_connects_rejected_total{reason=\"sessions\"}", refused)
+        .await?;
+    for name in &kept[..20] {
+        let options = ConnectOptions::v5(name).persistent();
+        let client = Client::connect(scene.broker.mqtt_addr(), options).await?;
+        ensure!(client.connack().session_present, "{name}");
+    }
+    scene.serve_on().await?;
     scene.ends_well().await
 }
 

@@ -30,6 +30,8 @@ section! {
         without: WithoutTenant = WithoutTenant::Refuse;
         /// Connections of one tenant on one node. One more is refused with 0x97 (quota exceeded). 0: no limit.
         connections_max: u32 = 0, 0 => 10_000_000;
+        /// Sessions of one tenant in the whole cluster, counted and refused as `limits.sessions_max`. 0: no limit.
+        sessions_max: u32 = 0, 0 => 100_000_000;
         /// Subscriptions that the connected clients of one tenant have on one node, those that their sessions bring along among
         /// them. One more is refused with 0x97 (quota exceeded) in SUBACK; what is being stored in that moment does not count
         /// yet. 0: no limit.
@@ -56,6 +58,8 @@ section! {
 pub struct TenantQuotas {
     /// As `tenants.connections_max`.
     pub connections_max: Option<u32>,
+    /// As `tenants.sessions_max`.
+    pub sessions_max: Option<u32>,
     /// As `tenants.subscriptions_max`.
     pub subscriptions_max: Option<u32>,
     /// As `tenants.publish_messages_per_second_max`.
@@ -83,6 +87,7 @@ impl Tenants {
     fn with(&self, own: &TenantQuotas) -> Self {
         Self {
             connections_max: own.connections_max.unwrap_or(self.connections_max),
+            sessions_max: own.sessions_max.unwrap_or(self.sessions_max),
             subscriptions_max: own.subscriptions_max.unwrap_or(self.subscriptions_max),
             publish_messages_per_second_max: own
                 .publish_messages_per_second_max

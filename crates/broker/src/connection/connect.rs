@@ -432,14 +432,18 @@ impl<'a, S: Stream> Arrival<'a, S> {
             authentication_data,
         } = introduction;
         let shared = self.shared;
-        if let Some(previous) = shared.registry.get(&client) {
+        let previous = shared.registry.get(&client);
+        let takes_over = previous.is_some();
+        if let Some(previous) = previous {
             self.audit_takeover(&client, &pass, Some(&previous.address.to_string()), None);
             previous.mailbox.take_over(Some(self.origin.peer));
             // Its last acknowledgements are proposed by then.
             let _ = tokio::time::timeout(TAKEOVER_WAIT, previous.ended.wait()).await;
         }
         let claim = shared.registry.claim(client.clone());
-        let connected = self.take_session(&connect, &handshake, &client, &pass).await?;
+        let connected = self
+            .take_session(&connect, &handshake, &client, &pass, takes_over)
+            .await?;
         let durable = handshake.session_expiry_interval > 0;
         let queues = &self.live.queues;
         let mailbox = Mailbox::new(
@@ -559,8 +563,12 @@ impl<'a, S: Stream> Arrival<'a, S> {
         handshake: &Handshake,
         client: &ByteString,
         pass: &Pass,
+        mut takes_over: bool,
     ) -> Result<Connected, Refusal> {
         let cluster = &self.shared.cluster;
+        let (limits, tenant) = (&self.live.limits, pass.tenant.as_deref());
+        // Counts until this has an answer.
+        let coming = self.shared.session_room.ask(cluster, limits, tenant);
         let mut owner = cluster.owner_elsewhere(client);
         // The latest connection whose node has answered.
         let mut answered = 0;
@@ -570,13 +578,17 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 && let Some(previous) = cluster.kick(owner, client, self.kicks()).await
             {
                 answered = owner.epoch;
+                takes_over = true;
                 if !previous.is_empty() {
                     self.audit_takeover(client, pass, Some(&previous), Some(owner.node));
                 }
             }
             let asked = owner.as_ref().map_or(0, |owner| owner.epoch);
             let heard_out = (tried < KICKS_MAX).then_some(asked);
-            match self.request(connect, handshake, client, pass, heard_out).await? {
+            // A session that has ended with the connection that was asked to close has left its place to this one.
+            let refused = coming.as_ref().err().filter(|_| !takes_over);
+            let claimed = self.request(connect, handshake, client, pass, heard_out, refused.copied());
+            match claimed.await? {
                 Claimed::Taken(connected) => {
                     let unheard = connected.previous.filter(|previous| previous.epoch > answered);
                     if let Some(previous) = unheard {
@@ -605,7 +617,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
             address = %self.origin.peer, previous = previous.map(tracing::field::display), previous_node);
     }
 
-    /// Asks the shard for the session; `heard_out` is `None` if it is not to wait for the connection that has it.
+    /// Asks the shard for the session; `heard_out` is `None` if it is not to wait for the connection that has it. With `refused`
+    /// only one that is there already may be taken.
     async fn request(
         &self,
         connect: &Connect,
@@ -613,6 +626,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         client: &ByteString,
         pass: &Pass,
         heard_out: Option<u64>,
+        refused: Option<Rejected>,
     ) -> Result<Claimed, Refusal> {
         let shared = self.shared;
         let queues = &self.live.session;
@@ -635,6 +649,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             queue_bytes_max: queues.queue_bytes_max as u64,
             drop_oldest: queues.drop_oldest,
             heard_out,
+            existing_only: refused.is_some(),
         });
         let shard = shared.cluster.shard_of_client(client);
         let answer = shared
@@ -649,7 +664,13 @@ impl<'a, S: Stream> Arrival<'a, S> {
         match answer.map(|answer| answer.response) {
             Ok(Some(Response::Connected(connected))) => Ok(Claimed::Taken(connected)),
             Ok(Some(Response::Owned(owner))) => Ok(Claimed::OwnedBy(owner)),
-            Ok(_) => Err(unopened(connect.version)),
+            Ok(_) => Err(match refused {
+                Some(why) => {
+                    let error = ProtocolError::new(ReasonCode::QuotaExceeded, "too many sessions are kept");
+                    Refusal::Answer(why, connect.version, error)
+                }
+                None => unopened(connect.version),
+            }),
             Err(error) => {
                 info!(client_id = %client, %error, "connection refused: the session's shard is not available");
                 let error = ProtocolError::new(

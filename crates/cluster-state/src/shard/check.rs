@@ -177,6 +177,15 @@ impl ShardState {
         require(*self.retained.owners() == owners, || {
             format!("owners {:?}, expected {owners:?}", self.retained.owners())
         })?;
+        let mut spaces: BTreeMap<Box<str>, u64> = BTreeMap::new();
+        for (client, ..) in self.sessions.iter() {
+            if let Some((space, _)) = client.split_once('/') {
+                *spaces.entry(space.into()).or_default() += 1;
+            }
+        }
+        require(*self.sessions.spaces() == spaces, || {
+            format!("spaces {:?}, expected {spaces:?}", self.sessions.spaces())
+        })?;
         require(self.totals() == expected, || {
             format!("totals {:?}, expected {expected:?}", self.totals())
         })

@@ -26,6 +26,9 @@ impl ShardState {
         if let Some(owner) = self.not_heard_out(&command) {
             return answer::of(Response::Owned(owner));
         }
+        if command.existing_only && !self.has_alive(&command.client, context.now_ms) {
+            return answer::rejected(Reason::NoSession);
+        }
         let previous = self.take_from_owner(&command.client, effects);
         let survivor = self.survivor(context, &command, effects);
         let session_present = survivor.is_some();
@@ -61,6 +64,11 @@ impl ShardState {
         let response = connected(session, session_present, previous);
         self.sessions.session_changed(id);
         answer::of(Response::Connected(response))
+    }
+
+    fn has_alive(&self, client: &str, now_ms: u64) -> bool {
+        let session = self.sessions.find(client).and_then(|id| self.sessions.get(id));
+        session.is_some_and(|session| session.is_alive(now_ms))
     }
 
     /// The connection on another node whose last acknowledgements may still be under way.

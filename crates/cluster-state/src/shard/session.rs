@@ -195,12 +195,19 @@ fn encode_options(options: &Options) -> Vec<u8> {
     options.with_filter("").encode_to_vec()
 }
 
+/// What is in front of the first slash of a client id.
+fn space_of(client: &str) -> Option<&str> {
+    client.split_once('/').map(|(space, _)| space)
+}
+
 /// Boxed: a table that grows has room for twice as many.
 type Slot = Option<Box<(Arc<str>, Session)>>;
 
 #[derive(Default, Debug)]
 pub(crate) struct Sessions {
     names: BTreeMap<Arc<str>, SessionId>,
+    /// How many have so much in front of the first slash of their client ids; who has no slash is not in it.
+    spaces: BTreeMap<Box<str>, u64>,
     slots: Vec<Slot>,
     free: Vec<SessionId>,
     dirty: Vec<SessionId>,
@@ -245,6 +252,35 @@ impl Sessions {
             .filter_map(|(client, id)| Some((client, *id, self.get(*id)?)))
     }
 
+    /// How many have this in front of the first slash of their client ids: the tenant's name, where there are tenants.
+    pub(crate) fn in_space(&self, space: &str) -> u64 {
+        self.spaces.get(space).copied().unwrap_or_default()
+    }
+
+    /// All of these.
+    pub(crate) fn spaces(&self) -> &BTreeMap<Box<str>, u64> {
+        &self.spaces
+    }
+
+    fn enter_space(&mut self, client: &str) {
+        let Some(space) = space_of(client) else { return };
+        match self.spaces.get_mut(space) {
+            Some(count) => *count += 1,
+            None => drop(self.spaces.insert(space.into(), 1)),
+        }
+    }
+
+    fn leave_space(&mut self, client: &str) {
+        let Some(space) = space_of(client) else { return };
+        let Some(count) = self.spaces.get_mut(space) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            self.spaces.remove(space);
+        }
+    }
+
     pub(crate) fn insert(&mut self, client: Arc<str>, session: Session) -> SessionId {
         let slot = Some(Box::new((Arc::clone(&client), session)));
         let id = match self.free.pop() {
@@ -257,6 +293,7 @@ impl Sessions {
                 SessionId((self.slots.len() - 1) as u32)
             }
         };
+        self.enter_space(&client);
         self.names.insert(client, id);
         id
     }
@@ -264,6 +301,7 @@ impl Sessions {
     pub(crate) fn remove(&mut self, id: SessionId) -> Option<(Arc<str>, Session)> {
         let (client, session) = *self.slots.get_mut(id.0 as usize)?.take()?;
         self.names.remove(&client);
+        self.leave_space(&client);
         self.free.push(id);
         session.records(&client, true, &mut self.gone);
         Some((client, session))

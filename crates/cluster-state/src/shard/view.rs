@@ -164,6 +164,11 @@ impl ShardState {
         });
     }
 
+    /// How many sessions have this in front of the first slash of their client ids: those of a tenant.
+    pub fn sessions_in(&self, space: &str) -> u64 {
+        self.sessions.in_space(space)
+    }
+
     /// The client ids of all sessions, in their order.
     pub fn clients(&self) -> impl Iterator<Item = &Arc<str>> {
         self.sessions.iter().map(|(client, ..)| client)
