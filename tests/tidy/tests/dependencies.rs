@@ -1,4 +1,5 @@
-//! What `deny.toml` demands of dependencies, for machines without cargo-deny: licences, crates that are not wanted, sources.
+//! What `deny.toml` demands of dependencies, for machines without cargo-deny: licences, crates that are not wanted in any
+//! version, sources.
 
 use std::collections::BTreeMap;
 use std::process::Command;
