@@ -12,8 +12,8 @@ use crate::der::{
 /// The names in a certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Certificate {
-    /// The common name of its subject; absent when there is none, or more than one.
-    pub common_name: Option<String>,
+    /// The common names of its subject.
+    pub common_names: Vec<String>,
     /// Subject alternative names of the kind DNS.
     pub dns_names: Vec<String>,
     /// Subject alternative names of the kind e-mail.
@@ -39,6 +39,10 @@ pub enum NameSource {
     Fingerprint,
 }
 
+/// Names that do not say which one is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoSoleName;
+
 impl Certificate {
     /// Reads a certificate in DER (RFC 5280 section 4.1). `None`: it is not one.
     pub fn parse(der: &[u8]) -> Option<Self> {
@@ -51,7 +55,7 @@ impl Certificate {
         for _ in 0..before_subject {
             fields.next()?;
         }
-        found.common_name = common_name(fields.expect(SEQUENCE)?)?;
+        found.common_names = common_names(fields.expect(SEQUENCE)?)?;
         while !fields.is_empty() {
             let (tag, content) = fields.next()?;
             if tag == EXPLICIT_3 {
@@ -70,23 +74,41 @@ impl Certificate {
     /// What a trusted proxy told of a certificate that it has checked.
     pub fn told_by_proxy(common_name: impl Into<String>) -> Self {
         Self {
-            common_name: Some(common_name.into()),
+            common_names: vec![common_name.into()],
             ..Self::default()
         }
     }
 
     /// The name from this source. `None`: there is none, or more than one to choose from.
     pub fn name(&self, source: NameSource) -> Option<&str> {
-        let only = |names: &'_ [String]| -> Option<usize> { (names.len() == 1).then_some(0) };
-        let name = match source {
-            NameSource::CommonName => self.common_name.as_ref(),
-            NameSource::Dns => only(&self.dns_names).map(|index| &self.dns_names[index]),
-            NameSource::Email => only(&self.emails).map(|index| &self.emails[index]),
-            NameSource::Uri => only(&self.uris).map(|index| &self.uris[index]),
-            NameSource::Fingerprint => self.fingerprint.as_ref(),
+        self.sole_name(source).ok().flatten()
+    }
+
+    /// The common name of its subject, whatever it consists of. `None`: there is none, or more than one.
+    pub fn common_name(&self) -> Option<&str> {
+        match self.common_names.as_slice() {
+            [name] => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The name from this source, where it matters whether there is none.
+    ///
+    /// # Errors
+    /// There is more than one, or one that is empty or has control characters.
+    pub fn sole_name(&self, source: NameSource) -> Result<Option<&str>, NoSoleName> {
+        let names = match source {
+            NameSource::CommonName => self.common_names.as_slice(),
+            NameSource::Dns => &self.dns_names,
+            NameSource::Email => &self.emails,
+            NameSource::Uri => &self.uris,
+            NameSource::Fingerprint => self.fingerprint.as_slice(),
         };
-        name.filter(|name| !name.is_empty() && !name.contains(char::is_control))
-            .map(String::as_str)
+        match names {
+            [] => Ok(None),
+            [name] if !name.is_empty() && !name.contains(char::is_control) => Ok(Some(name)),
+            _ => Err(NoSoleName),
+        }
     }
 
     fn read_extensions(&mut self, extensions: &[u8]) -> Option<()> {
@@ -122,8 +144,8 @@ impl Certificate {
 /// 2.5.29.17
 const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1D, 0x11];
 
-/// The common name of a subject, if it has exactly one. The outer `None`: malformed.
-fn common_name(subject: &[u8]) -> Option<Option<String>> {
+/// The common names of a subject. `None`: malformed.
+fn common_names(subject: &[u8]) -> Option<Vec<String>> {
     let (mut names, mut parts) = (Vec::new(), Elements::new(subject));
     while !parts.is_empty() {
         let mut attributes = Elements::new(parts.expect(SET)?);
@@ -135,7 +157,7 @@ fn common_name(subject: &[u8]) -> Option<Option<String>> {
             }
         }
     }
-    Some(if names.len() == 1 { names.pop() } else { None })
+    Some(names)
 }
 
 /// As text: UTF-8, printable, IA5, and the old two-byte and one-byte forms.
@@ -183,14 +205,20 @@ mod tests {
             assert_eq!(certificate.name(source), name, "{source:?}");
         }
         assert_eq!(certificate.emails.len(), 2);
+        assert_eq!(certificate.sole_name(NameSource::Email), Err(NoSoleName));
+        let bare = Certificate::told_by_proxy("device-7");
+        assert_eq!(bare.sole_name(NameSource::Email), Ok(None));
+        assert_eq!(bare.sole_name(NameSource::Fingerprint), Ok(None));
     }
 
     #[test]
     fn names_with_control_characters_are_no_names() {
         let mut certificate = Certificate::told_by_proxy("admin\0.evil");
         assert_eq!(certificate.name(NameSource::CommonName), None);
-        certificate.common_name = Some(String::new());
+        certificate.common_names = vec![String::new()];
         assert_eq!(certificate.name(NameSource::CommonName), None);
+        certificate.common_names = vec!["a".to_owned(), "b".to_owned()];
+        assert_eq!(certificate.sole_name(NameSource::CommonName), Err(NoSoleName));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) fn of(principal: &Principal) -> Option<Author> {
         groups: groups.clone(),
         claims: claims.iter().map(claim).collect(),
         certificate: certificate.as_deref().map(|certificate| CertificateNames {
-            common_name: certificate.common_name.clone(),
+            common_name: certificate.common_name().map(str::to_owned),
             dns: certificate.dns_names.clone(),
             email: certificate.emails.clone(),
             uri: certificate.uris.clone(),
@@ -48,10 +48,13 @@ fn size(principal: &Principal) -> usize {
     let claims = principal.claims.iter();
     let claims: usize = claims.map(|(name, values)| name.len() + texts(values)).sum();
     let names = |certificate: &Certificate| {
-        let lists = [&certificate.dns_names, &certificate.emails, &certificate.uris];
-        lists.map(|list| texts(list)).iter().sum::<usize>()
-            + one(&certificate.common_name)
-            + one(&certificate.fingerprint)
+        let lists = [
+            &certificate.common_names,
+            &certificate.dns_names,
+            &certificate.emails,
+            &certificate.uris,
+        ];
+        lists.map(|list| texts(list)).iter().sum::<usize>() + one(&certificate.fingerprint)
     };
     one(&principal.user)
         + one(&principal.tenant)
@@ -65,7 +68,7 @@ fn size(principal: &Principal) -> usize {
 pub(crate) fn principal(author: &Author) -> Option<Principal> {
     let claims = author.claims.iter();
     let certificate = author.certificate.as_ref().map(|names| Certificate {
-        common_name: names.common_name.clone(),
+        common_names: names.common_name.iter().cloned().collect(),
         dns_names: names.dns.clone(),
         emails: names.email.clone(),
         uris: names.uri.clone(),
@@ -98,7 +101,7 @@ mod tests {
             claims: [("site".to_owned(), vec!["7".to_owned(), "8".to_owned()])].into(),
             certificate: Some(
                 Certificate {
-                    common_name: Some("device-7".to_owned()),
+                    common_names: vec!["device-7".to_owned()],
                     dns_names: vec!["a.example".to_owned(), "b.example".to_owned()],
                     emails: vec!["a@example".to_owned()],
                     uris: vec!["urn:7".to_owned()],

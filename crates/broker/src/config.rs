@@ -115,7 +115,7 @@ section! {
         /// 0: no limit.
         connections_per_user_max: u32 = 0, 0 => 10_000_000;
         /// Messages a client may publish in a second. Beyond a second's worth nothing more is read from it until they are
-        /// paid for. 0: no limit.
+        /// paid for, also by a later connection to this node. 0: no limit.
         publish_messages_per_second_max: u32 = 0, 0 => 10_000_000;
         /// Bytes of messages a client may publish in a second, in the same way. 0B: no limit.
         publish_bytes_per_second_max: ByteSize = ByteSize::from_bytes(0), ByteSize::from_bytes(0) => ByteSize::from_gib(64);

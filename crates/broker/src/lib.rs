@@ -4,6 +4,7 @@ pub mod auth;
 mod author;
 pub mod config;
 mod connection;
+mod debts;
 mod drain;
 mod forward;
 #[doc(hidden)]

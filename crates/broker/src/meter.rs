@@ -27,6 +27,18 @@ impl Meter {
         }
     }
 
+    /// When all that has come is paid for.
+    pub(crate) fn paid_at_us(&self) -> u64 {
+        self.paid_at_us
+    }
+
+    /// So much has come before this was there.
+    pub(crate) fn owe(&mut self, paid_at_us: u64) {
+        if self.per_second > 0 {
+            self.paid_at_us = self.paid_at_us.max(paid_at_us);
+        }
+    }
+
     /// From here on another rate; what came before is owed all the same, for `ahead_us` more at the most.
     pub(crate) fn set(&mut self, per_second: u64, now_us: u64, ahead_us: u64) {
         self.per_second = per_second;

@@ -31,7 +31,8 @@ const DEFAULT_TENTHS: u64 = 9;
 pub(crate) enum Level {
     #[default]
     Normal,
-    /// Those who publish most are read more slowly.
+    /// Those who publish most are read more slowly; nothing more is kept for clients that are away, so that this alone never leads
+    /// further.
     Slow,
     /// New connections are refused.
     Refuse,
@@ -71,7 +72,9 @@ impl Level {
     fn consequence(self) -> &'static str {
         match self {
             Self::Normal => "memory is no longer short",
-            Self::Slow => "memory runs short: those who publish most are read more slowly",
+            Self::Slow => {
+                "memory runs short: those who publish most are read more slowly, and nothing more is kept for clients that are away"
+            }
             Self::Refuse => "memory is short: new connections are refused",
             Self::Shed => "memory is used up: new connections are refused, QoS 0 messages are dropped",
         }
@@ -87,6 +90,11 @@ pub(crate) struct Overload {
 impl Overload {
     pub(crate) fn level(&self) -> Level {
         Level::at(usize::from(self.level.load(Ordering::Relaxed)))
+    }
+
+    /// Whether sessions, subscriptions of kept sessions and retained messages may become no more.
+    pub(crate) fn keeps_no_more(&self) -> bool {
+        self.level() >= Level::Slow
     }
 
     /// Whether new connections are refused.

@@ -39,6 +39,10 @@ pub(crate) enum Rejected {
 }
 
 impl Rejected {
+    pub(crate) fn as_str(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
+
     /// By number.
     pub(crate) const WORDS: [&'static str; 20] = [
         "timeout",

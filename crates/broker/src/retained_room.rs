@@ -93,7 +93,7 @@ impl RetainedRoom {
     }
 
     fn admits_of_all(&self, cluster: &Cluster, limits: &Limits, publication: &Publication) -> bool {
-        let (topic, size) = (publication.topic().as_str(), publication.size() as u64);
+        let size = publication.size() as u64;
         let is_below = |now: u64, more: u64, max: u64| max == 0 || now + more <= max;
         let has_room = is_below(
             self.messages.load(Relaxed),
@@ -105,6 +105,12 @@ impl RetainedRoom {
             self.bytes.fetch_add(size, Relaxed);
             return true;
         }
+        self.replaces(cluster, publication)
+    }
+
+    /// Whether a message takes the place of another, and is no larger.
+    pub(crate) fn replaces(&self, cluster: &Cluster, publication: &Publication) -> bool {
+        let (topic, size) = (publication.topic().as_str(), publication.size() as u64);
         let mut replaces = false;
         cluster.retained_local(topic, 1, &mut |known| {
             replaces = counted_size(known) + size_of::<Publication>() as u64 >= size;

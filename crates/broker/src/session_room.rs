@@ -6,7 +6,11 @@ use cluster::{Cluster, Totals};
 
 use crate::config::Limits;
 use crate::refusal::Rejected;
+use crate::shared::Shared;
 use crate::tenants::Tenant;
+
+/// More than come between two looks, as a rule.
+const FAR: u64 = 1000;
 
 /// Sessions in the whole cluster.
 #[derive(Default, Debug)]
@@ -38,23 +42,28 @@ impl SessionRoom {
         self.seen.store(cluster.of_all_shards(totals.sessions), Relaxed);
     }
 
-    /// Whether there may be one more, or which limit is against it: then only one that is there already may be taken. Nodes that
-    /// ask at once do not know of each other, and may add one each.
+    /// Whether there may be one more, which may outlive its connection; or what is against it: then only one that is there already
+    /// may be taken. Nodes that ask at once do not know of each other, and may add one each.
     pub(crate) fn ask<'a>(
         &'a self,
-        cluster: &Cluster,
+        shared: &Shared,
         limits: &Limits,
         tenant: Option<&'a Tenant>,
+        is_kept: bool,
     ) -> Result<Coming<'a>, Rejected> {
+        let cluster = &shared.cluster;
         let coming = Coming {
             all: &self.coming,
             of_tenant: tenant.map(|tenant| &tenant.sessions_coming),
         };
         let others = coming.all.fetch_add(1, Relaxed);
         let others_of_tenant = coming.of_tenant.map_or(0, |count| count.fetch_add(1, Relaxed));
+        if is_kept && shared.overload.keeps_no_more() {
+            return Err(Rejected::Overload);
+        }
         let max = u64::from(limits.sessions_max);
         // Far below the limit the last look will do.
-        let is_near = max > 0 && (self.seen.load(Relaxed) + others) * 2 >= max;
+        let is_near = max > 0 && (self.seen.load(Relaxed) + others + FAR) * 2 >= max;
         if is_near && cluster.of_all_shards(cluster.totals_held().sessions) + others >= max {
             return Err(Rejected::Sessions);
         }
@@ -76,6 +85,7 @@ mod tests {
 
     use super::*;
     use crate::config::{self, TenantSource};
+    use crate::overload::Level;
     use crate::tenants::Tenants;
     use crate::testing::node;
 
@@ -98,7 +108,7 @@ mod tests {
             ..Limits::default()
         };
         let room = SessionRoom::default();
-        let ask = |tenant| room.ask(&shared.cluster, &limits, tenant);
+        let ask = |tenant| room.ask(&shared, &limits, tenant, false);
 
         let first = ask(Some(&acme)).unwrap();
         assert_eq!(ask(Some(&acme)).unwrap_err(), Rejected::SessionsPerTenant);
@@ -107,5 +117,15 @@ mod tests {
         drop((first, second));
         assert_eq!(room.coming.load(Relaxed) + acme.sessions_coming.load(Relaxed), 0);
         assert!(ask(Some(&acme)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn while_memory_is_short_no_more_is_kept() {
+        let (_files, shared) = node().await;
+        let room = SessionRoom::default();
+        let ask = |is_kept| room.ask(&shared, &Limits::default(), None, is_kept).map(drop);
+        assert_eq!([ask(true), ask(false)], [Ok(()), Ok(())]);
+        shared.overload.set(Level::Slow);
+        assert_eq!([ask(true), ask(false)], [Err(Rejected::Overload), Ok(())]);
     }
 }

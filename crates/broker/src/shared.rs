@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
 use crate::config::{ByteSize, Config, Limits, Queues, WhenFull};
+use crate::debts::Debts;
 use crate::drain::Drain;
 use crate::incoming::Incoming;
 use crate::log_limit::LogLimit;
@@ -36,6 +37,8 @@ use crate::trace::Traces;
 
 /// Denials are told one by one this often.
 const DENIALS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+/// The same for connections that are refused.
+const CONNECT_REFUSALS_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// What a reload may change.
 #[derive(Debug)]
@@ -67,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) places: Arc<Places>,
     /// Denials are told one by one up to this rate; the rest is counted.
     pub(crate) denials: LogLimit,
+    /// The same of connections that are refused for another reason than who their clients are.
+    pub(crate) connect_refusals: LogLimit,
     /// For operators who wonder why.
     refusals: Refusals,
     /// For operators who look on as packets pass.
@@ -79,6 +84,7 @@ pub(crate) struct Shared {
     pub(crate) retained_room: RetainedRoom,
     pub(crate) session_room: SessionRoom,
     pub(crate) tenants: Tenants,
+    pub(crate) debts: Debts,
     /// Of the connections that all listeners accept.
     pub(crate) accepts: Mutex<Meter>,
     pub(crate) drain: Drain,
@@ -125,6 +131,7 @@ impl Shared {
             overload: Overload::default(),
             retained_room: RetainedRoom::default(),
             session_room: SessionRoom::default(),
+            debts: Debts::default(),
             tenants: Tenants::new(&config.tenants),
             accepts: Mutex::new(Meter::new(
                 config.limits.connects_per_second_max.into(),
@@ -141,6 +148,7 @@ impl Shared {
             authenticator,
             places: Arc::default(),
             denials: LogLimit::new(DENIALS_EVERY),
+            connect_refusals: LogLimit::new(CONNECT_REFUSALS_EVERY),
             sys: SysTopics::default(),
             incoming: Incoming::default(),
             drain: Drain::default(),
@@ -181,6 +189,9 @@ impl Shared {
             return Ok(());
         }
         let room = &self.retained_room;
+        if self.overload.keeps_no_more() && !room.replaces(&self.cluster, publication) {
+            return Err(Limited::Overload);
+        }
         room.admits(&self.cluster, &self.live().limits, publication, owner)
     }
 

@@ -248,12 +248,15 @@ impl Tenants {
         match source {
             TenantSource::Certificate => {
                 let certificate = principal.certificate.as_ref()?;
-                let name = certificate.name(NameSource::from(self.config.certificate_name))?;
-                Some(Ok(name.to_owned()))
+                let name = certificate.sole_name(NameSource::from(self.config.certificate_name));
+                match name.transpose()? {
+                    Ok(name) => Some(Ok(name.to_owned())),
+                    Err(_) => Some(Err("the certificate does not name one tenant")),
+                }
             }
             TenantSource::Claim => match principal.claims.get(&self.config.claim)?.as_slice() {
                 [name] => Some(Ok(name.clone())),
-                _ => Some(Err("the client names more than one tenant")),
+                _ => Some(Err("the client does not name one tenant")),
             },
             TenantSource::User => {
                 let user = principal.user.as_deref()?;
@@ -385,6 +388,10 @@ mod tests {
             Ok(Some("other".to_owned()))
         );
         assert!(name_of(&tenants, &with_claim(&["a", "b"])).is_err());
+        assert!(
+            name_of(&tenants, &with_claim(&[])).is_err(),
+            "one that is no text"
+        );
         for bad in ["", "a/b", "+", "#", "a+", "$SYS", "a\0", "a\n"] {
             assert!(name_of(&tenants, &with_claim(&[bad])).is_err(), "{bad:?}");
         }
@@ -412,6 +419,18 @@ mod tests {
             Ok(Some("acme".to_owned()))
         );
         for names in [&[][..], &["acme", "globex"], &["a/b"]] {
+            assert!(name_of(&tenants, &with_names(names)).is_err(), "{names:?}");
+        }
+        // Who is not told which of two is meant does not fall to what is asked next, or to none.
+        let sources = [TenantSource::Certificate, TenantSource::User];
+        let tenants = self::tenants(&sources, |config| config.without = WithoutTenant::Allow);
+        let as_globex = |names: &[&str]| Principal {
+            user: Some("globex.spy".to_owned()),
+            ..with_names(names)
+        };
+        assert_eq!(name_of(&tenants, &as_globex(&[])), Ok(Some("globex".to_owned())));
+        for names in [&["acme", "acme-backup"][..], &[""], &["acme\n"]] {
+            assert!(name_of(&tenants, &as_globex(names)).is_err(), "{names:?}");
             assert!(name_of(&tenants, &with_names(names)).is_err(), "{names:?}");
         }
     }

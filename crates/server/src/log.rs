@@ -1,13 +1,17 @@
 //! Log lines to standard error, for people or machines.
 
+use std::fmt::{self, Debug, Write};
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use broker::config::{Log, LogFormat};
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 /// Changes what the log tells while the process runs.
 pub(crate) struct LogControl {
@@ -48,13 +52,47 @@ pub(crate) fn init(config: &Log) -> anyhow::Result<LogControl> {
     }
     // The two forms have handles of different types.
     let replace: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync> = match config.format {
-        LogFormat::Text => start!(subscriber.with_ansi(io::stderr().is_terminal())),
+        LogFormat::Text => {
+            let colours = io::stderr().is_terminal();
+            start!(
+                subscriber
+                    .with_ansi(colours)
+                    .fmt_fields(debug_fn(field).delimited(" "))
+            )
+        }
         LogFormat::Json => start!(subscriber.json().flatten_event(true)),
     };
     Ok(LogControl {
         level: Mutex::new(config.level.clone()),
         replace,
     })
+}
+
+/// A field as text: what a client has said neither begins a line of its own nor speaks to a terminal.
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
+    let mut text = WithoutControls(writer);
+    match field.name() {
+        "message" => write!(text, "{value:?}"),
+        name => write!(text, "{name}={value:?}"),
+    }
+}
+
+/// Writes control characters as `\u{…}`.
+struct WithoutControls<W>(W);
+
+impl<W: Write> Write for WithoutControls<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(char::is_control) {
+            match part.chars().next_back().filter(|last| last.is_control()) {
+                None => self.0.write_str(part)?,
+                Some(last) => {
+                    self.0.write_str(&part[..part.len() - last.len_utf8()])?;
+                    write!(self.0, "{}", last.escape_default())?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn filter(level: &str) -> Result<EnvFilter, ParseError> {
@@ -121,6 +159,20 @@ mod tests {
             ("sled::tree = trace", false),
         ] {
             assert_eq!(level_problem(level).is_none(), valid, "{level}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_says_begins_no_line_and_speaks_to_no_terminal() {
+        for (said, written) in [
+            ("c-1 ünï", "c-1 ünï"),
+            ("c\n2026 audit: x", "c\\n2026 audit: x"),
+            ("\x1b[31mred\r", "\\u{1b}[31mred\\r"),
+            ("\u{9b}2J\u{7f}", "\\u{9b}2J\\u{7f}"),
+        ] {
+            let mut text = String::new();
+            WithoutControls(&mut text).write_str(said).unwrap();
+            assert_eq!(text, written);
         }
     }
 

@@ -8,10 +8,13 @@ use mqtt_codec::{
     Packet, PacketId, ProtocolVersion, QoS, ReasonCode, Subscribe, SubscribeFilter, Unsubscribe,
 };
 
+use tokio::time::{Instant, timeout};
+
 use crate::common::*;
 
 const USERS: (&str, &str) = ("users", MADE_BY_MOSQUITTO);
 const A_WHILE: Duration = Duration::from_secs(20);
+const MOMENT: Duration = Duration::from_millis(200);
 
 fn limited(limits: &str) -> Result<World> {
     let config = format!("[auth]\npassword_file = 'FILES/users'\n[limits]\n{limits}\n");
@@ -421,5 +424,31 @@ async fn before_mqtt_5_0_the_same_limits_end_the_connection_and_are_counted() ->
             ensure!(exceeded(&world, key)? == before + 1, "{key} is not counted");
         }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_comes_back_has_no_other_start() -> Result<()> {
+    let world = limited("publish_messages_per_second_max = 10")?;
+    let mut reader = world.client(CARL, ConnectOptions::v5("reader")).await?;
+    reader.subscribe("t", 0).await?;
+    let began = Instant::now();
+    for _ in 0..8 {
+        let mut writer = world.client(CARL, ConnectOptions::v5("writer")).await?;
+        for number in 0..40 {
+            writer.send_publish(Message::new("t", number.to_string())).await?;
+        }
+        // What is not read by then is lost with the connection.
+        timeout(MOMENT, writer.ping()).await.ok();
+    }
+    let mut received = 0;
+    while let Ok(publish) = timeout(2 * MOMENT, reader.receive()).await {
+        publish?;
+        received += 1;
+    }
+    // A second's worth at once, and its rate from then on; with eight starts it would have been 80.
+    let allowed = 10 + 10 * (began.elapsed().as_secs() + 1);
+    ensure!(received <= allowed, "{received} of {allowed}");
+    ensure!(world.counter("flotilla_rate_limited_total{kind=\"messages\"}")? > 0);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::{ConnectOptions, Message};
+use harness::{Client, ConnectOptions, Message, wait_for};
 use mqtt_codec::ReasonCode;
 
 use crate::common::*;
@@ -124,6 +124,36 @@ async fn logins_refusals_and_takeovers_are_in_the_audit_log() -> Result<()> {
     ] {
         broker.wait_audited(event, words).await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_is_refused_by_a_limit_is_in_the_audit_log() -> Result<()> {
+    let world = world(&[], "[limits]\nsessions_max = 1\n")?;
+    let _first = Client::connect(world.broker.mqtt_addr(), ConnectOptions::v5("first")).await?;
+    ensure!(world.refusal(ConnectOptions::v5("second")).await? == ReasonCode::QuotaExceeded);
+    let words = [
+        "reason=\"sessions\"",
+        "QuotaExceeded",
+        "\"second\"",
+        "address=127.0.0.1:",
+    ];
+    world.broker.wait_audited("connect refused", &words).await
+}
+
+#[tokio::test]
+async fn what_a_client_calls_itself_neither_begins_a_line_of_the_log_nor_speaks_to_a_terminal() -> Result<()>
+{
+    let world = world(&[], "[log]\nlevel = \"info,broker=debug\"\n")?;
+    let forged = "dev-7\n2026-01-01T00:00:00Z  INFO audit: event=\"login\" user=\"admin\"\x1b[31m\u{9b}2J";
+    let mut client = Client::connect(world.broker.mqtt_addr(), ConnectOptions::v5(forged)).await?;
+    client.send_raw(&[0xF0, 0x00]).await?;
+    let written = async || world.broker.log().contains("client broke the protocol");
+    wait_for(written, Duration::from_secs(20)).await?;
+    let log = world.broker.log();
+    ensure!(log.contains("dev-7"));
+    ensure!(!log.lines().any(|line| line.starts_with("2026-01-01")), "{log}");
+    ensure!(!log.contains(['\x1b', '\u{9b}']), "{log:?}");
     Ok(())
 }
 

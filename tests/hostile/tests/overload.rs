@@ -1,9 +1,10 @@
 //! A node whose memory runs short: it slows publishers, refuses newcomers, drops QoS 0, and keeps what it has acknowledged.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message, wait_for};
+use anyhow::{Context, Result, bail, ensure};
+use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message, subscription_options, wait_for};
 use hostile::{CLOSED_WITHIN, Scene};
 use mqtt_codec::ReasonCode;
 
@@ -133,5 +134,73 @@ async fn a_node_with_less_than_it_needs_serves_nobody_and_says_why() -> Result<(
     };
     wait_for(refused, CLOSED_WITHIN).await?;
     ensure!(broker.log().contains("memory is used up"), "{}", broker.log());
+    Ok(())
+}
+
+/// Fills whatever a session may keep, under one client id after the other, until that is not welcome any more.
+async fn hoard(address: SocketAddr, number: usize) -> Result<ReasonCode> {
+    let will = Message::new("hoard/will", &vec![7; 40 * 1024]).qos(1);
+    let options = ConnectOptions::v5(format!("hoard-{number}")).persistent();
+    let mut client = Client::open(address).await?;
+    client.send_connect(options.delayed_will(will, 86_400)).await?;
+    let code = client.expect_connack().await?.reason_code;
+    if code != ReasonCode::Success {
+        return Ok(code);
+    }
+    let names: Vec<String> = (0..50)
+        .map(|filter| format!("hoard/{number}/{filter}/{}", "x".repeat(900)))
+        .collect();
+    let filters: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), subscription_options(1)))
+        .collect();
+    let codes = client.subscribe_many(&filters, None).await?.reason_codes;
+    let retained = Message::new(&format!("hoard/{number}"), &vec![7; 32 * 1024])
+        .qos(1)
+        .retain();
+    let retained = client.publish(retained).await?;
+    let refused = codes
+        .into_iter()
+        .chain([retained])
+        .find(|code| *code as u8 >= 0x80);
+    Ok(refused.unwrap_or(ReasonCode::Success))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_for_clients_that_are_away_never_keeps_others_out() -> Result<()> {
+    let budget = (resident_at_rest().await? >> 20) + 160;
+    let mut scene = Scene::begin(&format!("[overload]\nmemory_max = \"{budget}MiB\"\n")).await?;
+    let address = scene.broker.mqtt_addr();
+    let mut known = Client::connect(address, ConnectOptions::v5("known").persistent()).await?;
+    ensure!(known.subscribe("own", 1).await? == ReasonCode::GrantedQoS1);
+    let mut refused = 0;
+    for number in 0..4_000 {
+        match hoard(address, number).await? {
+            ReasonCode::Success => refused = 0,
+            ReasonCode::ServerBusy | ReasonCode::QuotaExceeded => refused += 1,
+            other => bail!("{number}: {other:?}"),
+        }
+        if refused == 200 {
+            break;
+        }
+    }
+    ensure!(refused == 200, "all was kept");
+    ensure!(scene.metric("flotilla_connects_rejected_total{reason=\"overload\"}")? > 0.0);
+    for is_restarted in [false, true] {
+        // Who keeps nothing comes in, and so does who is known; what was subscribed to before may be asked for again.
+        let mut brief = Client::connect(address, ConnectOptions::v5("brief")).await?;
+        ensure!(brief.subscribe("own", 1).await? == ReasonCode::GrantedQoS1);
+        let mut known = Client::connect(address, ConnectOptions::v5("known").persistent()).await?;
+        ensure!(known.connack().session_present);
+        ensure!(known.subscribe("own", 1).await? == ReasonCode::GrantedQoS1);
+        brief.publish(Message::new("own", "x").qos(1)).await?;
+        known.receive().await?;
+        if !is_restarted {
+            drop((brief, known));
+            scene.restart().await?;
+        }
+    }
+    ensure!(scene.metric("flotilla_overload_level")? < 2.0);
+    ensure!(scene.broker.is_running());
     Ok(())
 }

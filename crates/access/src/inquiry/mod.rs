@@ -54,7 +54,7 @@ pub struct Names<'a> {
 impl<'a> From<&'a Certificate> for Names<'a> {
     fn from(certificate: &'a Certificate) -> Self {
         Self {
-            common_name: certificate.common_name.as_deref(),
+            common_name: certificate.common_name(),
             dns: &certificate.dns_names,
             email: &certificate.emails,
             uri: &certificate.uris,

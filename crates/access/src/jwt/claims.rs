@@ -41,12 +41,10 @@ pub(crate) fn words(value: Option<&Value>) -> Vec<String> {
     }
 }
 
-/// Every member that can be said in text.
+/// Every member but null, each with as much of it as can be said in text.
 pub(crate) fn all_texts(members: &Map<String, Value>) -> BTreeMap<String, Vec<String>> {
-    members
-        .iter()
-        .map(|(name, value)| (name.clone(), texts(Some(value))))
-        .filter(|(_, values)| !values.is_empty())
+    let said = members.iter().filter(|(_, value)| !value.is_null());
+    said.map(|(name, value)| (name.clone(), texts(Some(value))))
         .collect()
 }
 

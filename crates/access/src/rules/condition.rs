@@ -42,7 +42,7 @@ impl Condition {
             Self::Address(block) => block.contains(principal.address),
             Self::Claim { name, value } => list(principal.claims.get(name), value),
             Self::CommonName(name) => {
-                certificate.is_some_and(|found| found.common_name.as_ref() == Some(name))
+                certificate.is_some_and(|found| found.common_name() == Some(name.as_str()))
             }
             Self::Dns(name) => list(certificate.map(|found| &found.dns_names), name),
             Self::Email(name) => list(certificate.map(|found| &found.emails), name),

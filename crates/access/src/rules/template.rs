@@ -163,7 +163,7 @@ fn fill_level(level: &[Part], is_first: bool, principal: &Principal) -> Filled {
             Part::CommonName => principal
                 .certificate
                 .as_ref()
-                .and_then(|certificate| certificate.common_name.as_deref()),
+                .and_then(|certificate| certificate.common_name()),
             // With more than one value it is not clear which one is meant.
             Part::Claim(name) => match principal.claims.get(name).map(Vec::as_slice) {
                 Some([value]) => Some(value.as_str()),

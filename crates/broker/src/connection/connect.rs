@@ -46,6 +46,10 @@ const TELL_AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Connections of other nodes that are asked to close before the client id is taken from whoever has it.
 const KICKS_MAX: usize = 3;
 
+/// Largest will of a session that is kept, while memory is short.
+const WILL_BYTES_WHILE_SHORT: usize = 1024;
+const SHORT_OF_MEMORY: &str = "this node is short of memory";
+
 /// What a shard says to a connection that asks for its session.
 enum Claimed {
     Taken(Connected),
@@ -218,7 +222,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         if self.shared.overload.refuses() {
             return Err(refuse(
                 Rejected::Overload,
-                ProtocolError::new(ReasonCode::ServerBusy, "this node is short of memory"),
+                ProtocolError::new(ReasonCode::ServerBusy, SHORT_OF_MEMORY),
             ));
         }
         if self.shared.drain.is_asking() {
@@ -305,6 +309,14 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 Rejected::Will,
                 ProtocolError::new(ReasonCode::QuotaExceeded, "too much is retained already"),
             ));
+        }
+        if let Some(will) = &connect.will
+            && handshake.session_expiry_interval > 0
+            && shared.overload.keeps_no_more()
+            && will.publication.size() > WILL_BYTES_WHILE_SHORT
+        {
+            let error = ProtocolError::new(ReasonCode::ServerBusy, SHORT_OF_MEMORY);
+            return Err(refuse(Rejected::Overload, error));
         }
         let places = self
             .take_places(&pass, &client)
@@ -508,7 +520,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 address = %self.origin.peer, listener = %self.origin.listener);
         }
         shared.sys.totals.connected(shared.registry.len() as u64);
-        debug!(client_id = %client, address = %self.origin.peer, listener = %self.origin.listener,
+        debug!(client_id = ?&*client, address = %self.origin.peer, listener = %self.origin.listener,
             session_present = connected.session_present, "connected");
         shared
             .traces
@@ -568,7 +580,9 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let cluster = &self.shared.cluster;
         let (limits, tenant) = (&self.live.limits, pass.tenant.as_deref());
         // Counts until this has an answer.
-        let coming = self.shared.session_room.ask(cluster, limits, tenant);
+        let is_kept = handshake.session_expiry_interval > 0;
+        let room = &self.shared.session_room;
+        let coming = room.ask(self.shared, limits, tenant, is_kept);
         let mut owner = cluster.owner_elsewhere(client);
         // The latest connection whose node has answered.
         let mut answered = 0;
@@ -640,11 +654,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 .will
                 .as_ref()
                 .map(|will| to_stored_will(will, client, pass, shared, &self.live)),
-            user: pass
-                .user()
-                .or(connect.username.as_deref())
-                .unwrap_or_default()
-                .to_owned(),
+            user: pass.user().unwrap_or_default().to_owned(),
             queue_messages_max: queues.queue_messages_max as u64,
             queue_bytes_max: queues.queue_bytes_max as u64,
             drop_oldest: queues.drop_oldest,
@@ -666,13 +676,16 @@ impl<'a, S: Stream> Arrival<'a, S> {
             Ok(Some(Response::Owned(owner))) => Ok(Claimed::OwnedBy(owner)),
             Ok(_) => Err(match refused {
                 Some(why) => {
-                    let error = ProtocolError::new(ReasonCode::QuotaExceeded, "too many sessions are kept");
-                    Refusal::Answer(why, connect.version, error)
+                    let (reason_code, detail) = match why {
+                        Rejected::Overload => (ReasonCode::ServerBusy, SHORT_OF_MEMORY),
+                        _ => (ReasonCode::QuotaExceeded, "too many sessions are kept"),
+                    };
+                    Refusal::Answer(why, connect.version, ProtocolError::new(reason_code, detail))
                 }
                 None => unopened(connect.version),
             }),
             Err(error) => {
-                info!(client_id = %client, %error, "connection refused: the session's shard is not available");
+                info!(client_id = ?&*client, %error, "connection refused: the session's shard is not available");
                 let error = ProtocolError::new(
                     ReasonCode::ServerUnavailable,
                     "the session's shard is not available",
@@ -774,8 +787,15 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }
     }
 
-    fn remember(&self, error: &ProtocolError) {
+    fn remember(&self, why: Rejected, error: &ProtocolError) {
         let (client_id, user) = self.said.clone();
+        // Who was not believed is written down by who judged it.
+        if why != Rejected::Credentials
+            && let Some(left_out) = self.shared.connect_refusals.line()
+        {
+            info!(target: "audit", event = "connect refused", reason = why.as_str(), reason_code = ?error.reason_code,
+                ?client_id, ?user, address = %self.origin.peer, listener = %self.origin.listener, left_out);
+        }
         self.shared.refused(Refused {
             client_id,
             user,
@@ -787,8 +807,8 @@ impl<'a, S: Stream> Arrival<'a, S> {
     }
 
     async fn refuse(&mut self, refusal: Refusal) {
-        let (Refusal::Silent(why, _) | Refusal::Answer(why, ..)) = &refusal;
-        self.shared.metrics.rejected(*why);
+        let (Refusal::Silent(why, _) | Refusal::Answer(why, ..)) = refusal;
+        self.shared.metrics.rejected(why);
         self.shared.metrics.packets_received(&self.read.packets);
         let farewell = async {
             match refusal {
@@ -797,7 +817,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 }
                 Refusal::Answer(_, version, error) => {
                     debug!(address = %self.origin.peer, %error, "connection refused");
-                    self.remember(&error);
+                    self.remember(why, &error);
                     let connack = self.refusal(version, error);
                     self.write(&connack, version).await;
                 }

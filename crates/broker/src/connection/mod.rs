@@ -34,6 +34,7 @@ use tokio::time::{Instant, Sleep};
 use tracing::{debug, info};
 
 use crate::auth::{Exchange, Step};
+use crate::debts::Debt;
 use crate::handover::{self, Handover};
 use crate::mailbox::{Close, Event};
 use crate::pass::Pass;
@@ -240,9 +241,14 @@ impl<S: Stream> Connection<S> {
         let publisher = Publisher::new((&*attachment.client).into());
         let (messages, bytes) = publish_rates(&shared);
         let tenant = pass.tenant.clone().filter(|tenant| tenant.is_rate_limited());
-        let throttle = Throttle::new(messages, bytes, tenant);
+        let mut throttle = Throttle::new(messages, bytes, tenant);
         let (messages, bytes) = deliver_rates(&shared);
-        let pace = Pace::new(messages, bytes);
+        let mut pace = Pace::new(messages, bytes);
+        let debt = shared.debts.take(&attachment.client);
+        throttle.owe(debt.published);
+        if let Some(pace) = &mut pace {
+            pace.owe(debt.delivered);
+        }
         let mut connection = Box::new(Self {
             fetch_from: session.next_sequence(),
             queued: HeldMemory::new(&shared.memory),
@@ -727,6 +733,13 @@ impl<S: Stream> Connection<S> {
     async fn finish(mut self: Box<Self>, end: End) {
         self.shared.metrics.closed(end.metric());
         let client = self.attachment.client.clone();
+        let debt = Debt {
+            published: self.throttle.owed(),
+            delivered: self.pace.as_ref().map(|pace| pace.owed()).unwrap_or_default(),
+        };
+        self.shared
+            .debts
+            .note(&client, debt, self.shared.steady_ms() * 1000);
         // Acknowledgements that must not be given, perhaps cut off in the middle: nothing can be said behind them.
         let withheld = !self.out.is_empty() && !self.shared.cluster.may_acknowledge();
         let has_left = matches!(&end, End::Left(_) | End::Closed(Close::Moving));
@@ -736,15 +749,15 @@ impl<S: Stream> Connection<S> {
                 match error.limit {
                     Some(limit) => {
                         self.shared.metrics.exceeded(limit);
-                        info!(client_id = %client, %error, limit = limit.as_str(), "client went beyond a limit");
+                        info!(client_id = ?&*client, %error, limit = limit.as_str(), "client went beyond a limit");
                     }
-                    None => info!(client_id = %client, %error, "client broke the protocol"),
+                    None => info!(client_id = ?&*client, %error, "client broke the protocol"),
                 }
                 self.session
                     .refuse(error.reason_code, Some(error.detail), &mut self.out);
             }
             End::KeepAlive => {
-                debug!(client_id = %client, "client was silent for too long");
+                debug!(client_id = ?&*client, "client was silent for too long");
                 self.session
                     .refuse(ReasonCode::KeepAliveTimeout, None, &mut self.out);
             }

@@ -124,6 +124,10 @@ impl<S: Stream> Connection<S> {
             if count > limits.subscriptions_per_client_max as usize {
                 self.shared.metrics.limited(Limited::Subscriptions);
                 *entry = Err(ReasonCode::QuotaExceeded);
+            } else if self.session.is_durable() && self.shared.overload.keeps_no_more() {
+                self.shared.metrics.limited(Limited::Overload);
+                *entry = Err(ReasonCode::QuotaExceeded);
+                count -= 1;
             } else if tenant.is_some_and(|tenant| !tenant.admits_subscription(new)) {
                 self.shared.metrics.limited(Limited::SubscriptionsPerTenant);
                 *entry = Err(ReasonCode::QuotaExceeded);
@@ -272,7 +276,7 @@ impl<S: Stream> Connection<S> {
         let Some(subscription) = entry.subscription.take() else {
             return;
         };
-        debug!(client_id = %self.attachment.client, filter = %subscription.name, %error, "subscription was taken back");
+        debug!(client_id = ?&*self.attachment.client, filter = ?&*subscription.name, %error, "subscription was taken back");
         entry.code = match self.session.version() {
             ProtocolVersion::V5 => ReasonCode::ImplementationSpecificError,
             _ => ReasonCode::UnspecifiedError,

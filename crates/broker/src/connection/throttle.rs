@@ -42,6 +42,17 @@ impl Throttle {
         }
     }
 
+    /// What messages and bytes have used up ahead.
+    pub(super) fn owed(&self) -> [u64; 2] {
+        [self.messages.paid_at_us(), self.bytes.paid_at_us()]
+    }
+
+    /// An earlier connection of the client has used up so much.
+    pub(super) fn owe(&mut self, [messages, bytes]: [u64; 2]) {
+        self.messages.owe(messages);
+        self.bytes.owe(bytes);
+    }
+
     /// Other limits from now on; what is owed by the old ones is forgiven but for a burst.
     pub(super) fn change(&mut self, messages: u64, bytes: u64, now_ms: u64) {
         self.messages.change(messages, now_ms * 1000);
@@ -100,6 +111,17 @@ impl Pace {
                 bytes: Meter::new(bytes, BURST_US),
             })
         })
+    }
+
+    /// What messages and bytes have used up ahead.
+    pub(super) fn owed(&self) -> [u64; 2] {
+        [self.messages.paid_at_us(), self.bytes.paid_at_us()]
+    }
+
+    /// An earlier connection of the client has used up so much.
+    pub(super) fn owe(&mut self, [messages, bytes]: [u64; 2]) {
+        self.messages.owe(messages);
+        self.bytes.owe(bytes);
     }
 
     /// Other limits from now on; what is owed by the old ones is forgiven but for a burst.
