@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context;
 use broker::config::{Log, LogFormat};
-use tracing::field::Field;
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::ParseError;
-use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
 
 /// Changes what the log tells while the process runs.
 pub(crate) struct LogControl {
@@ -54,11 +55,7 @@ pub(crate) fn init(config: &Log) -> anyhow::Result<LogControl> {
     let replace: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync> = match config.format {
         LogFormat::Text => {
             let colours = io::stderr().is_terminal();
-            start!(
-                subscriber
-                    .with_ansi(colours)
-                    .fmt_fields(debug_fn(field).delimited(" "))
-            )
+            start!(subscriber.with_ansi(colours).fmt_fields(Fields))
         }
         LogFormat::Json => start!(subscriber.json().flatten_event(true)),
     };
@@ -68,12 +65,46 @@ pub(crate) fn init(config: &Log) -> anyhow::Result<LogControl> {
     })
 }
 
-/// A field as text: what a client has said neither begins a line of its own nor speaks to a terminal.
-fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
-    let mut text = WithoutControls(writer);
-    match field.name() {
-        "message" => write!(text, "{value:?}"),
-        name => write!(text, "{name}={value:?}"),
+/// Fields as text: what a client has said neither begins a line of its own nor speaks to a terminal.
+struct Fields;
+
+impl<'writer> FormatFields<'writer> for Fields {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut line = Line {
+            text: WithoutControls(&mut writer),
+            is_begun: false,
+            result: Ok(()),
+        };
+        fields.record(&mut line);
+        line.result
+    }
+}
+
+/// Fields that are written one behind the other.
+struct Line<W> {
+    text: W,
+    is_begun: bool,
+    result: fmt::Result,
+}
+
+impl<W: Write> Line<W> {
+    fn write(&mut self, name: &str, value: &dyn Debug) -> fmt::Result {
+        if std::mem::replace(&mut self.is_begun, true) {
+            self.text.write_char(' ')?;
+        }
+        match name {
+            "message" => write!(self.text, "{value:?}"),
+            name => write!(self.text, "{name}={value:?}"),
+        }
+    }
+}
+
+impl<W: Write> Visit for Line<W> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        // Where a line of the `log` crate comes from is in its target.
+        if self.result.is_ok() && !field.name().starts_with("log.") {
+            self.result = self.write(field.name(), value);
+        }
     }
 }
 

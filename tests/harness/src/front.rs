@@ -23,7 +23,7 @@ pub async fn known_behind(front: SocketAddr, broker: &Broker) -> Result<()> {
     client.subscribe("t", 1).await?;
     client.publish(Message::new("t", "x").qos(1)).await?;
     client.receive().await?;
-    let line = format!("client_id=known address={own}");
+    let line = format!("client_id=\"known\" address={own}");
     ensure!(broker.log().contains(&line), "{own}: {}", broker.log());
     Ok(())
 }
