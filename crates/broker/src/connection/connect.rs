@@ -150,6 +150,8 @@ struct Introduction {
     /// As the client wrote it.
     will_topic: Option<TopicName>,
     pass: Pass,
+    /// Of users and rules, before they were asked.
+    generation: u64,
     places: SmallVec<[Place; 2]>,
     method: Option<ByteString>,
     authentication_data: Option<Bytes>,
@@ -247,6 +249,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         };
         let handshake = Handshake::new(&connect, &limits, fresh)
             .map_err(|error| refuse(self.why(&error, Rejected::Protocol), error))?;
+        let generation = self.shared.authenticator.generation();
         let method = connect.properties.authentication_method.clone();
         let mut login = self.origin.login(&handshake.client_id);
         let (admission, authentication_data) = match &method {
@@ -263,6 +266,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
             }
         };
         let shared = self.shared;
+        // The users may have been read again since it began to prove itself.
+        if !shared.authenticator.still_admits(&admission) {
+            let error = ProtocolError::new(ReasonCode::NotAuthorized, "the user has changed meanwhile");
+            return Err(refuse(Rejected::Credentials, error));
+        }
         let not_of_a_tenant = |detail| {
             refuse(
                 Rejected::Tenant,
@@ -315,6 +323,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             client,
             will_topic,
             pass,
+            generation,
             places,
             method,
             authentication_data,
@@ -427,6 +436,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             client,
             will_topic,
             pass,
+            generation,
             places,
             method,
             authentication_data,
@@ -499,7 +509,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             shared.cluster.attach(&client, connected.epoch, mailbox);
         }
         // A reload that came in between has found nobody to tell.
-        if shared.authenticator.generation() != pass.generation || !Arc::ptr_eq(&self.live, &shared.live()) {
+        if shared.authenticator.generation() != generation || !Arc::ptr_eq(&self.live, &shared.live()) {
             attachment.mailbox.recheck();
         }
         shared.metrics.opened(facts.transport);
@@ -837,7 +847,7 @@ fn why_refused(reason: ReasonCode) -> &'static str {
         ReasonCode::ClientIdentifierNotValid => "the client id is not one that this client may have",
         ReasonCode::ConnectionRateExceeded => "too many failed logins just before",
         ReasonCode::ServerUnavailable => "nobody can say now who the client is",
-        ReasonCode::ServerBusy => "too many passwords wait to be judged",
+        ReasonCode::ServerBusy => "too many logins wait to be judged",
         _ => "login was refused",
     }
 }
