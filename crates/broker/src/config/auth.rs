@@ -53,7 +53,10 @@ section! {
         /// The claim with the groups: a list, or words with spaces between them.
         jwt_groups_claim: String = String::from("groups");
         /// Which client ids a user may have, so that nobody takes over another user's session. Others are refused with 0x85
-        /// (client identifier not valid). With `certificate_client_id` it is for those without a certificate.
+        /// (client identifier not valid). `user-prefix` permits the user name, and with `-`, `:` or `.` and more behind it; one that
+        /// begins like that with a longer name of `password_file` is that user's alone. Where names come from elsewhere, see to it
+        /// that none is another one with such a sign and more behind it. With `certificate_client_id` it is for those without a
+        /// certificate.
         client_ids: ClientIds = ClientIds::Any;
         /// Passwords that are judged at the same time, each on a thread of its own; others wait.
         hashing_threads: u16 = 2, 1 => 256;

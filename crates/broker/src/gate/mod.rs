@@ -269,9 +269,11 @@ impl Inner {
     fn check_client_id(&self, admission: &Admission) -> Result<(), Refusal> {
         let principal = &admission.principal;
         let rule = ClientIdRule::from(self.auth.client_ids);
+        let policy = self.policy.load();
+        let is_known = |name: &str| policy.passwords.as_ref().is_some_and(|file| file.knows(name));
         let is_permitted = match self.auth.client_id_by(principal.certificate.as_deref()) {
             Some(name) => name == Some(&principal.client_id),
-            None => rule.permits(principal.user.as_deref(), &principal.client_id),
+            None => rule.permits(principal.user.as_deref(), &principal.client_id, is_known),
         };
         match is_permitted {
             true => Ok(()),

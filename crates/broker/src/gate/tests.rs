@@ -217,6 +217,26 @@ async fn client_ids_can_be_bound_to_users() {
 }
 
 #[tokio::test]
+async fn a_client_id_with_a_longer_users_name_is_not_the_shorter_ones() {
+    let text = with_user("", "dev", &[hash("secret")]);
+    let mut world = World::new().with_users(&with_user(&text, "dev-7", &[hash("seven")]));
+    world.config.auth.client_ids = ClientIds::UserPrefix;
+    let gate = world.gate();
+    let invalid = Some(ReasonCode::ClientIdentifierNotValid);
+    for (user, password, client_id, expected) in [
+        ("dev", "secret", "dev-8", None),
+        ("dev", "secret", "dev-7", invalid),
+        ("dev", "secret", "dev-7-a", invalid),
+        ("dev-7", "seven", "dev-7", None),
+        ("dev-7", "seven", "dev-7-a", None),
+    ] {
+        let mut login = from("10.0.0.1", Some((user, password)));
+        login.client_id = client_id.to_owned();
+        assert_eq!(gate.login(login).await.err(), expected, "{user} {client_id}");
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_binds_the_client_id_whoever_knows_the_client() {
     let mut world = World::new();
     world.config.auth.certificate_client_id = Some(CertificateName::CommonName);
