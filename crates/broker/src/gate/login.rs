@@ -50,7 +50,7 @@ impl Inner {
             self.check_patience(login, user)?;
         }
         let policy = self.policy.load_full();
-        let mut was_judged = false;
+        let (mut was_judged, mut is_denied) = (false, false);
         for method in &self.auth.order {
             let begun = Instant::now();
             let answer = match method {
@@ -71,7 +71,7 @@ impl Inner {
                 Answer::NotMine => {}
                 Answer::Unknown => was_judged = true,
                 Answer::Wrong => {
-                    was_judged = true;
+                    (was_judged, is_denied) = (true, true);
                     break;
                 }
             }
@@ -80,7 +80,7 @@ impl Inner {
             self.failed(login, user);
         }
         // Where nobody could tell, what a client calls itself is no claim that has to be judged.
-        let makes_a_claim = shows_something && self.auth.knows_users();
+        let makes_a_claim = is_denied || (shows_something && self.auth.knows_users());
         if login.permits_anonymous && !makes_a_claim {
             return Ok(Admission::new(login.principal(None), "anonymous"));
         }
