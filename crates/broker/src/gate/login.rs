@@ -6,6 +6,7 @@ use mqtt_codec::ReasonCode;
 use tokio::time::Instant;
 
 use super::policy::{Policy, Tokens};
+use super::service::Unanswered;
 use super::{Inner, Outcome, Refusal, Said};
 use crate::auth::{Admission, Judgement, Login, Secret};
 use crate::config::AuthMethod;
@@ -112,10 +113,7 @@ impl Inner {
             return Ok(Answer::NotMine);
         };
         let judged = self.hashing.run(file.check(user), password.clone()).await;
-        let is_right = judged.map_err(|_| Refusal {
-            reason_code: ReasonCode::ServerBusy,
-            result: Outcome::Busy,
-        })?;
+        let is_right = judged.map_err(|_| busy())?;
         Ok(match (is_right, file.knows(user)) {
             (true, _) => Answer::known(Admission {
                 mark: file.mark(user),
@@ -180,22 +178,20 @@ impl Inner {
         if !shows_something && login.certificate.is_none() {
             return Ok(Answer::NotMine);
         }
-        Ok(
-            match service.ask(client, login).await.map_err(|_| unavailable())? {
-                ServiceAnswer::Allow(allowed) => {
-                    let mut principal = login.principal(allowed.user.or_else(|| login.username.clone()));
-                    principal.groups = allowed.groups;
-                    principal.claims = allowed.claims;
-                    Answer::known(Admission {
-                        expires_at_ms: allowed.expires_at_ms,
-                        ..Admission::new(principal, "http")
-                    })
-                }
-                ServiceAnswer::Deny => Answer::Wrong,
-                ServiceAnswer::Ignore if shows_something => Answer::Unknown,
-                ServiceAnswer::Ignore => Answer::NotMine,
-            },
-        )
+        Ok(match service.ask(client, login).await.map_err(unanswered)? {
+            ServiceAnswer::Allow(allowed) => {
+                let mut principal = login.principal(allowed.user.or_else(|| login.username.clone()));
+                principal.groups = allowed.groups;
+                principal.claims = allowed.claims;
+                Answer::known(Admission {
+                    expires_at_ms: allowed.expires_at_ms,
+                    ..Admission::new(principal, "http")
+                })
+            }
+            ServiceAnswer::Deny => Answer::Wrong,
+            ServiceAnswer::Ignore if shows_something => Answer::Unknown,
+            ServiceAnswer::Ignore => Answer::NotMine,
+        })
     }
 
     fn measure(&self, method: AuthMethod, answer: &Result<Answer, Refusal>, begun: Instant) {
@@ -216,6 +212,21 @@ fn unavailable() -> Refusal {
     Refusal {
         reason_code: ReasonCode::ServerUnavailable,
         result: Outcome::Unavailable,
+    }
+}
+
+/// Too many wait: it may try again.
+fn busy() -> Refusal {
+    Refusal {
+        reason_code: ReasonCode::ServerBusy,
+        result: Outcome::Busy,
+    }
+}
+
+fn unanswered(why: Unanswered) -> Refusal {
+    match why {
+        Unanswered::Busy => busy(),
+        Unanswered::Unavailable => unavailable(),
     }
 }
 
