@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::policy::{Policy, Tokens};
 use super::service::Unanswered;
-use super::{Inner, Outcome, Refusal, Said};
+use super::{Inner, Outcome, Refusal, Said, keys};
 use crate::auth::{Admission, Judgement, Login, Secret};
 use crate::config::AuthMethod;
 
@@ -46,10 +46,12 @@ impl Inner {
         // Beside a token a name proves nothing, and many clients may send the same: no failure is held against it.
         let is_guess = (self.auth.password_file.is_some() || self.service.is_some())
             && !login.password.as_ref().is_some_and(looks_like_token);
-        let user = login.username.as_deref().filter(|_| is_guess);
-        if shows_something && self.auth.knows_users() {
-            self.check_patience(login, user)?;
-        }
+        let keys = keys(login, login.username.as_deref().filter(|_| is_guess));
+        // Its turn lasts until it is judged.
+        let _turns = match shows_something && self.auth.knows_users() {
+            true => self.turns.take(&keys).await?,
+            false => Vec::new(),
+        };
         let policy = self.policy.load_full();
         let (mut was_judged, mut is_denied) = (false, false);
         for method in &self.auth.order {
@@ -65,7 +67,7 @@ impl Inner {
                 Answer::Known(admission) => {
                     // Who has a certificate has shown no password: the failures of the name stay.
                     if *method != AuthMethod::Certificate {
-                        self.succeeded(login, user);
+                        self.turns.hold().succeeded(&keys);
                     }
                     return Ok(*admission);
                 }
@@ -78,7 +80,7 @@ impl Inner {
             }
         }
         if was_judged {
-            self.failed(login, user);
+            self.turns.hold().failed(keys);
         }
         // Where nobody could tell, what a client calls itself is no claim that has to be judged.
         let makes_a_claim = is_denied || (shows_something && self.auth.knows_users());

@@ -283,6 +283,28 @@ async fn with_every_place_taken_the_others_are_told_to_come_later_and_the_servic
 }
 
 #[tokio::test]
+async fn a_stranger_who_asks_for_many_users_leaves_room_for_others() {
+    let server = Server::start(Reply::Silence).await;
+    let mut world = server.world();
+    world.config.auth.failures_free = 1;
+    world.config.auth.http.requests_max = 3;
+    let gate = world.gate();
+    let strangers: Vec<_> = (0..20)
+        .map(|number| {
+            let (gate, user) = (gate.clone(), format!("user-{number}"));
+            tokio::spawn(async move { gate.login(from("10.0.0.9", Some((&user, "x")))).await })
+        })
+        .collect();
+    server.asked(2).await;
+    server.says(Reply::Answer(r#"{"result":"allow"}"#));
+    assert_eq!(login(&gate, "carl", "x").await, is("carl"));
+    assert_eq!(server.count(), 3, "two of the stranger's, and this one");
+    for stranger in strangers {
+        stranger.abort();
+    }
+}
+
+#[tokio::test]
 async fn whom_the_service_denies_does_not_come_in_anonymously() {
     let server = Server::start(Reply::Answer(r#"{"result":"deny"}"#)).await;
     let mut world = server.world();
