@@ -89,6 +89,15 @@ impl Backoff {
         until.saturating_sub(now)
     }
 
+    /// How many may try at the same time, so that all of them could fail and no one ought to have waited: one at least.
+    pub fn at_once(&self, key: &Key, now: Duration) -> u32 {
+        let is_recent = |failures: &&Failures| now.saturating_sub(failures.last) < self.patience.forget_after;
+        let failures = self.failures.get(key).filter(is_recent);
+        let count = failures.map_or(0, |failures| failures.count);
+        let free = self.patience.free_failures.saturating_add(1);
+        free.saturating_sub(count).max(1)
+    }
+
     /// Counts a failure.
     pub fn failed(&mut self, key: Key, now: Duration) {
         self.forget_old(now);
@@ -188,6 +197,19 @@ mod tests {
         assert_eq!(backoff.wait(&key, seconds(14)), seconds(1));
         assert_eq!(backoff.wait(&key, seconds(15)), seconds(0));
         assert_eq!(backoff.wait(&Key::user("bob"), seconds(5)), seconds(0));
+    }
+
+    #[test]
+    fn as_many_may_try_at_once_as_may_fail_one_after_the_other() {
+        let mut backoff = backoff();
+        let key = Key::user("anna");
+        let mut counts = Vec::new();
+        for _ in 0..5 {
+            counts.push(backoff.at_once(&key, seconds(5)));
+            backoff.failed(key.clone(), seconds(5));
+        }
+        assert_eq!(counts, [3, 2, 1, 1, 1]);
+        assert_eq!(backoff.at_once(&key, seconds(65)), 3, "all is forgotten");
     }
 
     #[test]

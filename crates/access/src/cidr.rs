@@ -16,7 +16,7 @@ pub struct Cidr {
 /// Why a text is no block of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a block of addresses: write one as \"10.0.0.0/8\" or \"fd00::/8\", or a single address"
+    "`{0}` is not a block of addresses: write one as \"10.0.0.0/8\" or \"fd00::/8\", or a single address, and IPv4 as IPv4"
 )]
 pub struct CidrError(String);
 
@@ -63,14 +63,22 @@ impl FromStr for Cidr {
         };
         let first: IpAddr = address.parse().map_err(|_| error())?;
         let most = if first.is_ipv4() { 32 } else { 128 };
-        let prefix_len = match prefix_len {
+        let prefix_len: u8 = match prefix_len {
             Some(len) => len.parse().map_err(|_| error())?,
             None => most,
         };
         if prefix_len > most {
             return Err(error());
         }
-        Ok(Self { first, prefix_len })
+        // Clients are judged by their IPv4 address, however it is written. A block that holds all of these and more would
+        // match none of them.
+        match (first, first.to_canonical()) {
+            (IpAddr::V6(_), first @ IpAddr::V4(_)) => {
+                let prefix_len = prefix_len.checked_sub(96).ok_or_else(error)?;
+                Ok(Self { first, prefix_len })
+            }
+            _ => Ok(Self { first, prefix_len }),
+        }
     }
 }
 
@@ -108,6 +116,11 @@ mod tests {
             ("0.0.0.0/0", "8.8.8.8", true),
             ("0.0.0.0/0", "fd00::1", false),
             ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", true),
+            ("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", true),
+            ("::ffff:10.0.0.0/104", "11.0.0.1", false),
+            ("::ffff:192.168.1.7", "192.168.1.7", true),
+            ("::ffff:0:0/96", "8.8.8.8", true),
             ("172.16.0.0/12", "172.31.255.255", true),
             ("172.16.0.0/12", "172.32.0.0", false),
             ("fd00::/8", "fdff::1", true),
@@ -130,10 +143,11 @@ mod tests {
             "host",
             "10.0.0.0/",
             "10.0.0.0/-1",
+            "::ffff:10.0.0.0/8",
         ] {
             assert!(text.parse::<Cidr>().is_err(), "{text}");
         }
-        for text in ["10.0.0.0/8", "::1/128", "127.0.0.1"] {
+        for text in ["10.0.0.0/8", "::1/128", "127.0.0.1", "::ffff:10.0.0.0/104"] {
             let block: Cidr = text.parse().unwrap();
             assert_eq!(block.to_string().parse(), Ok(block));
         }

@@ -155,6 +155,36 @@ allow publish for-all
 }
 
 #[test]
+fn a_denying_rule_holds_however_a_claim_or_an_address_is_said() {
+    let rules = "\
+deny all devices/${claim.customer}/billing/#
+deny all kept/# address=::ffff:10.0.0.0/104
+allow all devices/#
+allow all kept/#
+";
+    let mut of_two = anna();
+    let both = vec!["one".to_owned(), "two".to_owned()];
+    of_two.claims.insert("customer".to_owned(), both);
+    let of_two = permissions(rules, &of_two);
+    for text in ["devices/one/billing/x", "devices/two/billing/x"] {
+        assert!(!of_two.may_publish(&topic(text)), "{text}");
+        assert!(!of_two.may_subscribe(&filter(text)), "{text}");
+    }
+    for (from, is_allowed) in [
+        ("10.0.0.1", false),
+        ("::ffff:10.0.0.1", false),
+        ("11.0.0.1", true),
+    ] {
+        let who = Principal::named("bob", "c", address(from));
+        assert_eq!(
+            permissions(rules, &who).may_publish(&topic("kept/x")),
+            is_allowed,
+            "{from}"
+        );
+    }
+}
+
+#[test]
 fn the_order_of_the_file_holds_between_rules_of_a_user_and_rules_of_all() {
     let rules = "allow all a user=anna\ndeny all a\nallow all b\ndeny all b user=anna\ndeny all c user=anna\nallow all c";
     let rules = Rules::parse(rules).unwrap();
@@ -444,6 +474,27 @@ proptest! {
         }
         for topic in world().iter().filter(|topic| is_in(&meant, topic.as_str())) {
             prop_assert!(!permissions.may_publish(topic), "{} as {:?} lets {} pass", template, user, topic);
+        }
+    }
+
+    /// Nor does a claim, with whatever values, however many.
+    #[test]
+    fn no_value_of_a_claim_escapes_a_denying_rule(
+        template in small_template(),
+        values in prop::collection::vec(small_name(), 1..3),
+    ) {
+        let template = template.replace("%u", "${claim.x}");
+        let mut principal = Principal::named("u", "c", address("::1"));
+        principal.claims.insert("x".to_owned(), values.clone());
+        let permissions = permissions(&format!("deny all {template}\nallow all #\nallow all $c/#"), &principal);
+        for value in values {
+            let meant = template.replace("${client}", "c").replace("${claim.x}", &value);
+            if TopicFilter::parse(meant.as_str().into()).is_err() || meant.starts_with('$') {
+                continue;
+            }
+            for topic in world().iter().filter(|topic| is_in(&meant, topic.as_str())) {
+                prop_assert!(!permissions.may_publish(topic), "{} with {:?} lets {} pass", template, value, topic);
+            }
         }
     }
 

@@ -32,7 +32,7 @@ pub(crate) fn of(principal: &Principal) -> Option<Author> {
         groups: groups.clone(),
         claims: claims.iter().map(claim).collect(),
         certificate: certificate.as_deref().map(|certificate| CertificateNames {
-            common_name: certificate.common_name().map(str::to_owned),
+            common_name: certificate.common_names.clone(),
             dns: certificate.dns_names.clone(),
             email: certificate.emails.clone(),
             uri: certificate.uris.clone(),
@@ -68,7 +68,7 @@ fn size(principal: &Principal) -> usize {
 pub(crate) fn principal(author: &Author) -> Option<Principal> {
     let claims = author.claims.iter();
     let certificate = author.certificate.as_ref().map(|names| Certificate {
-        common_names: names.common_name.iter().cloned().collect(),
+        common_names: names.common_name.clone(),
         dns_names: names.dns.clone(),
         emails: names.email.clone(),
         uris: names.uri.clone(),

@@ -21,8 +21,6 @@ pub(crate) struct Pass {
     pub(crate) tenant: Option<Arc<Tenant>>,
     /// `None`: there are no rules.
     permissions: Option<Permissions>,
-    /// Of the rules that the permissions follow from.
-    pub(crate) generation: u64,
 }
 
 /// What was denied, in the words of the metric.
@@ -48,14 +46,11 @@ impl Denied {
 impl Pass {
     pub(crate) fn new(shared: &Shared, mut admission: Admission, tenant: Option<Arc<Tenant>>) -> Self {
         admission.principal.tenant = tenant.as_ref().map(|tenant| tenant.name().to_owned());
-        // Asked for first: when it grows meanwhile, the permissions are asked for again.
-        let generation = shared.authenticator.generation();
         let permissions = shared.authenticator.permissions(&admission.principal);
         Self {
             admission,
             tenant,
             permissions,
-            generation,
         }
     }
 

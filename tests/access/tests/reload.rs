@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::{ConnectOptions, Message, is_audited, wait_for};
+use harness::{Client, ConnectOptions, Message, is_audited, wait_for};
 use mqtt_codec::ReasonCode;
 
 use crate::common::*;
@@ -56,6 +56,26 @@ async fn who_may_not_have_a_subscription_any_more_is_disconnected_and_comes_back
     world.reloaded().await?;
     carl.publish(Message::new("b/3", "no").qos(1)).await?;
     anna.expect_no_publish(MOMENT).await
+}
+
+/// `secret-s` through so many rounds that there is time to remove its user meanwhile.
+const SLOW: &str = "slow:$7$1500000$YSBzbG93IG9uZSEh$LSZ8PlvcC0YW+t0W0M+T3LY/SwFvBEnuVP6oUyU9oL2V6fqbiotGBa/IXy6kUgIJ1bDGCm5c7QL36L5Qn7g2ng==\n";
+
+#[tokio::test]
+async fn who_is_removed_while_the_password_is_judged_does_not_come_in() -> Result<()> {
+    let world = world(
+        &[("users", &format!("{MADE_BY_MOSQUITTO}{SLOW}"))],
+        "[auth]\npassword_file = 'FILES/users'\n[limits]\nconnect_timeout = '60s'\n",
+    )?;
+    let mut slow = Client::open(world.broker.mqtt_addr()).await?;
+    slow.send_connect(ConnectOptions::v5("c-1").credentials("slow", b"secret-s"))
+        .await?;
+    tokio::time::sleep(MOMENT).await;
+    world.write("users", MADE_BY_MOSQUITTO)?;
+    world.reloaded().await?;
+    let connack = slow.expect_connack().await?;
+    ensure!(connack.reason_code == ReasonCode::NotAuthorized, "{connack:?}");
+    slow.expect_closed().await
 }
 
 #[tokio::test]

@@ -131,6 +131,30 @@ async fn a_client_may_prove_itself_again_while_it_is_connected() -> Result<()> {
 }
 
 #[tokio::test]
+async fn who_is_removed_between_the_challenge_and_the_proof_does_not_come_in() -> Result<()> {
+    let world = with_verifiers()?;
+    let scram = Scram::new(("anna", "pencil-anna"));
+    let mut anna = Client::open(world.broker.mqtt_addr()).await?;
+    anna.send_connect(connect(scram.first(), "c-1")).await?;
+    let asked = challenge(&mut anna).await?;
+    let users = std::fs::read_to_string(world.files.path().join("users"))?;
+    let others: String = users
+        .lines()
+        .filter(|line| !line.starts_with("anna:"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    world.write("users", &others)?;
+    world.reloaded().await?;
+    let (last, _) = scram.last(&asked.data.context("a challenge")?)?;
+    anna.send(&auth(ReasonCode::ContinueAuthentication, last)).await?;
+    let connack = anna.expect_connack().await?;
+    ensure!(connack.reason_code == ReasonCode::NotAuthorized, "{connack:?}");
+    anna.expect_closed().await?;
+    logged_in(&world, ("bob", "pencil-bob")).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_session_does_not_become_another_users_by_proving_again() -> Result<()> {
     let world = with_verifiers()?;
     for who in [("bob", "pencil-bob"), ("anna", "wrong")] {

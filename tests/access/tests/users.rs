@@ -94,6 +94,31 @@ async fn who_guesses_has_to_wait_longer_each_time() -> Result<()> {
 }
 
 #[tokio::test]
+async fn many_guesses_at_once_are_judged_no_more_often_than_one_after_the_other() -> Result<()> {
+    let config = "[auth]\npassword_file = 'FILES/users'\nfailures_free = 3\n";
+    let world = world(&[("users", MADE_BY_MOSQUITTO)], config)?;
+    let mut clients = Vec::new();
+    for number in 0..40 {
+        let mut client = Client::open(world.broker.mqtt_addr()).await?;
+        let guess = format!("guess-{number}");
+        let options = ConnectOptions::v5(&format!("c-{number}")).credentials("anna", guess.as_bytes());
+        client.send_connect(options).await?;
+        clients.push(client);
+    }
+    let mut judged = 0;
+    for client in &mut clients {
+        match client.expect_connack().await?.reason_code {
+            ReasonCode::BadUserNameOrPassword => judged += 1,
+            ReasonCode::ConnectionRateExceeded => {}
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+    // One more for each wait that is over by then, of 1, 2 and 4 seconds.
+    ensure!((4..8).contains(&judged), "{judged} guesses were judged");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_client_id_belongs_to_its_user() -> Result<()> {
     let config = "[auth]\npassword_file = 'FILES/users'\nclient_ids = 'user-prefix'\n";
     let world = world(&[("users", MADE_BY_MOSQUITTO)], config)?;

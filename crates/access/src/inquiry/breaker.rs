@@ -22,6 +22,11 @@ impl Breaker {
         }
     }
 
+    /// Whether it is left alone now: nobody has to wait to be told so.
+    pub fn is_open(&self, now_ms: u64) -> bool {
+        self.next_try_ms.is_some_and(|at| now_ms < at)
+    }
+
     /// Whether the service may be asked now. After a pause one may, and the others wait for what comes of it, for another
     /// pause at the most.
     pub fn may_ask(&mut self, now_ms: u64) -> bool {
@@ -63,7 +68,8 @@ mod tests {
         assert!(!breaker.succeeded(), "it was never open");
         assert!(!breaker.failed(0) && !breaker.failed(0) && breaker.may_ask(0));
         assert!(breaker.failed(1_000), "the third in a row");
-        assert!(!breaker.may_ask(10_999));
+        assert!(breaker.is_open(10_999) && !breaker.may_ask(10_999));
+        assert!(!breaker.is_open(11_000), "looking takes no turn");
         assert!(breaker.may_ask(11_000), "one may try");
         assert!(!breaker.may_ask(11_000), "and nobody else meanwhile");
         assert!(!breaker.failed(12_000), "it is open already");

@@ -7,9 +7,12 @@ use foldhash::HashMap;
 
 use super::Answer;
 
-/// A question's hash, keyed with a secret of the process.
+/// A question's hash, keyed with a secret of the process, and when it was asked: before the answers were forgotten or after.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Key([u8; 32]);
+pub struct Key {
+    hash: [u8; 32],
+    epoch: u64,
+}
 
 struct Kept {
     answer: Answer,
@@ -23,6 +26,8 @@ pub struct Cache {
     allow_ms: u64,
     other_ms: u64,
     half: usize,
+    /// Grows when everything is forgotten.
+    epoch: u64,
     young: HashMap<[u8; 32], Kept>,
     old: HashMap<[u8; 32], Kept>,
 }
@@ -41,6 +46,7 @@ impl Cache {
             allow_ms,
             other_ms,
             half: entries_max.div_ceil(2),
+            epoch: 0,
             young: HashMap::default(),
             old: HashMap::default(),
         }
@@ -48,35 +54,39 @@ impl Cache {
 
     /// What an answer is kept under.
     pub fn key(&self, question: &[u8]) -> Key {
-        let mut key = [0; 32];
-        key.copy_from_slice(hmac::sign(&self.secret, question).as_ref());
-        Key(key)
+        let mut hash = [0; 32];
+        hash.copy_from_slice(hmac::sign(&self.secret, question).as_ref());
+        Key {
+            hash,
+            epoch: self.epoch,
+        }
     }
 
     /// The answer to a question, if there is one that still holds.
     pub fn get(&self, key: &Key, now_ms: u64) -> Option<Answer> {
-        let kept = self.young.get(&key.0).or_else(|| self.old.get(&key.0))?;
+        let kept = self.young.get(&key.hash).or_else(|| self.old.get(&key.hash))?;
         (now_ms < kept.until_ms).then(|| kept.answer.clone())
     }
 
-    /// Keeps an answer; one that allows for no longer than it says itself.
+    /// Keeps an answer; one that allows for no longer than it says itself, and none to a question of before `clear`.
     pub fn put(&mut self, key: Key, answer: Answer, now_ms: u64) {
         let (keep_ms, end_ms) = match &answer {
             Answer::Allow(allowed) => (self.allow_ms, allowed.expires_at_ms.unwrap_or(u64::MAX)),
             Answer::Deny | Answer::Ignore => (self.other_ms, u64::MAX),
         };
         let until_ms = now_ms.saturating_add(keep_ms).min(end_ms);
-        if until_ms <= now_ms || self.half == 0 {
+        if until_ms <= now_ms || self.half == 0 || key.epoch != self.epoch {
             return;
         }
         if self.young.len() >= self.half {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(key.0, Kept { answer, until_ms });
+        self.young.insert(key.hash, Kept { answer, until_ms });
     }
 
-    /// Forgets everything.
+    /// Forgets everything, and the answers to questions that are under way before they come.
     pub fn clear(&mut self) {
+        self.epoch += 1;
         self.young.clear();
         self.old.clear();
     }
@@ -113,6 +123,18 @@ mod tests {
         let key = cache.key(&[0]);
         cache.clear();
         assert_eq!(cache.get(&key, 1_000), None);
+    }
+
+    #[test]
+    fn an_answer_that_was_under_way_when_all_was_forgotten_is_not_kept() {
+        let mut cache = cache(10);
+        let asked_before = cache.key(b"who");
+        cache.clear();
+        cache.put(asked_before, Answer::Deny, 0);
+        let asked_after = cache.key(b"who");
+        assert_eq!(cache.get(&asked_after, 0), None);
+        cache.put(asked_after, Answer::Deny, 0);
+        assert_eq!(cache.get(&asked_after, 0), Some(Answer::Deny));
     }
 
     #[test]

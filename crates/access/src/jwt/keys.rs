@@ -12,10 +12,13 @@ use serde_json::{Map, Value};
 
 use super::Algorithm;
 use crate::base64::{decode, decode_url};
+use crate::der::{Elements, INTEGER, SEQUENCE};
 
 /// Shortest secret for HS256, in bytes: that of the hash. RFC 7518 section 3.2
 const SECRET_BYTES_MIN: usize = 32;
 const KEYS_MAX: usize = 1000;
+/// What some editors put before a text.
+const UTF_8_MARK: &[u8] = &[0xEF, 0xBB, 0xBF];
 
 /// One key. `Debug` shows none of it.
 pub struct Key {
@@ -43,6 +46,12 @@ pub enum KeysError {
     /// Not a key set, or none of its keys can be used.
     #[error("expected a key set in JSON with a key for RS256, ES256, EdDSA or HS256")]
     Jwks,
+    /// What looks like something that is public, and whose bytes everybody may know.
+    #[error(
+        "this is no secret but looks like a public key or a key set: write public keys in PEM as `-----BEGIN PUBLIC KEY-----`, a \
+         key set as {{\"keys\": [...]}} in UTF-8, and a secret as 32 random bytes or more"
+    )]
+    NotSecret,
     /// More than 1000.
     #[error("more than 1000 keys")]
     TooMany,
@@ -152,8 +161,11 @@ impl KeySet {
     /// Adds a secret as it is, without a line feed at its end.
     ///
     /// # Errors
-    /// It is too short.
+    /// It is too short, or looks like something that is no secret.
     pub fn add_secret(&mut self, bytes: &[u8]) -> Result<(), KeysError> {
+        if looks_public(bytes) {
+            return Err(KeysError::NotSecret);
+        }
         let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         self.push(Key::secret(bytes.strip_suffix(b"\r").unwrap_or(bytes))?)
     }
@@ -201,7 +213,8 @@ impl KeySet {
     /// # Errors
     /// As the three say.
     pub fn add_any(&mut self, bytes: &[u8]) -> Result<(), KeysError> {
-        match std::str::from_utf8(bytes) {
+        let text = bytes.strip_prefix(UTF_8_MARK).unwrap_or(bytes);
+        match std::str::from_utf8(text) {
             Ok(text) if text.trim_start().starts_with('{') => self.add_jwks(text),
             // Never as a secret: public keys are public.
             Ok(text) if text.contains("-----BEGIN ") => self.add_pem(text),
@@ -228,4 +241,23 @@ impl KeySet {
         self.keys.push(key);
         Ok(())
     }
+}
+
+/// Whether bytes are JSON, a text in UTF-16, or a public key as PEM, SSH or DER has it. A good secret is none of it by chance.
+fn looks_public(bytes: &[u8]) -> bool {
+    let text = bytes.strip_prefix(UTF_8_MARK).unwrap_or(bytes).trim_ascii_start();
+    let begins: [&[u8]; 6] = [b"{", b"[", b"ssh-", b"ecdsa-", &[0xFE, 0xFF], &[0xFF, 0xFE]];
+    let mark = b"-----BEGIN ";
+    let is_pem = || bytes.windows(mark.len()).any(|window| window == mark);
+    begins.iter().any(|begin| text.starts_with(begin)) || is_pem() || is_der(bytes)
+}
+
+/// Whether bytes begin as a key in DER: a SEQUENCE that fills them, with a SEQUENCE or a number at its beginning.
+fn is_der(bytes: &[u8]) -> bool {
+    let mut elements = Elements::new(bytes);
+    let Some(content) = elements.expect(SEQUENCE) else {
+        return false;
+    };
+    let is_whole = elements.is_empty() || !bytes.is_ascii();
+    is_whole && matches!(Elements::new(content).next(), Some((SEQUENCE | INTEGER, _)))
 }

@@ -171,6 +171,40 @@ fn a_public_key_is_never_a_secret() {
         let forged = token(&json!({"alg": "HS256"}), &claims, hmac_sign(secret));
         assert_eq!(verify(&forged, &policy(), &keys, NOW), Err(Refusal::NoKey));
     }
+    // Nor is what is public in another form: a bare list, a text of an editor that marks it, SSH, DER.
+    let set = r#"[{"kty":"EC","crv":"P-256","kid":"1","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"}]"#;
+    let utf_16: Vec<u8> = [0xFEFF]
+        .into_iter()
+        .chain(set.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let rsa = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+    for public in [
+        set.as_bytes(),
+        format!("\u{feff}{set}").as_bytes(),
+        format!(" \n{set}").as_bytes(),
+        &utf_16,
+        b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA me",
+        b"\xE4 -----BEGIN CERTIFICATE----- 0123456789abcdef0123456789abcdef",
+        der.as_ref(),
+        rsa.public_key().as_ref(),
+    ] {
+        let mut keys = KeySet::default();
+        assert_eq!(keys.add_any(public), Err(KeysError::NotSecret), "{public:?}");
+    }
+    let marked = format!("\u{feff}{text}");
+    assert_eq!(KeySet::default().add_any(marked.as_bytes()), Ok(()));
+    let marked = r#"{"keys":[{"kty":"oct","k":"AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow"}]}"#;
+    assert_eq!(
+        KeySet::default().add_any(format!("\u{feff}{marked}").as_bytes()),
+        Ok(())
+    );
+    for secret in [
+        "0123456789abcdef0123456789abcdef",
+        "00000000000000000000000000000000000000000000000000",
+    ] {
+        assert_eq!(KeySet::default().add_any(secret.as_bytes()), Ok(()), "{secret}");
+    }
     let mut damaged = KeySet::default();
     let text = text.replace("BEGIN PUBLIC", "BEGIN PRIVATE");
     assert_eq!(damaged.add_any(text.as_bytes()), Err(KeysError::Pem));

@@ -1,6 +1,6 @@
 //! A whole password file: who has which hash, and what somebody unknown is measured against.
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{digest, hmac};
 use foldhash::{HashMap, HashMapExt};
 
 use super::hash::{ArgonCost, PasswordHash};
@@ -10,6 +10,8 @@ use crate::scram::Verifier;
 /// Longest file in bytes; more is refused.
 const FILE_BYTES_MAX: usize = 64 << 20;
 const DEFAULT_SCRAM_ITERATIONS: u32 = 4096;
+/// So many users' lines decide what somebody unknown is told: who knows one user's password knows less than all of them.
+const NEIGHBOURS: usize = 8;
 
 /// What one user has: a hash for passwords, a verifier for SCRAM, or both, on two lines.
 #[derive(Debug, Clone, Default)]
@@ -22,8 +24,10 @@ struct Entry {
 #[derive(Debug)]
 pub struct PasswordFile {
     users: HashMap<String, Entry>,
-    /// One per user that a password can be judged for: what unknown users are measured against.
-    decoys: Vec<PasswordHash>,
+    /// The users, at places that follow from their lines. What somebody unknown is measured against, and told, follows from
+    /// those behind the place of the name: it is secret as these lines are, the same on each node with the same file and
+    /// after a restart, and changes when they do, as it does for a user whose own line changes.
+    ring: Vec<(u64, String)>,
     scram_iterations: u32,
     key: hmac::Key,
 }
@@ -45,8 +49,7 @@ impl Check {
 }
 
 impl PasswordFile {
-    /// Reads a file. `secret` should be random and stay the same as long as the process lives: it decides which hash an
-    /// unknown user is measured against, so that the same name always costs the same, as a real user's does.
+    /// Reads a file. `secret` should be random and stay the same as long as the process lives: marks follow from it.
     ///
     /// # Errors
     /// Every line that cannot be read; nothing of the file is used then.
@@ -55,7 +58,6 @@ impl PasswordFile {
             return Err(vec![LineError::new(1, "the file is larger than 64 MiB")]);
         }
         let mut users: HashMap<String, Entry> = HashMap::new();
-        let mut decoys = Vec::new();
         let mut errors = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim_end_matches('\r');
@@ -69,15 +71,9 @@ impl PasswordFile {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let mut names: Vec<&String> = users.keys().collect();
-        names.sort_unstable();
-        for name in names {
-            decoys.extend(users[name].for_password());
-        }
-        if decoys.is_empty() {
-            let nobody = PasswordHash::argon2id(b"", [0; 16], ArgonCost::default());
-            decoys.push(nobody);
-        }
+        let place = |(name, entry): (&String, &Entry)| (place(entry.lines().as_bytes()), name.clone());
+        let mut ring: Vec<_> = users.iter().map(place).collect();
+        ring.sort_unstable();
         let scram_iterations = users
             .values()
             .filter_map(|entry| entry.scram.as_ref())
@@ -86,7 +82,7 @@ impl PasswordFile {
             .unwrap_or(DEFAULT_SCRAM_ITERATIONS);
         Ok(Self {
             users,
-            decoys,
+            ring,
             scram_iterations,
             key: hmac::Key::new(hmac::HMAC_SHA256, &secret),
         })
@@ -121,37 +117,59 @@ impl PasswordFile {
     /// The verifier of a user for SCRAM, and whether it is a real one. A user without one gets salt and iterations that look
     /// like everybody's, always the same, and can prove nothing.
     pub fn scram(&self, user: &str) -> (Verifier, bool) {
+        // No short cut: a user without one takes no longer than a user with one.
+        let decoy = Verifier::decoy(&self.decoy_salt(user), self.scram_iterations);
         match self.users.get(user).and_then(|entry| entry.scram.clone()) {
             Some(verifier) => (verifier, true),
-            None => {
-                let tag = hmac::sign(&self.key, user.as_bytes());
-                (Verifier::decoy(&tag.as_ref()[..16], self.scram_iterations), false)
-            }
+            None => (decoy, false),
         }
     }
 
     /// A mark of what a user's lines are; another one when they are changed. `None`: there is no such user.
     pub fn mark(&self, user: &str) -> Option<u64> {
         let entry = self.users.get(user)?;
-        let mut context = hmac::Context::with_key(&self.key);
-        for hash in entry.hash.iter() {
-            context.update(hash.to_string().as_bytes());
-        }
-        context.update(b"\n");
-        for verifier in entry.scram.iter() {
-            context.update(verifier.to_string().as_bytes());
-        }
-        Some(number(context.sign().as_ref()))
+        Some(number(hmac::sign(&self.key, entry.lines().as_bytes()).as_ref()))
     }
 
+    /// The hash of the user behind the place of the name: it costs what that user's costs, each time.
     fn decoy(&self, user: &str) -> PasswordHash {
-        let tag = hmac::sign(&self.key, user.as_bytes());
-        let place = number(tag.as_ref()) % self.decoys.len() as u64;
-        self.decoys[place as usize].clone()
+        let hash = self.behind(user).find_map(Entry::for_password);
+        hash.unwrap_or_else(|| PasswordHash::argon2id(b"", [0; 16], ArgonCost::default()))
+    }
+
+    fn decoy_salt(&self, user: &str) -> Vec<u8> {
+        let lines: String = self.behind(user).take(NEIGHBOURS).map(Entry::lines).collect();
+        let tag = match lines.as_str() {
+            // There is nobody to tell it from.
+            "" => hmac::sign(&self.key, user.as_bytes()),
+            lines => hmac::sign(
+                &hmac::Key::new(hmac::HMAC_SHA256, lines.as_bytes()),
+                user.as_bytes(),
+            ),
+        };
+        tag.as_ref()[..16].to_vec()
+    }
+
+    /// All users, from the place of a name on.
+    fn behind(&self, name: &str) -> impl Iterator<Item = &Entry> {
+        let place = place(name.as_bytes());
+        let first = self.ring.partition_point(|(at, _)| *at < place);
+        let (before, after) = self.ring.split_at(first);
+        after
+            .iter()
+            .chain(before)
+            .filter_map(|(_, user)| self.users.get(user))
     }
 }
 
 impl Entry {
+    /// As they are written, without the name.
+    fn lines(&self) -> String {
+        let text = |line: Option<String>| line.unwrap_or_default() + "\n";
+        let hash = self.hash.as_ref().map(PasswordHash::to_string);
+        text(hash) + &text(self.scram.as_ref().map(Verifier::to_string))
+    }
+
     fn for_password(&self) -> Option<PasswordHash> {
         self.hash
             .clone()
@@ -192,6 +210,11 @@ pub fn without_user(text: &str, user: &str) -> (String, bool) {
         kept.push('\n');
     }
     (kept, text.lines().any(|line| is_users(&line)))
+}
+
+/// Where a text is on a ring of them.
+fn place(text: &[u8]) -> u64 {
+    number(digest::digest(&digest::SHA256, text).as_ref())
 }
 
 /// The first eight bytes of a tag.
@@ -308,6 +331,37 @@ mod tests {
         assert_eq!(first.iterations(), 5000);
         assert_eq!(file.scram("nobody").0, first);
         assert_ne!(file.scram("someone").0.salt(), first.salt());
+    }
+
+    #[test]
+    fn what_somebody_unknown_is_told_stays_over_restarts_and_is_the_same_on_all_nodes() {
+        let verifier = |salt: u8| PasswordHash::Scram(Verifier::derive(b"a", vec![salt; 16], 4096));
+        let user =
+            |text: String, number: u8| with_user(&text, &format!("user-{number}"), &[verifier(number)]);
+        let text = (0..100).fold(String::new(), user);
+        let salts = |text: &str, secret: u8| -> Vec<Vec<u8>> {
+            let file = PasswordFile::parse(text, [secret; 32]).unwrap();
+            let salt = |number| file.scram(&format!("no-{number}")).0.salt().to_vec();
+            (0..100).map(salt).collect()
+        };
+        let before = salts(&text, 1);
+        assert_eq!(before, salts(&text, 2), "another process, another node");
+        // Another password of somebody changes some of them, as it changes its own; most stay.
+        let changed = with_user(&text, "user-7", &[verifier(200)]);
+        let after = salts(&changed, 1);
+        let same = before.iter().zip(&after).filter(|(a, b)| a == b).count();
+        assert!((50..100).contains(&same), "{same} of 100");
+        // Whose password somebody knows does not tell the salt of a name that nobody has.
+        let one_line = hmac::Key::new(hmac::HMAC_SHA256, format!("\n{}\n", verifier(7)).as_bytes());
+        for (number, salt) in before.iter().enumerate() {
+            let guess = hmac::sign(&one_line, format!("no-{number}").as_bytes());
+            assert_ne!(salt[..], guess.as_ref()[..16]);
+        }
+        assert_ne!(
+            salts("", 1),
+            salts("", 2),
+            "with nobody in the file nothing is known to all"
+        );
     }
 
     #[test]

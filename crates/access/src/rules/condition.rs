@@ -41,9 +41,7 @@ impl Condition {
             Self::Group(group) => groups.contains(&group.as_str()),
             Self::Address(block) => block.contains(principal.address),
             Self::Claim { name, value } => list(principal.claims.get(name), value),
-            Self::CommonName(name) => {
-                certificate.is_some_and(|found| found.common_name() == Some(name.as_str()))
-            }
+            Self::CommonName(name) => list(certificate.map(|found| &found.common_names), name),
             Self::Dns(name) => list(certificate.map(|found| &found.dns_names), name),
             Self::Email(name) => list(certificate.map(|found| &found.emails), name),
             Self::Uri(name) => list(certificate.map(|found| &found.uris), name),

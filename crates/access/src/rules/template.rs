@@ -40,7 +40,7 @@ enum Filled {
     Text(String),
     /// The client has no such name.
     Missing,
-    /// The name has a character that must not come into a level.
+    /// The name has a character that must not come into a level, or there is more than one.
     Unfit,
 }
 
@@ -160,14 +160,20 @@ fn fill_level(level: &[Part], is_first: bool, principal: &Principal) -> Filled {
             }
             Part::User => principal.user.as_deref(),
             Part::Client => Some(principal.client_id.as_str()),
-            Part::CommonName => principal
+            Part::CommonName => match principal
                 .certificate
                 .as_ref()
-                .and_then(|certificate| certificate.common_name()),
-            // With more than one value it is not clear which one is meant.
+                .map(|shown| shown.common_names.as_slice())
+            {
+                Some([name]) => Some(name.as_str()),
+                Some([_, _, ..]) => return Filled::Unfit,
+                Some([]) | None => None,
+            },
             Part::Claim(name) => match principal.claims.get(name).map(Vec::as_slice) {
                 Some([value]) => Some(value.as_str()),
-                _ => None,
+                // It is not clear which one is meant.
+                Some([_, _, ..]) => return Filled::Unfit,
+                Some([]) | None => None,
             },
         };
         match value {
@@ -317,10 +323,18 @@ mod tests {
             assert_eq!(filled(text, &nobody, Effect::Allow), None, "{text}");
             assert_eq!(filled(text, &nobody, Effect::Deny), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_claim_with_several_values_allows_nothing_and_denies_what_it_could_mean() {
         let mut many = Principal::named("u", "c", HOME);
         many.claims
             .insert("site".to_owned(), vec!["1".to_owned(), "2".to_owned()]);
-        assert_eq!(filled("a/${claim.site}", &many, Effect::Allow), None);
+        assert_eq!(filled("a/${claim.site}/b", &many, Effect::Allow), None);
+        assert_eq!(
+            filled("a/${claim.site}/b", &many, Effect::Deny).as_deref(),
+            Some("a/#")
+        );
     }
 
     #[test]

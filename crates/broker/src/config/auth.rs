@@ -28,7 +28,8 @@ section! {
         /// client id, or has no such name in it, is refused with 0x85 (client identifier not valid); who says none gets this one,
         /// which CONNACK says. It is in the place of `client_ids` for them. Not set: a certificate says nothing of client ids.
         certificate_client_id: Option<CertificateName> = None;
-        /// Keys for JSON Web Tokens, sent as passwords: public keys in PEM, key sets (JWKS), or a secret of 32 bytes or more.
+        /// Keys for JSON Web Tokens, sent as passwords: public keys in PEM, key sets (JWKS), or a secret of 32 bytes or more,
+        /// which is refused when it looks like something public.
         jwt_keys: Vec<PathBuf> = Vec::new();
         /// Where a key set (JWKS) is fetched, at the start and again, as `https://id.example/keys`: at most 1,000 keys and
         /// 1 MiB. When it cannot be fetched, the last one stays. `https`, or `http` on this machine.
@@ -53,14 +54,18 @@ section! {
         /// The claim with the groups: a list, or words with spaces between them.
         jwt_groups_claim: String = String::from("groups");
         /// Which client ids a user may have, so that nobody takes over another user's session. Others are refused with 0x85
-        /// (client identifier not valid). With `certificate_client_id` it is for those without a certificate.
+        /// (client identifier not valid). `user-prefix` permits the user name, and with `-`, `:` or `.` and more behind it; one that
+        /// begins like that with a longer name of `password_file` is that user's alone. Where names come from elsewhere, see to it
+        /// that none is another one with such a sign and more behind it. With `certificate_client_id` it is for those without a
+        /// certificate.
         client_ids: ClientIds = ClientIds::Any;
         /// Passwords that are judged at the same time, each on a thread of its own; others wait.
         hashing_threads: u16 = 2, 1 => 256;
         /// Passwords that wait to be judged. One more is refused with 0x89 (server busy).
         hashing_waiting_max: u32 = 1000, 1 => 1_000_000;
         /// Failed logins of an address or for a user name that have no consequence. After each further one the next has to
-        /// wait twice as long, from one second on; until then it is refused with 0x9F (connection rate exceeded).
+        /// wait twice as long, from one second on; until then it is refused with 0x9F (connection rate exceeded). Logins that come
+        /// at once are judged one more than this at a time, and one more for each that is right; the others wait for these.
         failures_free: u32 = 10, 0 => 1_000_000;
         /// Longest such wait. Failures are forgotten after ten times as long, or with the next success.
         failure_wait_max: TimeSpan = TimeSpan::from_secs(30), TimeSpan::from_secs(1) => TimeSpan::from_secs(3600);
@@ -79,7 +84,8 @@ section! {
         /// Rules, one a line, of which the first that matches decides: `allow` or `deny`; `publish`, `subscribe` or `all`; a
         /// topic filter, where `${user}`, `${client}`, `${cn}` and `${claim.NAME}` are the client's own; conditions that all
         /// have to hold: `user=`, `client=`, `tenant=`, `group=`, `address=`, `cn=`, `dns=`, `email=`, `uri=`, `fingerprint=`,
-        /// `claim.NAME=`, `anonymous`. `group NAME USER...` makes a group.
+        /// `claim.NAME=`, `anonymous`. `group NAME USER...` makes a group. A name that cannot stand in one level, and a claim with
+        /// more than one value, allow nothing and deny everything from that level on.
         rules: Option<PathBuf> = None;
         /// An `acl_file` of mosquitto instead. One thing is stricter: a SUBSCRIBE has to lie inside what may be read.
         mosquitto_acl: Option<PathBuf> = None;

@@ -10,8 +10,8 @@ use super::section::Problem;
 
 section! {
     /// A service that is asked who a client is, by a POST of JSON: `docs/authentication.md` has both documents. It is asked
-    /// only for clients that show a user name, a password or a certificate. When it does not answer, cannot be understood or
-    /// has no room, the client is refused with 0x88 (server unavailable).
+    /// only for clients that show a user name, a password or a certificate. When it does not answer or cannot be understood, the
+    /// client is refused with 0x88 (server unavailable).
     pub struct AuthHttp {
         /// Where it is asked, as `https://auth.example/mqtt`. Not set: nobody is asked. Plain `http` has to stay on this
         /// machine, unless `insecure` is set.
@@ -21,9 +21,10 @@ section! {
         /// Permits plain `http` beyond loopback: whoever is on the way reads the passwords and can let everybody in. Logged at
         /// each start.
         insecure: bool = false;
-        /// Time for one question, with the wait for a place and the connection. Then the client is refused.
+        /// Time for one question, with the connection. Then the client is refused.
         timeout: TimeSpan = TimeSpan::from_secs(5), TimeSpan::from_millis(10) => TimeSpan::from_secs(60);
-        /// Questions under way at the same time. Others wait, within their `timeout`.
+        /// Questions under way at the same time. Others wait for a place, no longer than `timeout`; then the client is refused with
+        /// 0x89 (server busy), which says nothing of the service. `auth.failures_free` bounds those of one address.
         requests_max: u32 = 100, 1 => 10_000;
         /// Answers that are remembered, by a keyed hash of the question. When there is no room the oldest go. 0: none.
         cache_max: u32 = 10_000, 0 => 10_000_000;

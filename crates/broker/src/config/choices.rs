@@ -176,7 +176,7 @@ choice! {
         Any = "any",
         /// The user name.
         User = "user",
-        /// The user name, alone or with `-`, `:` or `.` and more behind it.
+        /// The user name, alone or with `-`, `:` or `.` and more behind it, unless that is a longer known name's.
         UserPrefix = "user-prefix",
     }
 }

@@ -154,6 +154,8 @@ struct Introduction {
     /// As the client wrote it.
     will_topic: Option<TopicName>,
     pass: Pass,
+    /// Of users and rules, before they were asked.
+    generation: u64,
     places: SmallVec<[Place; 2]>,
     method: Option<ByteString>,
     authentication_data: Option<Bytes>,
@@ -251,6 +253,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
         };
         let handshake = Handshake::new(&connect, &limits, fresh)
             .map_err(|error| refuse(self.why(&error, Rejected::Protocol), error))?;
+        let generation = self.shared.authenticator.generation();
         let method = connect.properties.authentication_method.clone();
         let mut login = self.origin.login(&handshake.client_id);
         let (admission, authentication_data) = match &method {
@@ -267,6 +270,11 @@ impl<'a, S: Stream> Arrival<'a, S> {
             }
         };
         let shared = self.shared;
+        // The users may have been read again since it began to prove itself.
+        if !shared.authenticator.still_admits(&admission) {
+            let error = ProtocolError::new(ReasonCode::NotAuthorized, "the user has changed meanwhile");
+            return Err(refuse(Rejected::Credentials, error));
+        }
         let not_of_a_tenant = |detail| {
             refuse(
                 Rejected::Tenant,
@@ -327,6 +335,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             client,
             will_topic,
             pass,
+            generation,
             places,
             method,
             authentication_data,
@@ -439,6 +448,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             client,
             will_topic,
             pass,
+            generation,
             places,
             method,
             authentication_data,
@@ -511,7 +521,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
             shared.cluster.attach(&client, connected.epoch, mailbox);
         }
         // A reload that came in between has found nobody to tell.
-        if shared.authenticator.generation() != pass.generation || !Arc::ptr_eq(&self.live, &shared.live()) {
+        if shared.authenticator.generation() != generation || !Arc::ptr_eq(&self.live, &shared.live()) {
             attachment.mailbox.recheck();
         }
         shared.metrics.opened(facts.transport);
@@ -857,7 +867,7 @@ fn why_refused(reason: ReasonCode) -> &'static str {
         ReasonCode::ClientIdentifierNotValid => "the client id is not one that this client may have",
         ReasonCode::ConnectionRateExceeded => "too many failed logins just before",
         ReasonCode::ServerUnavailable => "nobody can say now who the client is",
-        ReasonCode::ServerBusy => "too many passwords wait to be judged",
+        ReasonCode::ServerBusy => "too many logins wait to be judged",
         _ => "login was refused",
     }
 }

@@ -578,6 +578,9 @@ impl<S: Stream> Connection<S> {
                         "re-authentication as somebody else",
                     )));
                 }
+                if !self.shared.authenticator.still_admits(&admission) {
+                    return Err(End::Revoked);
+                }
                 self.pass = Pass::new(&self.shared, *admission, self.pass.tenant.clone());
                 (ReasonCode::Success, data)
             }

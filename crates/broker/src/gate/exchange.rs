@@ -1,4 +1,5 @@
-//! SCRAM-SHA-256 in AUTH packets. The server's part of it is two signatures: nothing that needs the hashing threads.
+//! SCRAM-SHA-256 in AUTH packets. The server's part of it is two signatures: nothing that needs the hashing threads, and nothing
+//! that others could not wait for.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use access::scram::{Outcome as Answer, Server};
 use bytes::Bytes;
 use mqtt_codec::ReasonCode;
 
-use super::{Inner, Outcome, Refusal};
+use super::{Inner, Outcome, Refusal, keys};
 use crate::auth::{Admission, Exchange, Login, Step};
 
 pub(super) struct ScramExchange {
@@ -38,18 +39,25 @@ impl ScramExchange {
             reason_code: ReasonCode::NotAuthorized,
             result: Outcome::Refused,
         };
+        // Held until it is judged: of many challenges that are answered at once, each proof is judged after those before it.
+        let mut failures = self.gate.turns.hold();
+        if self.user.is_some() {
+            failures.check(&keys(&self.login, self.user.as_deref()))?;
+        }
         let (passwords, user) = (&self.passwords, &mut self.user);
         let answer = self.server.step(message, |name| {
             *user = Some(name.to_owned());
             passwords.scram(name)
         });
+        let keys = keys(&self.login, self.user.as_deref());
         match answer {
             Answer::Continue(challenge) => {
-                self.gate.check_patience(&self.login, self.user.as_deref())?;
+                failures.check(&keys)?;
                 Ok(Step::Continue(challenge.into()))
             }
             Answer::Success { user, message } => {
-                self.gate.succeeded(&self.login, Some(&user));
+                failures.succeeded(&keys);
+                drop(failures);
                 let admission = Admission {
                     mark: self.passwords.mark(&user),
                     ..Admission::new(self.login.principal(Some(user)), "scram")
@@ -58,7 +66,7 @@ impl ScramExchange {
                 Ok(Step::Success(Some(message.into()), Box::new(admission)))
             }
             Answer::Failed(_) => {
-                self.gate.failed(&self.login, self.user.as_deref());
+                failures.failed(keys);
                 Err(refusal())
             }
         }

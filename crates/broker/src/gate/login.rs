@@ -6,7 +6,8 @@ use mqtt_codec::ReasonCode;
 use tokio::time::Instant;
 
 use super::policy::{Policy, Tokens};
-use super::{Inner, Outcome, Refusal, Said};
+use super::service::Unanswered;
+use super::{Inner, Outcome, Refusal, Said, keys};
 use crate::auth::{Admission, Judgement, Login, Secret};
 use crate::config::AuthMethod;
 
@@ -45,12 +46,14 @@ impl Inner {
         // Beside a token a name proves nothing, and many clients may send the same: no failure is held against it.
         let is_guess = (self.auth.password_file.is_some() || self.service.is_some())
             && !login.password.as_ref().is_some_and(looks_like_token);
-        let user = login.username.as_deref().filter(|_| is_guess);
-        if shows_something && self.auth.knows_users() {
-            self.check_patience(login, user)?;
-        }
+        let keys = keys(login, login.username.as_deref().filter(|_| is_guess));
+        // Its turn lasts until it is judged.
+        let _turns = match shows_something && self.auth.knows_users() {
+            true => self.turns.take(&keys).await?,
+            false => Vec::new(),
+        };
         let policy = self.policy.load_full();
-        let mut was_judged = false;
+        let (mut was_judged, mut is_denied) = (false, false);
         for method in &self.auth.order {
             let begun = Instant::now();
             let answer = match method {
@@ -64,23 +67,23 @@ impl Inner {
                 Answer::Known(admission) => {
                     // Who has a certificate has shown no password: the failures of the name stay.
                     if *method != AuthMethod::Certificate {
-                        self.succeeded(login, user);
+                        self.turns.hold().succeeded(&keys);
                     }
                     return Ok(*admission);
                 }
                 Answer::NotMine => {}
                 Answer::Unknown => was_judged = true,
                 Answer::Wrong => {
-                    was_judged = true;
+                    (was_judged, is_denied) = (true, true);
                     break;
                 }
             }
         }
         if was_judged {
-            self.failed(login, user);
+            self.turns.hold().failed(keys);
         }
         // Where nobody could tell, what a client calls itself is no claim that has to be judged.
-        let makes_a_claim = shows_something && self.auth.knows_users();
+        let makes_a_claim = is_denied || (shows_something && self.auth.knows_users());
         if login.permits_anonymous && !makes_a_claim {
             return Ok(Admission::new(login.principal(None), "anonymous"));
         }
@@ -112,10 +115,7 @@ impl Inner {
             return Ok(Answer::NotMine);
         };
         let judged = self.hashing.run(file.check(user), password.clone()).await;
-        let is_right = judged.map_err(|_| Refusal {
-            reason_code: ReasonCode::ServerBusy,
-            result: Outcome::Busy,
-        })?;
+        let is_right = judged.map_err(|_| busy())?;
         Ok(match (is_right, file.knows(user)) {
             (true, _) => Answer::known(Admission {
                 mark: file.mark(user),
@@ -180,22 +180,20 @@ impl Inner {
         if !shows_something && login.certificate.is_none() {
             return Ok(Answer::NotMine);
         }
-        Ok(
-            match service.ask(client, login).await.map_err(|_| unavailable())? {
-                ServiceAnswer::Allow(allowed) => {
-                    let mut principal = login.principal(allowed.user.or_else(|| login.username.clone()));
-                    principal.groups = allowed.groups;
-                    principal.claims = allowed.claims;
-                    Answer::known(Admission {
-                        expires_at_ms: allowed.expires_at_ms,
-                        ..Admission::new(principal, "http")
-                    })
-                }
-                ServiceAnswer::Deny => Answer::Wrong,
-                ServiceAnswer::Ignore if shows_something => Answer::Unknown,
-                ServiceAnswer::Ignore => Answer::NotMine,
-            },
-        )
+        Ok(match service.ask(client, login).await.map_err(unanswered)? {
+            ServiceAnswer::Allow(allowed) => {
+                let mut principal = login.principal(allowed.user.or_else(|| login.username.clone()));
+                principal.groups = allowed.groups;
+                principal.claims = allowed.claims;
+                Answer::known(Admission {
+                    expires_at_ms: allowed.expires_at_ms,
+                    ..Admission::new(principal, "http")
+                })
+            }
+            ServiceAnswer::Deny => Answer::Wrong,
+            ServiceAnswer::Ignore if shows_something => Answer::Unknown,
+            ServiceAnswer::Ignore => Answer::NotMine,
+        })
     }
 
     fn measure(&self, method: AuthMethod, answer: &Result<Answer, Refusal>, begun: Instant) {
@@ -216,6 +214,21 @@ fn unavailable() -> Refusal {
     Refusal {
         reason_code: ReasonCode::ServerUnavailable,
         result: Outcome::Unavailable,
+    }
+}
+
+/// Too many wait: it may try again.
+fn busy() -> Refusal {
+    Refusal {
+        reason_code: ReasonCode::ServerBusy,
+        result: Outcome::Busy,
+    }
+}
+
+fn unanswered(why: Unanswered) -> Refusal {
+    match why {
+        Unanswered::Busy => busy(),
+        Unanswered::Unavailable => unavailable(),
     }
 }
 

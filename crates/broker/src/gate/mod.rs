@@ -7,6 +7,7 @@ mod key_sets;
 mod login;
 mod policy;
 mod service;
+mod turns;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use access::backoff::{Backoff, Key, Patience};
+use access::backoff::{Key, Patience};
 use access::rules::Permissions;
 use access::{ClientIdRule, Principal, scram};
 use arc_swap::ArcSwap;
@@ -22,7 +23,6 @@ use cluster::Clock;
 use metrics::{Counter, Histogram, counter, describe_counter, describe_histogram, histogram};
 use mqtt_codec::ReasonCode;
 use mqtt_topic::TopicName;
-use parking_lot::Mutex;
 use tracing::info;
 
 use crate::auth::{Admission, Authenticator, Exchange, Judgement, Login};
@@ -33,6 +33,7 @@ use hashing::Hashing;
 use key_sets::KeySets;
 use policy::Policy;
 use service::Service;
+use turns::{TooSoon, Turns};
 
 /// Addresses and user names whose failures are remembered.
 const FAILING_MAX: usize = 100_000;
@@ -61,7 +62,7 @@ struct Inner {
     hashing: Hashing,
     service: Option<Arc<Service>>,
     key_sets: Option<Arc<KeySets>>,
-    failures: Mutex<Backoff>,
+    turns: Turns,
     clock: Arc<dyn Clock>,
     /// Decides what unknown users are measured against; the same for the life of the process.
     secret: [u8; 32],
@@ -140,7 +141,7 @@ impl Gate {
             service: Service::new(config, Arc::clone(&clock), &metrics.from_cache),
             key_sets: KeySets::new(&auth, Arc::clone(&clock), &metrics.key_fetches),
             hashing: Hashing::new(auth.hashing_threads, auth.hashing_waiting_max),
-            failures: Mutex::new(Backoff::new(patience)),
+            turns: Turns::new(patience, Arc::clone(&clock)),
             clock,
             secret,
             refusals: LogLimit::new(REFUSALS_EVERY),
@@ -233,45 +234,15 @@ impl Inner {
         Duration::from_millis(self.clock.now_ms())
     }
 
-    /// Whether address and user may try now.
-    fn check_patience(&self, login: &Login, user: Option<&str>) -> Result<(), Refusal> {
-        let (failures, now) = (self.failures.lock(), self.now());
-        let mut keys = std::iter::once(Key::address(login.address.ip())).chain(user.map(Key::user));
-        match keys.all(|key| failures.wait(&key, now).is_zero()) {
-            true => Ok(()),
-            false => Err(Refusal {
-                reason_code: ReasonCode::ConnectionRateExceeded,
-                result: Outcome::BackedOff,
-            }),
-        }
-    }
-
-    /// Somebody showed something, and it was wrong.
-    fn failed(&self, login: &Login, user: Option<&str>) {
-        let (mut failures, now) = (self.failures.lock(), self.now());
-        failures.failed(Key::address(login.address.ip()), now);
-        if let Some(user) = user {
-            failures.failed(Key::user(user), now);
-        }
-    }
-
-    /// A proven user: its failures are forgotten, and those of its address too, which others may share with it; who guesses
-    /// from there is still held up by the user's name.
-    fn succeeded(&self, login: &Login, user: Option<&str>) {
-        let mut failures = self.failures.lock();
-        failures.succeeded(&Key::address(login.address.ip()));
-        if let Some(user) = user {
-            failures.succeeded(&Key::user(user));
-        }
-    }
-
     /// Whether the client id is the one of the certificate, or may be this user's.
     fn check_client_id(&self, admission: &Admission) -> Result<(), Refusal> {
         let principal = &admission.principal;
         let rule = ClientIdRule::from(self.auth.client_ids);
+        let policy = self.policy.load();
+        let is_known = |name: &str| policy.passwords.as_ref().is_some_and(|file| file.knows(name));
         let is_permitted = match self.auth.client_id_by(principal.certificate.as_deref()) {
             Some(name) => name == Some(&principal.client_id),
-            None => rule.permits(principal.user.as_deref(), &principal.client_id),
+            None => rule.permits(principal.user.as_deref(), &principal.client_id, is_known),
         };
         match is_permitted {
             true => Ok(()),
@@ -298,6 +269,22 @@ impl Inner {
             } = login;
             info!(target: "audit", event = "login refused", result = outcome.as_str(), reason_code = ?refusal.reason_code,
                 ?client_id, user = ?user.unwrap_or_default(), %address, %listener, left_out);
+        }
+    }
+}
+
+/// What the failures of a login are counted by: its address, which others may share, and the name that it tries. Who guesses from
+/// an address from which others come in, too, is held up by the name.
+fn keys(login: &Login, user: Option<&str>) -> Vec<Key> {
+    let address = Key::address(login.address.ip());
+    std::iter::once(address).chain(user.map(Key::user)).collect()
+}
+
+impl From<TooSoon> for Refusal {
+    fn from(_: TooSoon) -> Self {
+        Self {
+            reason_code: ReasonCode::ConnectionRateExceeded,
+            result: Outcome::BackedOff,
         }
     }
 }

@@ -10,16 +10,21 @@ use cluster::Clock;
 use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::auth::Login;
 use crate::config::{AuthHttp, Config, Protocol};
 use crate::http_client::HttpClient;
 
-/// There is no answer.
+/// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unavailable;
+pub(super) enum Unanswered {
+    /// Every place was taken for as long as one waits: nothing was asked, and nothing is known of the service.
+    Busy,
+    /// The service was asked in vain, or is left alone.
+    Unavailable,
+}
 
 /// What is known of the service; how to reach it is in `Policy`.
 pub(super) struct Service {
@@ -27,7 +32,7 @@ pub(super) struct Service {
     protocols: HashMap<String, Protocol>,
     cache: Mutex<Cache>,
     breaker: Mutex<Breaker>,
-    places: Semaphore,
+    places: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
     from_cache: Counter,
 }
@@ -54,7 +59,7 @@ impl Service {
                 .collect(),
             cache: Mutex::new(cache),
             breaker: Mutex::new(breaker),
-            places: Semaphore::new(settings.requests_max as usize),
+            places: Arc::new(Semaphore::new(settings.requests_max as usize)),
             clock,
             from_cache: from_cache.clone(),
             settings,
@@ -78,7 +83,7 @@ impl Service {
         self: &Arc<Self>,
         client: &HttpClient,
         login: &Login,
-    ) -> Result<Answer, Unavailable> {
+    ) -> Result<Answer, Unanswered> {
         let Some(question) = self.question(login) else {
             return Ok(Answer::Ignore);
         };
@@ -91,17 +96,28 @@ impl Service {
             }
             (key, now_ms)
         };
-        if !self.breaker.lock().may_ask(now_ms) {
-            return Err(Unavailable);
+        if self.breaker.lock().is_open(now_ms) {
+            return Err(Unanswered::Unavailable);
+        }
+        let place = timeout(
+            self.settings.timeout.get(),
+            Arc::clone(&self.places).acquire_owned(),
+        );
+        let Ok(Ok(place)) = place.await else {
+            return Err(Unanswered::Busy);
+        };
+        if !self.breaker.lock().may_ask(self.clock.now_ms()) {
+            return Err(Unanswered::Unavailable);
         }
         let (service, client) = (Arc::clone(self), client.clone());
         let asked = tokio::spawn(async move {
             let answer = service.fetch(&client, question.into()).await?;
+            drop(place);
             let now_ms = service.clock.now_ms();
             service.cache.lock().put(key, answer.clone(), now_ms);
             Ok(answer)
         });
-        asked.await.unwrap_or(Err(Unavailable))
+        asked.await.unwrap_or(Err(Unanswered::Unavailable))
     }
 
     /// `None`: there is nothing to ask, or a password that JSON cannot hold, which the service cannot know.
@@ -122,14 +138,9 @@ impl Service {
         Some(question.to_json())
     }
 
-    async fn fetch(&self, client: &HttpClient, question: Bytes) -> Result<Answer, Unavailable> {
-        let deadline = Instant::now() + self.settings.timeout.get();
-        let asked = timeout_at(deadline, async {
-            let _place = self
-                .places
-                .acquire()
-                .await
-                .map_err(|_| "the node stops".to_owned())?;
+    /// A question has its whole time, however long its place was waited for: else it says nothing of the service.
+    async fn fetch(&self, client: &HttpClient, question: Bytes) -> Result<Answer, Unanswered> {
+        let asked = timeout(self.settings.timeout.get(), async {
             let answer = client.post(question).await.map_err(|error| error.to_string())?;
             Answer::parse(&answer, self.clock.now_ms()).map_err(|error| error.to_string())
         });
@@ -147,6 +158,6 @@ impl Service {
             warn!(problem, pause = %self.settings.pause,
                 "the service of auth.http fails: it is left alone, and clients that it has to judge are refused");
         }
-        Err(Unavailable)
+        Err(Unanswered::Unavailable)
     }
 }

@@ -8,6 +8,7 @@ use mqtt_codec::ReasonCode;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 use super::tests::{World, from, login};
 use super::*;
@@ -21,6 +22,8 @@ enum Reply {
     Status(u16),
     /// Nothing, ever.
     Silence,
+    /// This, when it is time.
+    Later(&'static str, Arc<Notify>),
 }
 
 /// A service; it ends with the test's runtime.
@@ -60,6 +63,15 @@ impl Server {
         self.asked.lock().last().cloned().unwrap_or_default()
     }
 
+    async fn asked(&self, count: usize) {
+        let wait = async {
+            while self.count() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
+    }
+
     fn url(&self) -> String {
         format!("http://{}/who", self.address)
     }
@@ -84,6 +96,10 @@ async fn serve(mut stream: TcpStream, reply: Arc<Mutex<Reply>>, asked: Arc<Mutex
             Reply::Answer(body) => (200, body),
             Reply::Status(status) => (status, ""),
             Reply::Silence => std::future::pending().await,
+            Reply::Later(body, time) => {
+                time.notified().await;
+                (200, body)
+            }
         };
         let head = format!(
             "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}",
@@ -251,16 +267,78 @@ async fn a_service_that_is_silent_or_not_there_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn with_every_place_taken_the_others_wait_no_longer_than_for_an_answer() {
+async fn with_every_place_taken_the_others_are_told_to_come_later_and_the_service_is_not_blamed() {
     let server = Server::start(Reply::Answer(r#"{"result":"allow"}"#)).await;
     let mut world = server.world();
     world.config.auth.http.timeout = TimeSpan::from_millis(50);
+    world.config.auth.http.failures_max = 1;
     let gate = world.gate();
     let places = gate.inner.service.as_ref().unwrap().hold().await;
-    assert_eq!(login(&gate, "carl", "x").await, NOBODY_CAN_SAY);
+    for _ in 0..3 {
+        assert_eq!(login(&gate, "carl", "x").await, Err(ReasonCode::ServerBusy));
+    }
     assert_eq!(server.count(), 0);
     drop(places);
     assert_eq!(login(&gate, "carl", "x").await, is("carl"));
+}
+
+#[tokio::test]
+async fn a_stranger_who_asks_for_many_users_leaves_room_for_others() {
+    let server = Server::start(Reply::Silence).await;
+    let mut world = server.world();
+    world.config.auth.failures_free = 1;
+    world.config.auth.http.requests_max = 3;
+    let gate = world.gate();
+    let strangers: Vec<_> = (0..20)
+        .map(|number| {
+            let (gate, user) = (gate.clone(), format!("user-{number}"));
+            tokio::spawn(async move { gate.login(from("10.0.0.9", Some((&user, "x")))).await })
+        })
+        .collect();
+    server.asked(2).await;
+    server.says(Reply::Answer(r#"{"result":"allow"}"#));
+    assert_eq!(login(&gate, "carl", "x").await, is("carl"));
+    assert_eq!(server.count(), 3, "two of the stranger's, and this one");
+    for stranger in strangers {
+        stranger.abort();
+    }
+}
+
+#[tokio::test]
+async fn whom_the_service_denies_does_not_come_in_anonymously() {
+    let server = Server::start(Reply::Answer(r#"{"result":"deny"}"#)).await;
+    let mut world = server.world();
+    world.config.auth.order = vec![AuthMethod::Http];
+    let gate = world.gate();
+    let shown = || {
+        let mut login = from("10.0.0.1", None);
+        login.permits_anonymous = true;
+        login.certificate = Some(Arc::new(access::Certificate::told_by_proxy("device-7")));
+        login
+    };
+    assert_eq!(gate.login(shown()).await, Err(ReasonCode::BadUserNameOrPassword));
+    gate.reload().unwrap();
+    server.says(Reply::Answer(r#"{"result":"ignore"}"#));
+    assert_eq!(gate.login(shown()).await.unwrap().by, "anonymous");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_under_way_during_a_reload_is_not_remembered() {
+    let time = Arc::new(Notify::new());
+    let server = Server::start(Reply::Later(r#"{"result":"allow"}"#, Arc::clone(&time))).await;
+    let world = server.world();
+    let gate = world.gate();
+    let asks = {
+        let gate = gate.clone();
+        tokio::spawn(async move { login(&gate, "carl", "x").await })
+    };
+    server.asked(1).await;
+    server.says(Reply::Answer(r#"{"result":"deny"}"#));
+    gate.reload().unwrap();
+    time.notify_one();
+    assert_eq!(asks.await.unwrap(), is("carl"), "so it was said before");
+    assert_eq!(login(&gate, "carl", "x").await, WRONG);
+    assert_eq!(server.count(), 2);
 }
 
 /// Keys for ES256 of the example in RFC 7515, appendix A.3, under a name.

@@ -181,6 +181,96 @@ async fn failures_make_an_address_and_a_name_wait_and_success_is_forgiveness() {
     );
 }
 
+/// What so many logins at once come to: let in, judged and refused, told to wait.
+async fn burst(gate: &Gate, logins: impl Iterator<Item = Login>) -> [usize; 3] {
+    let judged = futures_util::future::join_all(logins.map(|login| gate.login(login))).await;
+    let mut counts = [0; 3];
+    for result in judged {
+        let place = match result {
+            Ok(_) => 0,
+            Err(ReasonCode::BadUserNameOrPassword) => 1,
+            Err(ReasonCode::ConnectionRateExceeded) => 2,
+            Err(other) => panic!("{other:?}"),
+        };
+        counts[place] += 1;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn guesses_at_once_count_as_guesses_one_after_the_other() {
+    let mut world = World::new();
+    world.config.auth.failures_free = 2;
+    let gate = world.gate();
+    let by_name = |number: u8| from(&format!("10.0.1.{number}"), Some(("anna", "wrong")));
+    assert_eq!(burst(&gate, (0..50).map(by_name)).await, [0, 3, 47]);
+    world.pass_ms(1_000);
+    assert_eq!(
+        burst(&gate, (0..50).map(by_name)).await,
+        [0, 1, 49],
+        "its wait is over"
+    );
+    assert_eq!(burst(&gate, (0..50).map(by_name)).await, [0, 0, 50]);
+    let of_an_address = |number: u8| {
+        from(
+            "10.0.0.9",
+            Some((["carl", "dora", "eve"][usize::from(number % 3)], "x")),
+        )
+    };
+    let [_, judged, _] = burst(&gate, (0..50).map(of_an_address)).await;
+    assert_eq!(judged, 3);
+    assert!(gate.inner.turns.are_idle());
+}
+
+#[tokio::test]
+async fn a_fleet_behind_one_address_comes_in_at_once_and_who_guesses_among_it_has_to_wait() {
+    let mut world = World::new();
+    world.config.auth.failures_free = 2;
+    let gate = world.gate();
+    let anna = |_| from("10.0.0.1", Some(("anna", "secret")));
+    assert_eq!(burst(&gate, (0..300).map(anna)).await, [300, 0, 0]);
+    // Three wrong ones, each with good ones behind it, which clear the address; not the name.
+    let mixed = |number: u32| match number % 50 {
+        0 => from("10.0.0.1", Some(("bob", "wrong"))),
+        _ => anna(number),
+    };
+    let [good, judged, too_soon] = burst(&gate, (0..300).map(mixed)).await;
+    assert_eq!((good, judged, too_soon), (294, 3, 3));
+    assert!(gate.inner.turns.are_idle());
+}
+
+#[tokio::test]
+async fn proofs_of_many_challenges_at_once_count_as_guesses_one_after_the_other() {
+    let mut world = World::new();
+    world.config.auth.failures_free = 2;
+    let gate = world.gate();
+    let tries = || {
+        let proof = "A".repeat(43) + "=";
+        let mut exchanges = Vec::new();
+        for number in 0..30 {
+            let login = from(&format!("10.0.1.{number}"), None);
+            let mut exchange = gate.exchange("SCRAM-SHA-256", &login).unwrap();
+            if let Step::Continue(challenge) = exchange.step(Some("n,,n=bob,r=abc".into())) {
+                let challenge = String::from_utf8(challenge.to_vec()).unwrap();
+                let nonce = challenge.split(',').next().unwrap();
+                exchanges.push((exchange, format!("c=biws,{nonce},p={proof}")));
+            }
+        }
+        let last = exchanges
+            .into_iter()
+            .map(|(mut exchange, last)| exchange.step(Some(last.into())));
+        let last: Vec<Step> = last.collect();
+        let judged = last
+            .iter()
+            .filter(|step| **step == Step::Refuse(ReasonCode::NotAuthorized));
+        (last.len(), judged.count())
+    };
+    assert_eq!(tries(), (30, 3));
+    assert_eq!(tries(), (0, 0), "it has to wait");
+    world.pass_ms(1_000);
+    assert_eq!(tries(), (30, 1));
+}
+
 #[tokio::test]
 async fn a_certificate_names_its_owner_and_clears_no_failures_of_others() {
     let mut world = World::new();
@@ -214,6 +304,26 @@ async fn client_ids_can_be_bound_to_users() {
     let mut own = from("10.0.0.1", Some(("anna", "secret")));
     own.client_id = "anna-1".to_owned();
     assert!(gate.login(own).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_id_with_a_longer_users_name_is_not_the_shorter_ones() {
+    let text = with_user("", "dev", &[hash("secret")]);
+    let mut world = World::new().with_users(&with_user(&text, "dev-7", &[hash("seven")]));
+    world.config.auth.client_ids = ClientIds::UserPrefix;
+    let gate = world.gate();
+    let invalid = Some(ReasonCode::ClientIdentifierNotValid);
+    for (user, password, client_id, expected) in [
+        ("dev", "secret", "dev-8", None),
+        ("dev", "secret", "dev-7", invalid),
+        ("dev", "secret", "dev-7-a", invalid),
+        ("dev-7", "seven", "dev-7", None),
+        ("dev-7", "seven", "dev-7-a", None),
+    ] {
+        let mut login = from("10.0.0.1", Some((user, password)));
+        login.client_id = client_id.to_owned();
+        assert_eq!(gate.login(login).await.err(), expected, "{user} {client_id}");
+    }
 }
 
 #[tokio::test]
@@ -353,4 +463,18 @@ fn files_that_are_not_right_keep_a_node_from_starting() {
         ["auth.password_file", "auth.jwt_keys", "access.mosquitto_acl"]
     );
     assert!(!format!("{problems:?}").contains("plain text"), "{problems:?}");
+}
+
+#[test]
+fn a_list_of_public_keys_is_no_secret_for_hs256() {
+    let mut world = World::new();
+    let keys = r#"[{"kty":"EC","crv":"P-256","kid":"1","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"}]"#;
+    world.config.auth.jwt_keys = vec![world.write("keys.json", keys)];
+    world.config.auth.jwt_algorithms = vec![JwtAlgorithm::Hs256, JwtAlgorithm::Es256];
+    let problems = file_problems(&world.config);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].to_string().contains("this is no secret"),
+        "{problems:?}"
+    );
 }

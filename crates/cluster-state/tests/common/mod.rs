@@ -270,7 +270,7 @@ pub fn judged_will(payload: &str, delay_s: u32) -> Will {
                 values: vec!["7".into()],
             }],
             certificate: Some(CertificateNames {
-                common_name: Some("device-7".into()),
+                common_name: vec!["device-7".into()],
                 dns: vec!["device-7.example".into()],
                 ..CertificateNames::default()
             }),
