@@ -101,7 +101,7 @@ async fn many_guesses_at_once_are_judged_no_more_often_than_one_after_the_other(
     for number in 0..40 {
         let mut client = Client::open(world.broker.mqtt_addr()).await?;
         let guess = format!("guess-{number}");
-        let options = ConnectOptions::v5(&format!("c-{number}")).credentials("anna", guess.as_bytes());
+        let options = ConnectOptions::v5(format!("c-{number}")).credentials("anna", guess.as_bytes());
         client.send_connect(options).await?;
         clients.push(client);
     }
