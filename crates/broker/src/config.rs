@@ -302,6 +302,23 @@ impl Admin {
 
     fn check(&self, problems: &mut Vec<Problem>) {
         for (key, tokens) in [
+    /// What about it deserves a warning at each start.
+    pub fn risks(&self) -> Vec<&'static str> {
+        let mut risks = Vec::new();
+        if self.bind.ip().is_loopback() {
+            return risks;
+        }
+        risks.push("metrics can be read by everyone who reaches this address");
+        let tokens = self.read_tokens.len() + self.write_tokens.len();
+        if tokens > 0 || self.read_token_file.is_some() || self.write_token_file.is_some() {
+            risks.push(
+                "tokens of the API travel as plain text: who is on the way can use them; use it within a network of your own alone, \
+                 or bind to 127.0.0.1 behind a proxy that speaks TLS",
+            );
+        }
+        risks
+    }
+
             ("read_tokens", &self.read_tokens),
             ("write_tokens", &self.write_tokens),
         ] {
@@ -490,6 +507,19 @@ mod tests {
 
     #[test]
     fn the_wait_for_load_balancers_is_a_part_of_the_stop() {
+    #[test]
+    fn tokens_beyond_loopback_are_warned_of() {
+        let mut admin = Admin {
+            read_token_file: Some("tokens".into()),
+            ..Admin::default()
+        };
+        assert_eq!(admin.risks(), [""; 0]);
+        admin.bind.set_ip(Ipv4Addr::UNSPECIFIED.into());
+        assert!(admin.risks()[1].starts_with("tokens of the API travel as plain text"));
+        admin.read_token_file = None;
+        assert_eq!(admin.risks().len(), 1);
+    }
+
         let problems = problems_of(|config| config.drain.load_balancer_wait = TimeSpan::from_secs(15));
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(
