@@ -19,7 +19,8 @@ use crate::proxy_protocol::ProxyCheck;
 use crate::refusal::{Limited, Rejected};
 use crate::shared::Shared;
 use crate::tls::{self, ListenerTls};
-use crate::{websocket, websocket_frames};
+use crate::websocket::{self, Failed};
+use crate::websocket_frames;
 
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -266,16 +267,26 @@ impl Arrival {
         stream: S,
         deadline: Instant,
     ) -> Option<websocket_frames::ByteStream<S>> {
-        let upgrade = Box::pin(websocket::accept(stream, &self.listener.path));
+        let upgrade = Box::pin(websocket::accept(
+            stream,
+            &self.listener,
+            self.origin.permits_anonymous,
+        ));
+        let metrics = &self.shared.metrics;
         match tokio::time::timeout_at(deadline, upgrade).await {
-            Ok(Ok(stream)) => Some(stream),
-            Ok(Err(error)) => {
-                self.shared.metrics.rejected(Rejected::WebSocket);
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(Failed::Handshake(error))) => {
+                metrics.rejected(Rejected::WebSocket);
                 debug!(address = %self.origin.peer, %error, "WebSocket handshake failed");
-                None
             }
-            Err(_) => self.was_silent(),
+            Ok(Err(Failed::ForeignPage(page))) => {
+                metrics.rejected(Rejected::WebSocket);
+                debug!(address = %self.origin.peer, page, "a web page of others may not connect");
+                self.shared.refusals().page(&self.origin, &page);
+            }
+            Err(_) => return self.was_silent(),
         }
+        None
     }
 
     fn was_silent<T>(&self) -> Option<T> {

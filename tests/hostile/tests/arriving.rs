@@ -19,7 +19,8 @@ const HALF_A_HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 127.0";
 
 fn proxied(name: &str, keys: &str) -> String {
     format!(
-        "[[listeners]]\nname = \"{name}\"\nprotocol = \"tcp\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n{keys}\n"
+        "[[listeners]]\nname = \"{name}\"\nprotocol = \"tcp\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n\
+         allow_anonymous = true\n{keys}\n"
     )
 }
 
