@@ -321,20 +321,27 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }))
     }
 
-    /// One of the places of its address, its user's and its tenant's, where they are limited. A client that comes for its own
-    /// connection's place has it.
+    /// One of the node's places, and of its address's, its user's and its tenant's, where they are limited. A client that comes for
+    /// its own connection's place has it.
     fn take_places(
         &self,
         pass: &Pass,
         client: &str,
     ) -> Result<SmallVec<[Place; 2]>, (Rejected, ProtocolError)> {
         let limits = &self.live.limits;
-        let address = PlaceOf::Address(self.origin.peer.ip().to_canonical());
+        let address = PlaceOf::address(self.origin.peer.ip());
         let tenant = pass.tenant.as_ref();
         let name = tenant.map(|tenant| Arc::from(tenant.name()));
         let user = pass.user().map(|user| PlaceOf::User(name.clone(), user.into()));
         let wanted = [
             (
+            // Whoever is judged meanwhile has been counted by nobody.
+            (
+                Some(PlaceOf::Node),
+                limits.connections_max,
+                Rejected::Connections,
+                "connections_max is reached",
+            ),
                 Some(address),
                 limits.connections_per_address_max,
                 Rejected::ConnectionsPerAddress,
