@@ -24,6 +24,7 @@ use tracing::{debug, info};
 use crate::auth::{Admission, Login, Secret, Step};
 use crate::author;
 use crate::config::Protocol;
+use crate::handshakes;
 use crate::mailbox::{LiveMessage, Mailbox};
 use crate::message::{qos_of, to_owned};
 use crate::pass::{Denied, Pass};
@@ -334,7 +335,6 @@ impl<'a, S: Stream> Arrival<'a, S> {
         let name = tenant.map(|tenant| Arc::from(tenant.name()));
         let user = pass.user().map(|user| PlaceOf::User(name.clone(), user.into()));
         let wanted = [
-            (
             // Whoever is judged meanwhile has been counted by nobody.
             (
                 Some(PlaceOf::Node),
@@ -342,6 +342,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 Rejected::Connections,
                 "connections_max is reached",
             ),
+            (
                 Some(address),
                 limits.connections_per_address_max,
                 Rejected::ConnectionsPerAddress,
@@ -720,6 +721,12 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
             buffer.reserve(512);
             match stream.read_buf(&mut buffer).await {
+                Err(error) if handshakes::gave_way(&error) => {
+                    return Err(Refusal::Silent(
+                        Rejected::Handshakes,
+                        "silent while others waited",
+                    ));
+                }
                 Ok(0) | Err(_) => return Err(Refusal::Silent(Rejected::Closed, "closed before CONNECT")),
                 Ok(read) => {
                     self.read.bytes += read as u64;
