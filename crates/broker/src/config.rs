@@ -108,8 +108,9 @@ section! {
         /// Client connections of this node at the same time. One more is closed after accept, MQTT clients with reason
         /// code 0x97 (quota exceeded).
         connections_max: u32 = 100_000, 1 => 10_000_000;
-        /// Connections of one address on this node, as a trusted proxy tells it. One more is refused with 0x97 (quota exceeded).
-        /// 0: no limit, since a whole fleet may come from one address.
+        /// Connections of one address on this node, as a trusted proxy tells it; of IPv6, of one block of 64 bits. One more is refused
+        /// with 0x97 (quota exceeded). Of those that have not finished CONNECT, too, a listener has no more: one more takes the place
+        /// of one that is silent, or is closed. 0: no limit, since a whole fleet may come from one address.
         connections_per_address_max: u32 = 0, 0 => 10_000_000;
         /// Connections of one user, whose name is proved, on this node. One more is refused with 0x97 (quota exceeded).
         /// 0: no limit.
@@ -174,8 +175,9 @@ section! {
         will_delay_max: TimeSpan = TimeSpan::from_days(1), TimeSpan::ZERO => TimeSpan::from_secs(4_294_967_294);
         /// Longest keep alive, whole seconds (Server Keep Alive in CONNACK). 0s: what the client asks for, none included.
         keep_alive_max: TimeSpan = TimeSpan::ZERO, TimeSpan::ZERO => TimeSpan::from_secs(65_535);
-        /// Connections of one listener that have not finished CONNECT, at the same time. One more waits unaccepted in the
-        /// kernel; those of other listeners do not wait for it.
+        /// Connections of one listener that have not finished CONNECT, at the same time. One more takes the place of the one that has
+        /// been silent for the longest: for 100 ms without a word, or a second after one. While there is none, it waits in the kernel;
+        /// those of other listeners do not wait for it.
         handshakes_max: u32 = 1000, 1 => 1_000_000;
         /// Connections this node accepts in a second, on all listeners together. Beyond a second's worth they wait in the
         /// kernel, so that a whole fleet that comes at once does not slow down those who are served. 0: no limit.
@@ -298,6 +300,23 @@ impl Admin {
             all(&self.read_tokens, &self.read_token_file)?,
             all(&self.write_tokens, &self.write_token_file)?,
         ))
+    }
+
+    /// What about it deserves a warning at each start.
+    pub fn risks(&self) -> Vec<&'static str> {
+        let mut risks = Vec::new();
+        if self.bind.ip().is_loopback() {
+            return risks;
+        }
+        risks.push("metrics can be read by everyone who reaches this address");
+        let tokens = self.read_tokens.len() + self.write_tokens.len();
+        if tokens > 0 || self.read_token_file.is_some() || self.write_token_file.is_some() {
+            risks.push(
+                "tokens of the API travel as plain text: who is on the way can use them; use it within a network of your own alone, \
+                 or bind to 127.0.0.1 behind a proxy that speaks TLS",
+            );
+        }
+        risks
     }
 
     fn check(&self, problems: &mut Vec<Problem>) {
@@ -486,6 +505,19 @@ mod tests {
                 "mqtt.maximum_qos: 3 is not within 0 and 2",
             ]
         );
+    }
+
+    #[test]
+    fn tokens_beyond_loopback_are_warned_of() {
+        let mut admin = Admin {
+            read_token_file: Some("tokens".into()),
+            ..Admin::default()
+        };
+        assert_eq!(admin.risks(), [""; 0]);
+        admin.bind.set_ip(Ipv4Addr::UNSPECIFIED.into());
+        assert!(admin.risks()[1].starts_with("tokens of the API travel as plain text"));
+        admin.read_token_file = None;
+        assert_eq!(admin.risks().len(), 1);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod forward;
 pub mod fuzz;
 pub mod gate;
 mod handover;
+mod handshakes;
 mod http_client;
 mod incoming;
 mod listener;

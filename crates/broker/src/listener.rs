@@ -7,19 +7,22 @@ use std::time::Duration;
 use access::Certificate;
 use socket2::{Domain, Protocol as SocketProtocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::Error;
 use tracing::{debug, warn};
 
 use crate::BrokerError;
 use crate::config::{Listener, Protocol, ProxyProtocol};
 use crate::connection::{self, Origin, Stream};
+use crate::handshakes::{Arriving, Handshakes, Place, gave_way};
+use crate::places::PlaceOf;
 use crate::proxy_protocol::ProxyCheck;
 use crate::refusal::{Limited, Rejected};
 use crate::shared::Shared;
 use crate::tls::{self, ListenerTls};
-use crate::{websocket, websocket_frames};
+use crate::websocket::{self, Failed};
+use crate::websocket_frames;
 
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -66,10 +69,10 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until the node stops. With too many handshakes under way, the rest waits in the kernel; other listeners have
-/// places of their own.
+/// Accepts until the node stops. With too many handshakes under way, the longest silent one gives way; while none is silent, the rest
+/// waits in the kernel. Other listeners have places of their own.
 pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
-    let handshakes = Arc::new(Semaphore::new(shared.config.limits.handshakes_max as usize));
+    let handshakes = Handshakes::new(shared.config.limits.handshakes_max);
     let Bound {
         listener,
         socket,
@@ -80,11 +83,6 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
     let name: Arc<str> = listener.name.as_str().into();
     let proxy = Arc::new(ProxyCheck::new());
     loop {
-        let permit = tokio::select! {
-            permit = Arc::clone(&handshakes).acquire_owned() => permit,
-            () = shared.stopping.cancelled() => return,
-        };
-        let Ok(permit) = permit else { return };
         tokio::select! {
             () = pace(&shared) => {}
             () = shared.stopping.cancelled() => return,
@@ -103,6 +101,11 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
             }
         };
         shared.accepts.lock().charge(1, shared.steady_ms() * 1000);
+        // Only now, so that nobody gives way to nobody.
+        let place = tokio::select! {
+            place = handshakes.take() => place,
+            () = shared.stopping.cancelled() => return,
+        };
         configure(&stream, &listener);
         let origin = Origin {
             peer,
@@ -117,7 +120,7 @@ pub(crate) async fn run(shared: Arc<Shared>, bound: Bound) {
             acceptor: tls.as_ref().map(|tls| tls.acceptor()),
             proxy: Arc::clone(&proxy),
             origin,
-            permit,
+            place,
         };
         tokio::spawn(task.run(stream));
     }
@@ -165,7 +168,7 @@ struct Arrival {
     acceptor: Option<TlsAcceptor>,
     proxy: Arc<ProxyCheck>,
     origin: Origin,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Arrival {
@@ -176,6 +179,10 @@ impl Arrival {
         {
             return;
         }
+        if !self.is_one_of_few() {
+            return;
+        }
+        let stream = self.place.watch(stream);
         // Boxed where a handshake comes first, so that the task of a plain connection is small.
         match (self.listener.protocol, self.acceptor.clone()) {
             (Protocol::Tcp, _) => self.welcome(stream, deadline).await,
@@ -198,12 +205,25 @@ impl Arrival {
         }
     }
 
+    /// Where connections of an address are limited, so are those that have not said who they are: by themselves, since nobody
+    /// knows yet who of them takes the place of another.
+    fn is_one_of_few(&self) -> bool {
+        let max = self.shared.live().limits.connections_per_address_max;
+        let of = PlaceOf::address(self.origin.peer.ip());
+        let is_welcome = max == 0 || self.place.count_for(&of, max);
+        if !is_welcome {
+            self.shared.metrics.rejected(Rejected::ConnectionsPerAddress);
+            debug!(address = %self.origin.peer, "too many unfinished connections of this address");
+        }
+        is_welcome
+    }
+
     async fn secure(
         &self,
         acceptor: &TlsAcceptor,
-        stream: TcpStream,
+        stream: Arriving,
         deadline: Instant,
-    ) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    ) -> Option<tokio_rustls::server::TlsStream<Arriving>> {
         let metrics = &self.shared.metrics;
         let began = Instant::now();
         match tokio::time::timeout_at(deadline, Box::pin(acceptor.accept(stream))).await {
@@ -211,6 +231,11 @@ impl Arrival {
                 metrics.tls_done.increment(1);
                 metrics.tls_duration.record(began.elapsed());
                 Some(stream)
+            }
+            Ok(Err(error)) if gave_way(&error) => {
+                metrics.tls_late.increment(1);
+                metrics.rejected(Rejected::Handshakes);
+                None
             }
             Ok(Err(error)) => {
                 metrics.tls_failed.increment(1);
@@ -248,7 +273,7 @@ impl Arrival {
     }
 
     /// The client's own certificate, verified in the handshake, counts; what a proxy tells of one is about another connection.
-    fn read_certificate(&mut self, stream: &tokio_rustls::server::TlsStream<TcpStream>) {
+    fn read_certificate(&mut self, stream: &tokio_rustls::server::TlsStream<Arriving>) {
         let shown = stream.get_ref().1.peer_certificates();
         if let Some(certificate) = shown.and_then(|chain| Certificate::parse(chain.first()?)) {
             self.origin.certificate = Some(Arc::new(certificate));
@@ -266,16 +291,29 @@ impl Arrival {
         stream: S,
         deadline: Instant,
     ) -> Option<websocket_frames::ByteStream<S>> {
-        let upgrade = Box::pin(websocket::accept(stream, &self.listener.path));
+        let upgrade = Box::pin(websocket::accept(
+            stream,
+            &self.listener,
+            self.origin.permits_anonymous,
+        ));
+        let metrics = &self.shared.metrics;
         match tokio::time::timeout_at(deadline, upgrade).await {
-            Ok(Ok(stream)) => Some(stream),
-            Ok(Err(error)) => {
-                self.shared.metrics.rejected(Rejected::WebSocket);
-                debug!(address = %self.origin.peer, %error, "WebSocket handshake failed");
-                None
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(Failed::Handshake(Error::Io(error)))) if gave_way(&error) => {
+                metrics.rejected(Rejected::Handshakes);
             }
-            Err(_) => self.was_silent(),
+            Ok(Err(Failed::Handshake(error))) => {
+                metrics.rejected(Rejected::WebSocket);
+                debug!(address = %self.origin.peer, %error, "WebSocket handshake failed");
+            }
+            Ok(Err(Failed::ForeignPage(page))) => {
+                metrics.rejected(Rejected::WebSocket);
+                debug!(address = %self.origin.peer, page, "a web page of others may not connect");
+                self.shared.refusals().page(&self.origin, &page);
+            }
+            Err(_) => return self.was_silent(),
         }
+        None
     }
 
     fn was_silent<T>(&self) -> Option<T> {
@@ -287,12 +325,12 @@ impl Arrival {
         let Self {
             shared,
             origin,
-            permit,
+            place,
             ..
         } = self;
         let within = deadline.saturating_duration_since(Instant::now());
         let accepted = Box::pin(connection::accept(&shared, stream, origin, within)).await;
-        drop(permit);
+        drop(place);
         if let Some(accepted) = accepted {
             // A task of its own: this one is large, and the connection may be idle for years.
             tokio::spawn(connection::serve(shared, accepted));

@@ -1,6 +1,6 @@
-//! How many connections an address, a user and a tenant have on this node.
+//! How many connections there are on this node, and how many of them an address, a user and a tenant have.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -9,6 +9,9 @@ use parking_lot::Mutex;
 /// What connections are counted by.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum PlaceOf {
+    /// All connections.
+    Node,
+    /// Made by `address`.
     Address(IpAddr),
     /// Of a tenant, or of none.
     User(Option<Arc<str>>, Arc<str>),
@@ -26,6 +29,16 @@ pub(crate) struct Places {
 pub(crate) struct Place {
     places: Arc<Places>,
     of: PlaceOf,
+}
+
+impl PlaceOf {
+    /// Who has an address of IPv6 has the 2^64 around it, and counts once.
+    pub(crate) fn address(address: IpAddr) -> Self {
+        Self::Address(match address.to_canonical() {
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+            v4 => v4,
+        })
+    }
 }
 
 impl Places {
@@ -64,7 +77,7 @@ mod tests {
     fn places_are_counted_apart_and_given_back() {
         let places = Arc::new(Places::default());
         let user = || PlaceOf::User(None, "anna".into());
-        let address = PlaceOf::Address(IpAddr::from([10, 0, 0, 1]));
+        let address = PlaceOf::address(IpAddr::from([10, 0, 0, 1]));
         let first = places.take(user(), 2);
         let second = places.take(user(), 2);
         assert!(first.is_some() && second.is_some());
@@ -74,5 +87,14 @@ mod tests {
         assert!(places.take(user(), 2).is_some());
         drop(first);
         assert!(places.taken.lock().is_empty());
+    }
+
+    #[test]
+    fn an_address_of_ipv6_counts_with_its_neighbours() {
+        let of = |text: &str| PlaceOf::address(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
     }
 }

@@ -7,6 +7,8 @@ pub(crate) enum Rejected {
     Timeout,
     /// The client closed before its CONNECT was complete.
     Closed,
+    /// It was silent while another one needed its place: `limits.handshakes_max`
+    Handshakes,
     Tls,
     WebSocket,
     /// What came was no CONNECT, or one against the standard.
@@ -44,9 +46,10 @@ impl Rejected {
     }
 
     /// By number.
-    pub(crate) const WORDS: [&'static str; 20] = [
+    pub(crate) const WORDS: [&'static str; 21] = [
         "timeout",
         "closed",
+        "handshakes",
         "tls",
         "websocket",
         "protocol",

@@ -96,6 +96,18 @@ impl Refusals {
         });
     }
 
+    /// A web page may not connect; nothing else is known of who looks at it.
+    pub(crate) fn page(&self, origin: &Origin, page: &str) {
+        self.note(Refused {
+            address: origin.peer.ip().to_canonical().to_string(),
+            reason: format!(
+                "web pages of {:?} may not connect: allowed_origins of the listener",
+                page.chars().take(TEXT_MAX).collect::<String>()
+            ),
+            ..Refused::connect()
+        });
+    }
+
     /// The newest that are asked for.
     pub(crate) fn newest(&self, query: &RefusalQuery) -> Vec<Refusal> {
         let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|wanted| wanted == value);

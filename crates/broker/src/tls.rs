@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
@@ -13,8 +13,8 @@ use tokio_rustls::TlsAcceptor;
 use crate::BrokerError;
 use crate::config::Listener;
 
-/// The TLS side of a listener: new connections are shown what was read last. With what was read before go the sessions that
-/// clients could resume without showing their certificates again.
+/// The TLS side of a listener: new connections are shown what was read last. Where clients are asked for certificates no session is
+/// resumed: who resumes one shows none, and nobody would notice that it has ended, or that the list it is not on has.
 pub(crate) struct ListenerTls {
     listener: Listener,
     current: ArcSwap<rustls::ServerConfig>,
@@ -86,6 +86,11 @@ fn server_config(listener: &Listener) -> Result<Arc<rustls::ServerConfig>, Broke
     let mut config = builder
         .with_single_cert(certificates, key)
         .map_err(|error| wrong(error.to_string()))?;
+    if listener.client_ca.is_some() {
+        // By number (TLS 1.2), and by ticket (1.3); tickets of 1.2 are not made at all.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = if listener.protocol.is_websocket() {
         vec![b"http/1.1".to_vec()]
     } else {

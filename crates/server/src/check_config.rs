@@ -23,6 +23,9 @@ pub(crate) fn run(arguments: &CheckConfigArguments) -> anyhow::Result<()> {
         for risk in loaded.config.cluster.risks() {
             eprintln!("warning: cluster: {risk}");
         }
+        for risk in loaded.config.admin.risks() {
+            eprintln!("warning: admin: {risk}");
+        }
         loaded.to_string()
     };
     io::stdout().write_all(text.as_bytes())?;

@@ -204,8 +204,8 @@ fn warn_of_risks(config: &Config) {
     for risk in config.cluster.risks() {
         warn!(address = ?config.cluster.listen, "{risk}");
     }
-    if !config.admin.bind.ip().is_loopback() {
-        warn!(address = %config.admin.bind, "metrics can be read by everyone who reaches this address");
+    for risk in config.admin.risks() {
+        warn!(address = %config.admin.bind, "{risk}");
     }
 }
 

@@ -1,13 +1,23 @@
 //! Where the data directory is: on the file systems of this machine, or on a simulated disk. Files are replaced so
-//! that they are there completely or not at all, also after a loss of power.
+//! that they are there completely or not at all, also after a loss of power. What clients say is in them: other users of the machine
+//! may not look.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tracing::info;
+
 use crate::simulated::{Mounted, SimulatedDisk, SimulatedLock};
 use crate::{MemoryKv, SharedKv, SledKv, StorageError};
+
+/// For the node's own user alone.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+/// What others than owner and group may do.
+const OTHERS: u32 = 0o007;
 
 /// The files of a node.
 #[derive(Clone, Default)]
@@ -52,7 +62,7 @@ pub(crate) enum Lock {
 }
 
 impl Mount {
-    /// Creates a directory with its parents and makes its entry durable.
+    /// Creates a directory with its parents and makes its entry durable. Others lose their rights to one that is there.
     pub(crate) fn create_directory(&self, path: &Path) -> Result<(), StorageError> {
         match self {
             Self::Real => create_directory(path),
@@ -114,7 +124,7 @@ impl Mount {
         match self {
             Self::Real => {
                 let mut options = OpenOptions::new();
-                options.create(true).write(true).truncate(false);
+                options.create(true).write(true).truncate(false).mode(FILE_MODE);
                 let file = options.open(path).map_err(failed(path))?;
                 match file.try_lock() {
                     Ok(()) => Ok(Lock::Real(file)),
@@ -128,17 +138,39 @@ impl Mount {
 }
 
 fn write_real(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(true).mode(FILE_MODE);
+    let mut file = options.open(path)?;
     file.write_all(contents)?;
     file.sync_all()
 }
 
-/// Creates a directory with its parents and makes its entry durable.
-fn create_directory(path: &Path) -> Result<(), StorageError> {
-    fs::create_dir_all(path).map_err(failed(path))?;
+/// Creates a directory with its parents and makes its entry durable. Others lose their rights to one that is there.
+pub(crate) fn create_directory(path: &Path) -> Result<(), StorageError> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(DIRECTORY_MODE);
+    builder.create(path).map_err(failed(path))?;
+    close_to_others(path);
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
         _ => Ok(()),
+    }
+}
+
+/// Of a directory that somebody else has made, or an older version. What its owner and group may do stays. The root of a volume may
+/// belong to somebody else, who has to see to that: it is no reason not to start.
+fn close_to_others(path: &Path) {
+    let Ok(found) = fs::metadata(path) else { return };
+    let mode = found.permissions().mode();
+    if mode & OTHERS == 0 {
+        return;
+    }
+    match fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS)) {
+        Ok(()) => {
+            info!(path = %path.display(), "other users of this machine could look into it, and cannot any more")
+        }
+        Err(_) => info!(path = %path.display(),
+            "other users of this machine can list what is in it, which is closed to them: it is somebody else's"),
     }
 }
 
@@ -152,4 +184,36 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
 pub(crate) fn failed(path: &Path) -> impl FnOnce(io::Error) -> StorageError {
     let path = PathBuf::from(path);
     |source| StorageError::File { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn only_the_nodes_own_user_may_look_at_what_is_created() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("some/where");
+        let files = Files::Real.mount();
+        files.create_directory(&data).unwrap();
+        files.replace(&data.join("IDENTITY"), b"me").unwrap();
+        let _lock = files.lock(&data.join("LOCK")).unwrap();
+        for (path, expected) in [("", 0o700), ("IDENTITY", 0o600), ("LOCK", 0o600)] {
+            assert_eq!(mode(&data.join(path)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn others_lose_their_rights_to_what_was_there_and_the_group_keeps_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        for (before, after) in [(0o755, 0o750), (0o2775, 0o2770), (0o700, 0o700)] {
+            fs::set_permissions(folder.path(), Permissions::from_mode(before)).unwrap();
+            Files::Real.mount().create_directory(folder.path()).unwrap();
+            assert_eq!(mode(folder.path()), after, "from {before:o}");
+        }
+    }
 }

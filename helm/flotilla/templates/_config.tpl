@@ -30,7 +30,10 @@
 {{- with .tls.clientCa.crlKey -}}{{- $_ := set $table "client_crl" (printf "/etc/flotilla/client-ca/%s/%s" $table.name .) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if has .protocol (list "ws" "wss") -}}{{- $_ := set $table "path" .path -}}{{- end -}}
+{{- if has .protocol (list "ws" "wss") -}}
+{{- $_ := set $table "path" .path -}}
+{{- with .allowedOrigins -}}{{- $_ := set $table "allowed_origins" . -}}{{- end -}}
+{{- end -}}
 {{- if .insecure -}}{{- $_ := set $table "insecure" true -}}{{- end -}}
 {{- if .allowAnonymous -}}{{- $_ := set $table "allow_anonymous" true -}}{{- end -}}
 {{- if ne .proxyProtocol "off" -}}

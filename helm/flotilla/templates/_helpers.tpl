@@ -69,8 +69,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $all := list -}}
 {{- range $name := keys .Values.listeners | sortAlpha -}}
 {{- $given := index $.Values.listeners $name -}}
-{{- $base := dict "name" $name "enabled" true "insecure" false "allowAnonymous" false "path" "/mqtt" "proxyProtocol" "off"
-      "proxyTrusted" list "tcpKeepalive" "" "tcpUserTimeout" "" "allowFrom" list -}}
+{{- $base := dict "name" $name "enabled" true "insecure" false "allowAnonymous" false "path" "/mqtt" "allowedOrigins" list
+      "proxyProtocol" "off" "proxyTrusted" list "tcpKeepalive" "" "tcpUserTimeout" "" "allowFrom" list -}}
 {{- $service := dict "enabled" true "type" "ClusterIP" "exposePlainText" false "annotations" dict "labels" dict -}}
 {{- $tls := dict "existingSecret" "" "certManager" dict "clientCa" dict -}}
 {{- $listener := mergeOverwrite $base (deepCopy $given) -}}

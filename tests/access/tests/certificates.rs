@@ -2,16 +2,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use harness::{BrokerOptions, Certificate, Client, ConnectOptions, Message};
 use mqtt_codec::ReasonCode;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType, SerialNumber,
+    date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use crate::common::*;
@@ -231,6 +234,57 @@ async fn clients_that_know_no_more_than_tls_1_2_come_in_with_their_certificates(
             "{expected:?}: came in without a certificate"
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_ended_is_refused_and_no_session_is_resumed_without_one() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let authority = authority()?;
+    std::fs::write(files.path().join("ca.pem"), authority.pem())?;
+    let server = Certificate::create(files.path())?;
+    let world = start(files, &listener(&server), BrokerOptions::default())?;
+    #[allow(clippy::disallowed_methods, reason = "certificates end by the wall clock")]
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let ends = Duration::from_secs(6);
+    let has_ended = Instant::now() + ends + Duration::from_secs(1);
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, "device-7");
+    params.not_after = date_time_ymd(1970, 1, 1) + now + ends;
+    let key = KeyPair::generate()?;
+    let own = (params.signed_by(&key, &authority)?.pem(), key.serialize_pem());
+    let versions = [&rustls::version::TLS12, &rustls::version::TLS13];
+    // Each keeps what it could resume a session with.
+    let configs = versions.map(|version| tls_config_of(&[version], &server.chain_path, Some(&own)));
+    let connected = async |config: &Arc<rustls::ClientConfig>| {
+        let stream = TcpStream::connect(world.broker.address("devices")).await?;
+        let connector = TlsConnector::from(Arc::clone(config));
+        let stream = connector
+            .connect(ServerName::try_from("localhost")?, stream)
+            .await?;
+        let kind = stream.get_ref().1.handshake_kind();
+        let mut client = Client::on(stream);
+        client.handshake(ConnectOptions::v5("c-1")).await?;
+        client.disconnect().await?;
+        anyhow::Ok(kind)
+    };
+    for config in &configs {
+        let config = config.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
+        for _ in 0..2 {
+            let kind = connected(config).await?;
+            ensure!(kind == Some(rustls::HandshakeKind::Full), "{kind:?}");
+        }
+    }
+    tokio::time::sleep_until(has_ended).await;
+    for config in configs {
+        let kind = connected(&config?).await;
+        ensure!(
+            kind.is_err(),
+            "came in with a certificate that has ended: {kind:?}"
+        );
+    }
+    let refusals = world.broker.admin_get("/api/v1/refusals")?;
+    ensure!(refusals.contains("expired"), "{refusals}");
     Ok(())
 }
 

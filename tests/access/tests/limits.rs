@@ -201,6 +201,60 @@ async fn an_address_has_as_many_connections_as_are_allowed_whoever_connects() ->
 }
 
 #[tokio::test]
+async fn no_more_come_in_than_there_may_be_when_all_come_at_once() -> Result<()> {
+    let world = limited("connections_max = 5")?;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(Client::open(world.broker.mqtt_addr()).await?);
+    }
+    for (number, client) in clients.iter_mut().enumerate() {
+        let options = ConnectOptions::v5(format!("c-{number}"));
+        let sent = client.send_connect(options.credentials(ANNA.0, ANNA.1.as_bytes()));
+        sent.await?;
+    }
+    let mut welcome = Vec::new();
+    for (number, mut client) in clients.into_iter().enumerate() {
+        match client.expect_connack().await?.reason_code {
+            ReasonCode::Success => welcome.push((number, client)),
+            refused => ensure!(refused == ReasonCode::QuotaExceeded, "{refused:?}"),
+        }
+    }
+    ensure!(welcome.len() == 5, "{} came in", welcome.len());
+    ensure!(world.counter("flotilla_connects_rejected_total{reason=\"connections\"}")? == 35);
+    // Who leaves makes room.
+    welcome.pop();
+    let let_in = async || {
+        let options = ConnectOptions::v5("next").credentials(CARL.0, CARL.1.as_bytes());
+        let answer = world.connack(options).await;
+        answer.is_ok_and(|answer| answer.reason_code == ReasonCode::Success)
+    };
+    wait_for(let_in, A_WHILE).await
+}
+
+#[tokio::test]
+async fn an_address_has_as_many_unfinished_connections_and_silence_keeps_nobody_out() -> Result<()> {
+    let world = limited("connections_per_address_max = 3")?;
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(Client::open(world.broker.mqtt_addr()).await?);
+    }
+    let closed = "flotilla_connects_rejected_total{reason=\"connections_per_address\"}";
+    let all_but_three = async || world.counter(closed).is_ok_and(|closed| closed == 7);
+    wait_for(all_but_three, A_WHILE).await?;
+    // They have had their time to say something.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for (number, who) in [ANNA, CARL, ANNA].into_iter().enumerate() {
+        let mut client = world
+            .client(who, ConnectOptions::v5(format!("c-{number}")))
+            .await?;
+        client.ping().await?;
+        client.disconnect().await?;
+    }
+    ensure!(world.counter("flotilla_connects_rejected_total{reason=\"handshakes\"}")? >= 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_will_waits_no_longer_than_is_allowed() -> Result<()> {
     let world = limited("will_delay_max = '1s'")?;
     let mut watcher = world.client(CARL, ConnectOptions::v5("watcher")).await?;

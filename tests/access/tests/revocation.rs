@@ -96,7 +96,7 @@ async fn a_certificate_on_the_list_is_refused_and_a_new_list_holds_from_the_relo
         .write("crl.pem", &list(&fleet.authority, &[7], 2124)?)?;
     fleet.world.reloaded().await?;
     connected.ping().await?;
-    // The same configuration would resume its session, and show no certificate.
+    // The same configuration would resume its session, and show no certificate, if it could.
     ensure!(
         fleet.connect(&seven, "c-7b").await.is_err(),
         "seven is on the list now"

@@ -1,7 +1,11 @@
 //! No password, token or payload in any log: they are planted everywhere, and the log of a talkative broker is searched.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use anyhow::{Result, ensure};
-use harness::{BrokerOptions, ConnectOptions, Message};
+use harness::{BrokerOptions, Client, ConnectOptions, Message};
 use mqtt_codec::ReasonCode;
 
 use crate::common::*;
@@ -93,4 +97,29 @@ rules = 'FILES/rules'
             .filter_map(|line| Some(line.split_once(':')?.1.to_owned())),
     );
     ensure_none(&log, &planted)
+}
+
+#[tokio::test]
+async fn other_users_of_the_machine_cannot_look_into_the_data() -> Result<()> {
+    let files = tempfile::tempdir()?;
+    let data = files.path().join("data");
+    // As an older version, or somebody else, may have made it.
+    std::fs::create_dir(&data)?;
+    std::fs::set_permissions(&data, Permissions::from_mode(0o755))?;
+    let options = BrokerOptions {
+        data_dir: Some(data.clone()),
+        ..BrokerOptions::default()
+    };
+    let world = start(files, "", options)?;
+    let mut client = Client::connect(world.broker.mqtt_addr(), ConnectOptions::v5("c-1")).await?;
+    client.publish(Message::new("a", PAYLOAD).qos(1).retain()).await?;
+    let mode = |path: &Path| anyhow::Ok(path.metadata()?.permissions().mode() & 0o777);
+    ensure!(mode(&data)? == 0o750, "{:o}", mode(&data)?);
+    for entry in std::fs::read_dir(&data)? {
+        let path = entry?.path();
+        let expected = if path.is_dir() { 0o700 } else { 0o600 };
+        let mode = mode(&path)?;
+        ensure!(mode == expected, "{}: {mode:o}", path.display());
+    }
+    Ok(())
 }

@@ -89,7 +89,8 @@ impl Drop for Proxy {
 
 #[tokio::test]
 async fn clients_are_known_by_their_own_address_behind_haproxy() -> Result<()> {
-    let listener = "[[listeners]]\nname = \"mqtt\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n";
+    let listener = "[[listeners]]\nname = \"mqtt\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n\
+                    allow_anonymous = true\n";
     let broker = Broker::start(BrokerOptions {
         config: Some(listener.to_owned()),
         env: vec![("FLOTILLA__LOG__LEVEL".into(), "info,broker=debug".into())],
@@ -128,7 +129,8 @@ async fn haproxy_ends_tls_and_a_clients_certificate_says_who_it_is() -> Result<(
     write_client_certificate(files.path(), "device-7")?;
     std::fs::write(path("rules"), "allow all devices/${cn}/#\n")?;
     let config = format!(
-        "[[listeners]]\nname = \"mqtt\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n[access]\nrules = {:?}\n",
+        "[[listeners]]\nname = \"mqtt\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n\
+         allow_anonymous = false\n[access]\nrules = {:?}\n",
         path("rules")
     );
     let broker = Broker::start(BrokerOptions {

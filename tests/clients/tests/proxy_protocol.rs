@@ -23,7 +23,8 @@ const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
 fn broker() -> Result<Broker> {
     let listener = |name: &str, protocol: &str, proxies: &str| {
         format!(
-            "[[listeners]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = {proxies}\n"
+            "[[listeners]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\nbind = \"127.0.0.1:0\"\n\
+             allow_anonymous = true\nproxy_protocol = {proxies}\n"
         )
     };
     let listeners = [

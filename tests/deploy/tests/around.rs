@@ -11,8 +11,7 @@ use harness::{Broker, BrokerOptions, Certificate, free_address, known_behind, wa
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// The node's side of both ways of nginx.
-const LISTENER: &str =
-    "[[listeners]]\nname = \"mqtt\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n";
+const LISTENER: &str = "[[listeners]]\nname = \"mqtt\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\nallow_anonymous = true\n";
 /// Debian's module for nginx, which the shipped files load by Debian's own folder of links.
 const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 

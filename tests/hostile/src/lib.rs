@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use bystander::Bystander;
+pub use bystander::served_within;
 
 /// Who is to be closed is closed within this time, beyond the limits that the configuration sets.
 pub const CLOSED_WITHIN: Duration = Duration::from_secs(10);

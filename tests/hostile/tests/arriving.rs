@@ -1,13 +1,17 @@
 //! Before CONNECT: who says nothing, half of something, or too much of it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use harness::{BrokerOptions, Client, ConnectOptions};
-use hostile::{CLOSED_WITHIN, Scene, all_closed, crowd};
+use hostile::{CLOSED_WITHIN, Scene, all_closed, crowd, served_within};
+use rustix::process::{Resource, getrlimit};
 use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 /// On each listener more than it lets in at a time.
 const CROWD: usize = 120;
@@ -19,7 +23,8 @@ const HALF_A_HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 127.0";
 
 fn proxied(name: &str, keys: &str) -> String {
     format!(
-        "[[listeners]]\nname = \"{name}\"\nprotocol = \"tcp\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n{keys}\n"
+        "[[listeners]]\nname = \"{name}\"\nprotocol = \"tcp\"\nbind = \"127.0.0.1:0\"\nproxy_protocol = \"required\"\n\
+         allow_anonymous = true\n{keys}\n"
     )
 }
 
@@ -48,15 +53,66 @@ async fn who_stops_half_way_to_connect_is_closed_and_holds_nobody_up() -> Result
     for (address, half) in phases {
         streams.append(&mut crowd(address, CROWD, half).await?);
     }
-    // They come in turns of `handshakes_max`, each of which has its second.
+    // They come in turns of `handshakes_max`, each of which has its second, or less.
     let turns = Duration::from_secs((CROWD * 2 / 60) as u64);
     all_closed(&mut streams, turns + CLOSED_WITHIN).await?;
     scene.serve_on().await?;
     Client::connect(scene.broker.mqtt_addr(), ConnectOptions::v5("newcomer")).await?;
-    // A header that is late is counted with the headers.
-    let timeouts = "flotilla_connects_rejected_total{reason=\"timeout\"}";
-    scene.reaches(timeouts, 4 * CROWD).await?;
+    // Late, or silent while others waited. A header that is late is counted with the headers.
+    scene
+        .reaches("flotilla_connects_rejected_total", 4 * CROWD)
+        .await?;
     scene.ends_well().await
+}
+
+/// Says this on a connection, and nothing more; comes again whenever it is closed.
+async fn hold_a_place(address: SocketAddr, first: &'static [u8]) {
+    loop {
+        if let Ok(mut stream) = TcpStream::connect(address).await {
+            stream.write_all(first).await.ok();
+            all_closed(&mut [stream], Duration::from_secs(600)).await.ok();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Newcomers come one after the other while thousands hold places and renew them. Without them a place is free after a minute.
+async fn newcomers_among(first: &'static [u8], within: Duration) -> Result<()> {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let silent = files.saturating_sub(500).min(3000);
+    let mut scene = Scene::begin("[limits]\nconnect_timeout = \"1m\"\nhandshakes_max = 600\n").await?;
+    let address = scene.broker.mqtt_addr();
+    let mut holding = JoinSet::new();
+    for _ in 0..silent {
+        holding.spawn(hold_a_place(address, first));
+    }
+    scene
+        .reaches("flotilla_connects_rejected_total{reason=\"handshakes\"}", 600)
+        .await?;
+    let mut worst = Duration::ZERO;
+    for number in 0..10 {
+        let began = Instant::now();
+        let coming = Client::connect(address, ConnectOptions::v5(format!("newcomer-{number}")));
+        let late = || format!("newcomer {number} waited for {within:?} among {silent}");
+        let mut client = timeout(within, coming).await.with_context(late)??;
+        worst = worst.max(began.elapsed());
+        client.ping().await?;
+    }
+    println!("among {silent} others a newcomer came in within {worst:?}");
+    scene.serve_on().await?;
+    holding.shutdown().await;
+    scene.ends_well().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_at_once_who_it_is_comes_in_while_thousands_are_silent() -> Result<()> {
+    newcomers_among(b"", served_within()?.max(Duration::from_secs(1))).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_at_once_who_it_is_comes_in_while_thousands_stop_half_way() -> Result<()> {
+    // Those have a second each.
+    newcomers_among(HALF_A_CONNECT, served_within()? + Duration::from_secs(10)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

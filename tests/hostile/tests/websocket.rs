@@ -1,5 +1,7 @@
 //! WebSocket frames that are tiny, endless, or not what they say.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
 use hostile::{CLOSED_WITHIN, Scene, all_closed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,18 +21,20 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 async fn upgraded(scene: &Scene) -> Result<TcpStream> {
-    let mut stream = TcpStream::connect(scene.broker.ws_addr()).await?;
-    stream.write_all(REQUEST).await?;
+    let (stream, head) = asked(scene.broker.ws_addr(), REQUEST).await?;
+    ensure!(head.starts_with("HTTP/1.1 101"), "{head}");
+    Ok(stream)
+}
+
+/// The answer's head, with the connection.
+async fn asked(address: SocketAddr, request: &[u8]) -> Result<(TcpStream, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(request).await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
     }
-    ensure!(
-        head.starts_with(b"HTTP/1.1 101"),
-        "{}",
-        String::from_utf8_lossy(&head)
-    );
-    Ok(stream)
+    Ok((stream, String::from_utf8(head)?))
 }
 
 /// Sends until the broker hangs up, or all of it.
@@ -104,5 +108,40 @@ async fn pings_whose_answers_nobody_reads_are_not_gathered() -> Result<()> {
     }
     scene.serve_on().await?;
     drop(streams);
+    scene.ends_well().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_web_page_of_somebody_else_does_not_get_in() -> Result<()> {
+    let named = "[[listeners]]\nname = \"named\"\nprotocol = \"ws\"\nbind = \"127.0.0.1:0\"\n\
+                 allowed_origins = [\"https://app.example\"]\n";
+    let scene = Scene::begin(named).await?;
+    let (usual, named) = (scene.broker.ws_addr(), scene.broker.address("named"));
+    let status = async |address: SocketAddr, host: &str, origin: &str| {
+        let request = String::from_utf8(REQUEST.to_vec())?
+            .replace("Host: x\r\n", &format!("Host: {host}\r\nOrigin: {origin}\r\n"));
+        let (_, head) = asked(address, request.as_bytes()).await?;
+        anyhow::Ok(head.split(' ').nth(1).unwrap_or_default().to_owned())
+    };
+    let cases = [
+        (usual, "127.0.0.1:8083", "https://evil.example", "403"),
+        // A name of theirs that was made to mean this machine.
+        (usual, "evil.example:8083", "http://evil.example:8083", "403"),
+        (usual, "127.0.0.1:8083", "null", "403"),
+        (usual, "127.0.0.1:8083", "https://app.example", "403"),
+        (named, "127.0.0.1:8083", "https://app.example", "101"),
+        (named, "127.0.0.1:8083", "https://evil.example", "403"),
+        // The dashboard's page.
+        (usual, "127.0.0.1:8083", "http://127.0.0.1:9100", "101"),
+    ];
+    for (address, host, origin, expected) in cases {
+        let told = status(address, host, origin).await?;
+        ensure!(told == expected, "{origin} at {host}: {told}");
+    }
+    scene
+        .reaches("flotilla_connects_rejected_total{reason=\"websocket\"}", 5)
+        .await?;
+    let refusals = tokio::task::block_in_place(|| scene.broker.admin_get("/api/v1/refusals"))?;
+    ensure!(refusals.contains("allowed_origins"), "{refusals}");
     scene.ends_well().await
 }

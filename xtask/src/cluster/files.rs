@@ -55,17 +55,20 @@ pub(super) fn node_config(node: usize, nodes: usize) -> String {
 name = \"{name}\"
 data_dir = \"data/{name}\"
 
-# `optional`: HAProxy says who the client is, and clients may also come without HAProxy.
+# `optional`: HAProxy says who the client is, and clients may also come without HAProxy. Whoever reaches HAProxy may come, and
+# needs no name.
 [[listeners]]
 name = \"mqtt\"
 bind = \"127.0.0.1:{mqtt}\"
 proxy_protocol = \"optional\"
+allow_anonymous = true
 
 [[listeners]]
 name = \"ws\"
 protocol = \"ws\"
 bind = \"127.0.0.1:{ws}\"
 proxy_protocol = \"optional\"
+allow_anonymous = true
 
 [admin]
 bind = \"127.0.0.1:{admin}\"

@@ -34,8 +34,12 @@ section! {
         client_crl: Option<PathBuf> = None;
         /// Path of the WebSocket, for `ws` and `wss`.
         path: String = String::from("/mqtt");
-        /// Whether clients may come without saying who they are. Who does say it is judged all the same. Default: on loopback
-        /// addresses and with `insecure`, as long as `[auth]` knows no users.
+        /// Origins of web pages that may connect, for `ws` and `wss`, as `https://app.example`; `*` is any. Pages of the host that the
+        /// browser connects to may always connect, whatever their port; others get 403. Where clients may be anonymous on a loopback
+        /// address, that host has to be `localhost` or a loopback address. Clients that are no browsers do not say an origin.
+        allowed_origins: Vec<String> = Vec::new();
+        /// Whether clients may come without saying who they are. Who does say it is judged all the same. Default: with `insecure`, and
+        /// on loopback addresses without `proxy_protocol`, as long as `[auth]` knows no users.
         allow_anonymous: Option<bool> = None;
         /// Permits plain text beyond loopback, and anonymous clients there as long as `[auth]` knows no users. Logged at each
         /// start.
@@ -79,17 +83,22 @@ impl Listener {
 
     /// Whether a client without credentials is let in.
     pub fn permits_anonymous(&self, auth: &Auth) -> bool {
-        let by_default = !auth.knows_users() && (self.insecure || self.bind.ip().is_loopback());
+        let by_default = !auth.knows_users() && (self.insecure || self.is_for_this_machine());
         self.allow_anonymous.unwrap_or(by_default)
+    }
+
+    /// Whether clients are on this machine: a proxy brings them from anywhere.
+    fn is_for_this_machine(&self) -> bool {
+        self.bind.ip().is_loopback() && self.proxy_protocol == ProxyProtocol::Off
     }
 
     /// What about this listener deserves a warning at each start.
     pub fn risks(&self, auth: &Auth) -> Vec<&'static str> {
         let mut risks = Vec::new();
-        if self.bind.ip().is_loopback() {
+        if self.is_for_this_machine() {
             return risks;
         }
-        if !self.protocol.is_encrypted() {
+        if !self.protocol.is_encrypted() && !self.bind.ip().is_loopback() {
             risks.push("messages and passwords travel as plain text");
         }
         if self.permits_anonymous(auth) && !self.demands_certificates() {
@@ -113,6 +122,18 @@ impl Listener {
                 self.path
             );
             problems.push(Problem::new(format!("{path}.path"), message));
+        }
+        for (index, origin) in self.allowed_origins.iter().enumerate() {
+            if !is_origin(origin) {
+                let message = format!(
+                    "`{origin}` is not an origin: it has a scheme and a host, and no path, as `https://app.example`, or is `*`"
+                );
+                problems.push(Problem::new(format!("{path}.allowed_origins[{index}]"), message));
+            }
+        }
+        if !self.protocol.is_websocket() && !self.allowed_origins.is_empty() {
+            let message = format!("has no meaning for `{}`: use \"ws\" or \"wss\"", self.protocol);
+            problems.push(Problem::new(format!("{path}.allowed_origins"), message));
         }
     }
 
@@ -153,12 +174,12 @@ impl Listener {
         }
     }
 
-    /// Beyond loopback, plain text and anonymous clients have to be asked for.
+    /// Beyond loopback, plain text and anonymous clients have to be asked for; where a proxy brings clients from there, anonymous ones.
     fn check_safety(&self, path: &str, auth: &Auth, problems: &mut Vec<Problem>) {
-        if self.bind.ip().is_loopback() || self.insecure {
+        if self.is_for_this_machine() || self.insecure {
             return;
         }
-        if !self.protocol.is_encrypted() {
+        if !self.protocol.is_encrypted() && !self.bind.ip().is_loopback() {
             let message = format!(
                 "plain text on {} can be read by others on the network: use \"tls\" or \"wss\", bind to 127.0.0.1, \
                  or add `insecure = true` to this listener (flag --insecure)",
@@ -166,7 +187,18 @@ impl Listener {
             );
             problems.push(Problem::new(format!("{path}.bind"), message));
         }
-        if !self.demands_certificates() && !auth.knows_users() && self.allow_anonymous != Some(true) {
+        if self.demands_certificates() || auth.knows_users() || self.allow_anonymous == Some(true) {
+            return;
+        }
+        if self.proxy_protocol != ProxyProtocol::Off {
+            // A proxy may tell of certificates: nobody else comes in then.
+            if self.allow_anonymous.is_none() {
+                let message = "a proxy brings clients from anywhere, and nothing tells who they are: add `password_file = \"users\"` to \
+                               [auth] (made by `flotilla passwd`), `allow_anonymous = true` to this listener to let everyone in, or \
+                               `allow_anonymous = false` to let in whose certificates the proxy tells of";
+                problems.push(Problem::new(format!("{path}.allow_anonymous"), message));
+            }
+        } else {
             let message = format!(
                 "nothing tells who connects to {}: add `password_file = \"users\"` to [auth] (made by `flotilla passwd`), \
                  `client_ca = \"clients.pem\"` to this listener to ask for certificates, or `allow_anonymous = true` to let \
@@ -176,6 +208,13 @@ impl Listener {
             problems.push(Problem::new(format!("{path}.allow_anonymous"), message));
         }
     }
+}
+
+/// As a browser says it. `null` is what pages without one say.
+fn is_origin(text: &str) -> bool {
+    let host = text.split_once("://").map(|(_, host)| host);
+    matches!(text, "*" | "null")
+        || host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', ' ', '*']))
 }
 
 /// Gives a name to each listener that has none.
@@ -260,6 +299,56 @@ mod tests {
             listener.risks(&Auth::default()),
             ["clients are let in without saying who they are"]
         );
+    }
+
+    #[test]
+    fn anonymous_clients_of_a_proxy_have_to_be_asked_for_on_loopback_too() {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        for proxy_protocol in [ProxyProtocol::Optional, ProxyProtocol::Required] {
+            let mut listener = Listener {
+                proxy_protocol,
+                ..Listener::new(Protocol::Tcp, loopback)
+            };
+            let mut problems = Vec::new();
+            check_all(std::slice::from_ref(&listener), &Auth::default(), &mut problems);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(problems[0].message.contains("`allow_anonymous = true`"));
+            assert!(!listener.permits_anonymous(&Auth::default()));
+
+            listener.allow_anonymous = Some(true);
+            assert_eq!(problem_paths(&[listener.clone()]), [""; 0]);
+            assert_eq!(
+                listener.risks(&Auth::default()),
+                ["clients are let in without saying who they are"]
+            );
+            // Whoever shows the proxy a certificate, and nobody else.
+            listener.allow_anonymous = Some(false);
+            assert_eq!(problem_paths(&[listener.clone()]), [""; 0]);
+            assert!(!listener.permits_anonymous(&Auth::default()));
+        }
+    }
+
+    #[test]
+    fn origins_are_those_of_web_pages_and_for_websockets_alone() {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let with = |protocol, origins: &[&str]| {
+            problem_paths(&[Listener {
+                allowed_origins: origins.iter().map(|origin| (*origin).to_owned()).collect(),
+                ..Listener::new(protocol, loopback)
+            }])
+        };
+        let good = ["https://app.example", "http://[::1]:3000", "null", "*"];
+        assert_eq!(with(Protocol::Ws, &good), [""; 0]);
+        for bad in [
+            "app.example",
+            "https://app.example/",
+            "https://*.example",
+            "https://",
+            "",
+        ] {
+            assert_eq!(with(Protocol::Ws, &[bad]), ["listeners[0].allowed_origins[0]"]);
+        }
+        assert_eq!(with(Protocol::Tcp, &["*"]), ["listeners[0].allowed_origins"]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use tracing::{debug, info};
 use crate::auth::{Admission, Login, Secret, Step};
 use crate::author;
 use crate::config::Protocol;
+use crate::handshakes;
 use crate::mailbox::{LiveMessage, Mailbox};
 use crate::message::{qos_of, to_owned};
 use crate::pass::{Denied, Pass};
@@ -342,19 +343,26 @@ impl<'a, S: Stream> Arrival<'a, S> {
         }))
     }
 
-    /// One of the places of its address, its user's and its tenant's, where they are limited. A client that comes for its own
-    /// connection's place has it.
+    /// One of the node's places, and of its address's, its user's and its tenant's, where they are limited. A client that comes for
+    /// its own connection's place has it.
     fn take_places(
         &self,
         pass: &Pass,
         client: &str,
     ) -> Result<SmallVec<[Place; 2]>, (Rejected, ProtocolError)> {
         let limits = &self.live.limits;
-        let address = PlaceOf::Address(self.origin.peer.ip().to_canonical());
+        let address = PlaceOf::address(self.origin.peer.ip());
         let tenant = pass.tenant.as_ref();
         let name = tenant.map(|tenant| Arc::from(tenant.name()));
         let user = pass.user().map(|user| PlaceOf::User(name.clone(), user.into()));
         let wanted = [
+            // Whoever is judged meanwhile has been counted by nobody.
+            (
+                Some(PlaceOf::Node),
+                limits.connections_max,
+                Rejected::Connections,
+                "connections_max is reached",
+            ),
             (
                 Some(address),
                 limits.connections_per_address_max,
@@ -736,6 +744,12 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
             buffer.reserve(512);
             match stream.read_buf(&mut buffer).await {
+                Err(error) if handshakes::gave_way(&error) => {
+                    return Err(Refusal::Silent(
+                        Rejected::Handshakes,
+                        "silent while others waited",
+                    ));
+                }
                 Ok(0) | Err(_) => return Err(Refusal::Silent(Rejected::Closed, "closed before CONNECT")),
                 Ok(read) => {
                     self.read.bytes += read as u64;

@@ -170,8 +170,10 @@ Durations are numbers with `ms`, `s`, `m`, `h`, `d` or `w`: `\"30s\"`, `\"1h30m\
 `GiB`, `KB`, `MB` or `GB`: `\"64KiB\"`.
 
 A listener beyond loopback has to be safe or to be told that it need not be: plain text asks for `insecure = true`,
-clients that nobody knows ask for `allow_anonymous = true` or `insecure = true`. Either is logged at each start. The same
-holds between nodes: beyond loopback they need certificates in `[cluster.tls]` or `insecure = true` in `[cluster]`.
+clients that nobody knows ask for `allow_anonymous = true` or `insecure = true`. Either is logged at each start. Behind a proxy
+(`proxy_protocol`) clients that nobody knows ask for it on loopback, too. The same holds between nodes: beyond loopback they need
+certificates in `[cluster.tls]` or `insecure = true` in `[cluster]`. The admin listener speaks HTTP alone: bound beyond loopback, it
+says at each start what can be read by others.
 ";
 
 /// `docs/configuration.md`.

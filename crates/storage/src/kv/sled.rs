@@ -41,6 +41,7 @@ impl SledKv {
     /// Opens or creates the store in a directory of its own. One that lost a part of what was checkpointed is
     /// refused.
     pub fn open(path: &Path, cache_bytes: u64) -> Result<Self, StorageError> {
+        files::create_directory(path)?;
         let damaged = |detail: String| StorageError::DataDamaged {
             what: "the state store",
             path: path.to_path_buf(),

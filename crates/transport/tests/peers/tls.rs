@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use cluster_proto::SnapshotHeader;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
+use tokio::time::Instant;
 use transport::{Channel, Net, PeerError, Peers, Received, TcpNet, TlsFiles};
 
 use crate::fake::{AMPLE, Fake, Running, answer, peers, question};
@@ -116,6 +118,33 @@ async fn new_certificates_are_for_new_connections_and_bad_ones_change_nothing() 
     assert_eq!(ask(&known(three.net(), &server), 5).await, Ok(answer(5)));
 }
 
+#[tokio::test]
+async fn a_certificate_that_has_ended_opens_no_connection_more_though_it_opened_one_before() {
+    let authority = Authority::new();
+    let (one, two) = (authority.node("localhost"), authority.node("localhost"));
+    #[allow(clippy::disallowed_methods, reason = "certificates end by the wall clock")]
+    let now = SystemTime::now();
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let ends = Duration::from_secs(3);
+    let has_ended = Instant::now() + ends + Duration::from_secs(1);
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = date_time_ymd(1970, 1, 1) + now + ends;
+    authority.write_as(params, one.folder.path());
+    let fake = Fake::new(2);
+    let server = Running::start(&two.net(), "127.0.0.1:0", &fake, &Received::new()).await;
+    // What this one has kept of the first connection would be good for resuming its session.
+    let net: Arc<dyn Net> = Arc::new(one.net());
+    let asked = async |number| {
+        let peers = peers(Arc::clone(&net));
+        peers.set_address(2, &server.address.replace("127.0.0.1", "localhost"));
+        ask(&peers, number).await
+    };
+    assert_eq!(asked(1).await, Ok(answer(1)));
+    tokio::time::sleep_until(has_ended).await;
+    let refused = asked(2).await;
+    assert!(matches!(refused, Err(PeerError::Unreachable(_))), "{refused:?}");
+}
+
 async fn ask(peers: &Peers, number: u64) -> Result<cluster_proto::call_response::Body, PeerError> {
     peers.call(2, Channel::Data, question(number), AMPLE).await
 }
@@ -168,8 +197,11 @@ impl Authority {
     }
 
     fn write(&self, host: &str, folder: &Path) {
+        self.write_as(CertificateParams::new([host.to_owned()]).unwrap(), folder);
+    }
+
+    fn write_as(&self, params: CertificateParams, folder: &Path) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([host.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         std::fs::write(folder.join("ca.pem"), self.certificate.pem()).unwrap();
         std::fs::write(folder.join("node.pem"), certificate.pem()).unwrap();

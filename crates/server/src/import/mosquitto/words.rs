@@ -92,7 +92,7 @@ pub(super) fn fate(key: &str) -> Fate {
         "accept_protocol_versions" => Fate::Other("MQTT 3.1, 3.1.1 and 5.0 are always spoken"),
         "http_dir" => Fate::Other("files are not served: use a web server"),
         "websockets_headers_size" => Fate::Other("leave it out: there is a limit that suits browsers"),
-        "websockets_origin" => Fate::Other("is not there: a proxy in front can look at the origin"),
+        "websockets_origin" => Fate::Other("add `allowed_origins` to the listener: a list of them"),
         "allow_zero_length_clientid" => Fate::Other("clients without a client id are always given one"),
         "auto_id_prefix" => Fate::Other("assigned client ids begin with `flotilla-`"),
         "plugin" | "auth_plugin" | "global_plugin" => Fate::Other(
