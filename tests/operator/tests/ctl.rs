@@ -1,5 +1,7 @@
 //! `flotilla ctl`, `health` and `completions`, as scripts use them.
 
+use std::os::unix::fs::PermissionsExt;
+
 use harness::{Broker, BrokerOptions, Client, ConnectOptions, Message};
 use operator::{Node, printed};
 use serde_json::Value;
@@ -114,6 +116,8 @@ fn a_backup_comes_back_as_it_was() {
         "writing retained messages: 2\n2 retained messages written\n"
     );
     assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 2);
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "payloads are nobody else's");
     for topic in ["site/a", "site/b"] {
         table(&broker, &["retained", "delete", topic]);
     }

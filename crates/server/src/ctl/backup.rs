@@ -1,7 +1,8 @@
 //! Retained messages as lines of JSON: written down, and set again.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -27,17 +28,24 @@ const KEYS: [&str; 6] = [
     "expires_in_s",
 ];
 
+/// Where a backup is written: a file that is new is its owner's alone, since payloads are in it.
+pub(super) fn backup_out(file: Option<&Path>) -> anyhow::Result<Box<dyn Write>> {
+    let Some(path) = file else {
+        return Ok(Box::new(io::stdout()));
+    };
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let opened = options.open(path);
+    Ok(Box::new(opened.with_context(|| path.display().to_string())?))
+}
+
 pub(super) fn write(
     ctl: &Ctl<'_>,
     filter: &str,
     file: Option<&Path>,
     mut progress: Progress,
 ) -> anyhow::Result<ExitCode> {
-    let mut out: Box<dyn Write> = match file {
-        Some(path) => Box::new(File::create(path).with_context(|| path.display().to_string())?),
-        None => Box::new(io::stdout()),
-    };
-    let mut lines = BufWriter::new(&mut out);
+    let mut lines = BufWriter::new(backup_out(file)?);
     let (mut count, mut after) = (0, String::new());
     loop {
         let query = format!(

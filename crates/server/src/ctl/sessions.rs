@@ -1,8 +1,7 @@
 //! Sessions as lines of JSON: written down part by part, and brought back at a bounded rate. The first line says what it is, the last
 //! one that it is whole.
 
-use std::fs::File;
-use std::io::{self, BufRead as _, BufWriter, Write};
+use std::io::{BufRead as _, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use anyhow::{Context, ensure};
 use cluster::{Clock, SystemClock};
 use serde_json::{Value, json};
 
-use super::backup::input;
+use super::backup::{backup_out, input};
 use super::http::escaped;
 use super::progress::Progress;
 use super::publish::send;
@@ -49,11 +48,7 @@ impl Count {
 }
 
 pub(super) fn write(ctl: &Ctl<'_>, file: Option<&Path>, mut progress: Progress) -> anyhow::Result<ExitCode> {
-    let mut out: Box<dyn Write> = match file {
-        Some(path) => Box::new(File::create(path).with_context(|| path.display().to_string())?),
-        None => Box::new(io::stdout()),
-    };
-    let mut lines = BufWriter::new(&mut out);
+    let mut lines = BufWriter::new(backup_out(file)?);
     let status = ctl.get("/api/v1/cluster")?;
     let taken_ms = SystemClock::new().now_ms();
     // No two of one moment are alike.
