@@ -62,6 +62,8 @@ const ACKNOWLEDGE_AFTER_MS: u64 = 200;
 const ACKNOWLEDGE_COUNT: u64 = 1000;
 /// Timers cannot be set for ever ahead: one that fires early is set anew.
 const LONGEST_SLEEP_MS: u64 = 24 * 3600 * 1000;
+/// A connection that is busy for this long lets others have its thread, and goes on behind them.
+const TURNS_MAX: Duration = Duration::from_millis(1);
 /// The last packets of a connection have this long to leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -313,6 +315,7 @@ impl<S: Stream> Connection<S> {
         if self.pass.is_over(now) {
             return Poll::Ready(End::Expired);
         }
+        let began = Instant::now();
         loop {
             let mut progress = match self.poll_operation(cx, now) {
                 Ok(any) => any,
@@ -347,10 +350,14 @@ impl<S: Stream> Connection<S> {
                 Ok(any) => progress |= any,
                 Err(end) => return Poll::Ready(end),
             }
-            if progress {
-                continue;
+            if !progress {
+                return self.poll_timer(cx, now);
             }
-            return self.poll_timer(cx, now);
+            // One read may be a thousand messages for a thousand receivers, and there may always be another one.
+            if began.elapsed() > TURNS_MAX {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
     }
 
