@@ -54,6 +54,8 @@ use traced::Traced;
 
 /// Bytes waiting for the socket beyond which nothing more is encoded for it, and nothing is read.
 const OUT_MAX: usize = 256 * 1024;
+/// The same while memory is short, for messages.
+const OUT_SHORT_MAX: usize = 16 * 1024;
 /// Unacknowledged messages of a client that has no Receive Maximum (before MQTT 5.0): then its socket is left alone.
 const UNACKNOWLEDGED_MAX: usize = 4096;
 /// How long finished deliveries may wait before they are replicated.
@@ -177,7 +179,7 @@ struct Connection<S> {
     /// As of the last look at who traces.
     traces_version: u32,
     traced: Option<Box<Traced>>,
-    /// What its session has waiting in memory.
+    /// What its session and its socket have waiting in memory.
     queued: HeldMemory,
 }
 
@@ -389,7 +391,8 @@ impl<S: Stream> Connection<S> {
     }
 
     fn poll_mailbox(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, End> {
-        if self.out.len() >= OUT_MAX {
+        let out_max = self.out_max();
+        if self.out.len() >= out_max {
             let flags = self.attachment.mailbox.peek(cx.waker());
             if let Some(close) = flags.close {
                 return Err(End::Closed(close));
@@ -404,7 +407,7 @@ impl<S: Stream> Connection<S> {
         let any = !events.is_empty();
         let mut failed = false;
         let mut waiting = events.drain(..);
-        while self.out.len() < OUT_MAX
+        while self.out.len() < out_max
             && let Some(event) = waiting.next()
         {
             failed |= self.event(event, now).is_err();
@@ -426,6 +429,14 @@ impl<S: Stream> Connection<S> {
         }
         self.pull |= flags.queue_grew;
         Ok(any)
+    }
+
+    /// Bytes that may wait for the socket before messages wait elsewhere.
+    fn out_max(&self) -> usize {
+        match self.shared.memory.is_short() {
+            true => OUT_SHORT_MAX,
+            false => OUT_MAX,
+        }
     }
 
     fn event(&mut self, event: Event, now: u64) -> Result<(), ()> {
@@ -682,7 +693,7 @@ impl<S: Stream> Connection<S> {
     fn count(&mut self) {
         let tally = std::mem::take(&mut self.tally);
         self.count_sent();
-        self.queued.set(self.session.queued().1);
+        self.queued.set(self.session.queued().1 + self.out.len());
         let (metrics, totals) = (&self.shared.metrics, &self.shared.sys.totals);
         // A large packet comes with many reads; only the last of them completes it.
         if !tally.packets.is_empty() || tally.bytes_received > 0 {
