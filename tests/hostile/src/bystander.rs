@@ -56,7 +56,11 @@ impl Drop for Bystander {
     }
 }
 
-fn served_within() -> Result<Duration> {
+/// So long who has done nothing wrong waits at the most.
+///
+/// # Errors
+/// The environment says something that is no number.
+pub fn served_within() -> Result<Duration> {
     match std::env::var(SERVED_WITHIN_MS) {
         Ok(given) => Ok(Duration::from_millis(given.parse().context(SERVED_WITHIN_MS)?)),
         Err(_) => Ok(SERVED_WITHIN),
