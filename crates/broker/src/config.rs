@@ -194,7 +194,7 @@ section! {
         bytes_max: ByteSize = ByteSize::from_mib(64), ByteSize::from_kib(1) => ByteSize::from_gib(1024);
         /// Memory for waiting messages of all sessions of this node. Of sessions that are kept, what exceeds it stays on disk
         /// only. Sessions that end with their connection take three quarters of it at the most: what exceeds that is dropped
-        /// and counted.
+        /// and counted. Both take less while memory is short: see `[overload]`.
         node_bytes_max: ByteSize = ByteSize::from_mib(256), ByteSize::from_mib(1) => ByteSize::from_gib(1024);
         /// What gives way when a session's queue is full: the oldest waiting message or the new one. Both are counted.
         /// Who publishes a message that no queue has room for is told 0x97 (quota exceeded), in MQTT 5.0.

@@ -157,6 +157,8 @@ struct Inner {
     live_bytes: usize,
     /// What a slow receiver has waiting here.
     held: HeldMemory,
+    /// The receiver cannot take what there is: its socket has no room.
+    is_stuck: bool,
     flags: Flags,
     /// Where the connection comes from that has the client id now, as far as that is known.
     taken_by: Option<Box<SocketAddr>>,
@@ -171,7 +173,21 @@ impl Inner {
         if self.live_bytes > 0 && self.live_bytes + bytes > bound {
             return false;
         }
-        self.live_bytes <= PROMPT_BYTES || self.held.try_add(bytes)
+        match (self.is_stuck, self.live_bytes > PROMPT_BYTES) {
+            (true, _) => self.held.try_add(bytes),
+            (false, true) => self.held.try_add_for_a_moment(bytes),
+            (false, false) => true,
+        }
+    }
+
+    fn is_slow(&self) -> bool {
+        self.is_stuck || self.live_bytes > PROMPT_BYTES
+    }
+
+    /// Until it takes something the receiver is a slow one, and all that it has waiting is counted.
+    fn note_stuck(&mut self) {
+        self.is_stuck = true;
+        self.held.set(self.live_bytes);
     }
 }
 
@@ -206,6 +222,7 @@ impl Mailbox {
                 events: Vec::new(),
                 live_bytes: 0,
                 held: HeldMemory::new(memory),
+                is_stuck: false,
                 flags: Flags::default(),
                 taken_by: None,
                 waker: None,
@@ -225,7 +242,7 @@ impl Mailbox {
         if !inner.has_room(batch.bytes, bound) {
             return false;
         }
-        let slow = inner.live_bytes > PROMPT_BYTES;
+        let slow = inner.is_slow();
         inner.live_bytes += batch.bytes;
         let batch = if slow {
             Arc::new(batch.compact())
@@ -310,6 +327,7 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         std::mem::swap(&mut inner.events, events);
         inner.live_bytes = 0;
+        inner.is_stuck = false;
         inner.held.set(0);
         let flags = Flags {
             queue_grew: std::mem::take(&mut inner.flags.queue_grew),
@@ -325,6 +343,7 @@ impl Mailbox {
     /// Only the flags, for a connection that cannot take more messages now. That the queue grew stays to be seen by `take`.
     pub(crate) fn peek(&self, waker: &Waker) -> Flags {
         let mut inner = self.inner.lock();
+        inner.note_stuck();
         if !inner.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             inner.waker = Some(waker.clone());
         }
@@ -341,8 +360,7 @@ impl Mailbox {
         inner.events.extend(events);
         inner.live_bytes += inner.events.iter().map(Event::bytes).sum::<usize>();
         inner.events.extend(later);
-        let waiting = inner.live_bytes;
-        inner.held.set(waiting);
+        inner.note_stuck();
     }
 
     /// What was left when the connection ended. Messages of shared subscriptions are not taken from here on.
@@ -394,7 +412,7 @@ mod tests {
         assert_eq!(delivered, 4 + 2, "the second round is counted");
         slow[0].take(&mut Vec::new(), Waker::noop());
         drop(slow);
-        assert!(memory.has_room(300_000));
+        assert!(HeldMemory::new(&memory).try_add(300_000));
     }
 
     #[test]
@@ -408,7 +426,7 @@ mod tests {
         mailbox.take(&mut events, Waker::noop());
         assert!(mailbox.deliver(&batch(QoS::AtLeastOnce, 10), &grant(), &mut wakers));
         mailbox.put_back(events.drain(..));
-        assert!(!memory.has_room(200_000), "it is counted");
+        assert!(!HeldMemory::new(&memory).try_add(200_000), "it is counted");
         assert!(
             !mailbox.deliver(&batch(QoS::AtLeastOnce, 150_000), &grant(), &mut wakers),
             "the mailbox keeps to its own bound, too"
@@ -419,7 +437,26 @@ mod tests {
             other => panic!("{other:?}"),
         });
         assert_eq!(payloads.collect::<Vec<_>>(), [100_000, 99_999, 10]);
-        assert!(memory.has_room(200_000));
+        assert!(HeldMemory::new(&memory).try_add(200_000));
+    }
+
+    #[test]
+    fn what_waits_for_a_socket_without_room_is_counted_from_its_first_byte() {
+        let used = Arc::default();
+        let memory = QueueMemory::new(4_000_000, Arc::clone(&used));
+        let mailbox = Mailbox::new(1, "c".into(), 300_000, 300_000, &memory);
+        let (mut wakers, batch) = (Vec::new(), batch(QoS::AtLeastOnce, 1_000));
+        let mut deliver = || assert!(mailbox.deliver(&batch, &grant(), &mut wakers));
+        deliver();
+        assert_eq!(memory.used(), 0, "it is gone in a moment");
+        mailbox.peek(Waker::noop());
+        let counted = memory.used();
+        assert!(counted > 1_000);
+        deliver();
+        assert_eq!(memory.used(), 2 * counted);
+        mailbox.take(&mut Vec::new(), Waker::noop());
+        deliver();
+        assert_eq!(memory.used(), 0);
     }
 
     #[test]

@@ -20,9 +20,15 @@ pub(crate) use memory::resident_bytes;
 /// Between two looks at the memory.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Where the levels begin, in percent of the budget.
-const BEGINS: [u64; 3] = [80, 90, 100];
+const BEGINS: [u64; 3] = [80, 90, 95];
 /// A level ends so many points below where it began.
 const HYSTERESIS: u64 = 5;
+/// Messages that wait in memory alone take no more beyond this part of the budget, in percent: the rest is for what is under way.
+const WAITING_MAX: u64 = 90;
+/// Those for whom much waits, and what is on disk, too, take no more beyond this part, which is below where the last level ends.
+const HEAVY_MAX: u64 = 70;
+/// What is on disk, too, may always take so much.
+const CACHED_MIN: u64 = 5;
 /// Of what the control group or the machine allows, in tenths, when the configuration says nothing.
 const DEFAULT_TENTHS: u64 = 9;
 
@@ -129,12 +135,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             memory_max = wanted;
             budget = self::budget(&shared, memory_max);
         }
-        let held = held_bytes(&shared);
+        let (cached, held) = held_bytes(&shared);
         let before = shared.overload.level();
         let Some(resident) = resident_bytes() else {
             continue;
         };
         let in_use = usage.in_use(resident, held);
+        keep_room(&shared, in_use, budget, cached);
         let level = before.next(in_use, budget);
         if level == before {
             continue;
@@ -162,13 +169,25 @@ fn budget(shared: &Shared, memory_max: ByteSize) -> u64 {
     budget.unwrap_or(u64::MAX)
 }
 
-/// What waiting and retained messages take; and looks at what is retained, and at sessions, anew.
-fn held_bytes(shared: &Shared) -> u64 {
+/// Until the next look, what waits may take a part of the room that is left: not all that a message takes is counted. What is on
+/// disk, too, makes room.
+fn keep_room(shared: &Shared, in_use: u64, budget: u64, cached: u64) {
+    let part = |percent: u64| budget / 100 * percent;
+    let [waiting, heavy] = [WAITING_MAX, HEAVY_MAX].map(|percent| part(percent).saturating_sub(in_use) / 4);
+    shared.memory.may_grow_by([waiting, heavy]);
+    let excess = in_use.saturating_sub(part(HEAVY_MAX));
+    let cached_max = cached.saturating_add(heavy).saturating_sub(excess);
+    shared.cluster.keep_cached_to(cached_max.max(part(CACHED_MIN)));
+}
+
+/// What takes memory though it is on disk, too, and that with all that waits in memory alone or is retained; and looks at what is
+/// retained, and at sessions, anew.
+fn held_bytes(shared: &Shared) -> (u64, u64) {
     let totals = shared.cluster.totals_held();
     shared.retained_room.look(&shared.cluster, &totals);
     shared.session_room.look(&shared.cluster, &totals);
-    let queued = totals.queued_bytes.min(shared.config.queues.node_bytes_max.get());
-    shared.memory.used() + queued + totals.retained_bytes
+    let cached = shared.cluster.cached_bytes();
+    (cached, shared.memory.used() + cached + totals.retained_bytes)
 }
 
 #[cfg(test)]
@@ -177,6 +196,7 @@ mod tests {
 
     use super::*;
     use crate::incoming::receive;
+    use crate::queue_memory::HeldMemory;
     use crate::testing::{grant, message, node, received, subscribe};
 
     /// The levels that follow from these percents of a budget, one after the other.
@@ -192,7 +212,7 @@ mod tests {
     #[test]
     fn levels_begin_at_their_part_of_the_budget_and_rise_at_once() {
         assert_eq!(
-            levels(&[0, 79, 80, 89, 90, 99, 100, 250]),
+            levels(&[0, 79, 80, 89, 90, 94, 95, 250]),
             [0, 0, 1, 1, 2, 2, 3, 3]
         );
         assert_eq!(levels(&[10, 120]), [0, 3]);
@@ -201,8 +221,8 @@ mod tests {
     #[test]
     fn a_level_lasts_until_memory_is_well_below_where_it_began() {
         assert_eq!(
-            levels(&[100, 96, 95, 94, 91, 85, 84, 80, 75, 74]),
-            [3, 3, 3, 2, 2, 2, 1, 1, 1, 0]
+            levels(&[100, 95, 90, 89, 85, 84, 80, 75, 74]),
+            [3, 3, 3, 2, 2, 1, 1, 1, 0]
         );
         assert_eq!(levels(&[100, 50]), [3, 0]);
     }
@@ -212,6 +232,31 @@ mod tests {
         assert_eq!(Level::Normal.next(u64::MAX, u64::MAX), Level::Shed);
         assert_eq!(Level::Normal.next(1, u64::MAX), Level::Normal);
         assert_eq!(Level::Normal.next(1, 0), Level::Shed);
+    }
+
+    #[tokio::test]
+    async fn what_waits_takes_a_part_of_what_is_left_and_who_has_much_of_it_stops_first() {
+        let (_files, shared) = node().await;
+        let mut heavy = HeldMemory::new(&shared.memory);
+        assert!(heavy.try_add(64_000_000), "nobody has looked yet");
+        let may_add = |in_use: u64, bytes: usize| {
+            keep_room(&shared, in_use * 1_000_000, 1_000_000_000, 0);
+            let mut light = HeldMemory::new(&shared.memory);
+            light.try_add(bytes)
+        };
+        assert!(
+            may_add(650, 12_500_000) && !may_add(650, 12_500_001),
+            "a quarter of 50 MB"
+        );
+        assert!(heavy.try_add(12_500_000) && !heavy.try_add(1));
+        assert!(
+            may_add(750, 1_000_000),
+            "up to a MiB of its own, a quarter of 150 MB"
+        );
+        assert!(!heavy.try_add(1));
+        assert!(may_add(899, 250_000) && !may_add(899, 250_001));
+        assert!(may_add(1_200, 64_000), "a little for each");
+        assert!(shared.memory.is_short());
     }
 
     #[tokio::test]

@@ -20,6 +20,8 @@ pub(crate) struct Bodies {
     bytes_max: u64,
     /// Bytes of the budget that are used for something else.
     elsewhere: Arc<AtomicU64>,
+    /// What there is memory for just now.
+    bytes_now_max: AtomicU64,
     kept: Mutex<Kept>,
 }
 
@@ -40,8 +42,20 @@ impl Bodies {
         Self {
             bytes_max,
             elsewhere,
+            bytes_now_max: AtomicU64::new(u64::MAX),
             kept: Mutex::new(kept),
         }
+    }
+
+    /// What they take, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.kept.lock().bytes
+    }
+
+    /// From here on they take so much at the most, whatever the budget is; the oldest ones beyond it go at once.
+    pub(crate) fn keep_to(&self, bytes: u64) {
+        self.bytes_now_max.store(bytes, Ordering::Relaxed);
+        self.evict(&mut self.kept.lock());
     }
 
     /// Adds the bodies of one entry, then evicts the oldest ones above the budget.
@@ -59,10 +73,15 @@ impl Bodies {
                 kept.order.push_back((shard, id));
             }
         }
+        self.evict(&mut kept);
+    }
+
+    fn evict(&self, kept: &mut Kept) {
         let left = self
             .bytes_max
             .saturating_sub(self.elsewhere.load(Ordering::Relaxed));
         let bytes_max = left.max(self.bytes_max / 4);
+        let bytes_max = bytes_max.min(self.bytes_now_max.load(Ordering::Relaxed));
         while kept.bytes > bytes_max
             && let Some(oldest) = kept.order.pop_front()
         {
@@ -169,6 +188,22 @@ mod tests {
         elsewhere.store(9 * 1200, Ordering::Relaxed);
         bodies.insert(0, [(id(11), body(1000))]);
         assert_eq!(present(&bodies, 0..12), [11], "a quarter is left in any case");
+    }
+
+    #[test]
+    fn bodies_give_way_at_once_when_they_are_to_take_less() {
+        let bodies = Bodies::new(40 * 1200, Arc::default());
+        for index in 0..10 {
+            bodies.insert(0, [(id(index), body(1000))]);
+        }
+        assert_eq!(bodies.bytes(), 10 * 1200);
+        bodies.keep_to(3 * 1200);
+        assert_eq!(present(&bodies, 0..10), [7, 8, 9]);
+        bodies.insert(0, [(id(10), body(1000))]);
+        assert_eq!(present(&bodies, 0..11), [8, 9, 10]);
+        bodies.keep_to(u64::MAX);
+        bodies.insert(0, [(id(11), body(1000))]);
+        assert_eq!(present(&bodies, 0..12), [8, 9, 10, 11]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod announcer;
 mod backup;
 mod barrier;
 mod bodies;
+mod cache;
 mod chance;
 mod clock;
 mod cluster;

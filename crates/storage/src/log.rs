@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -39,6 +40,9 @@ pub type Flushed = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 type LogEngine = Engine<LogFiles>;
 
+/// What a group may keep in memory however short that is: entries are read to be applied right after they were written.
+const CACHE_BYTES_MIN: usize = 512 << 10;
+
 /// What concerns the whole node is kept under this number.
 const NODE: GroupId = GroupId::MAX;
 
@@ -48,6 +52,8 @@ pub struct RaftLog {
     writer: Arc<Writer>,
     thread: Mutex<Option<JoinHandle<()>>>,
     groups: Mutex<Groups>,
+    /// Bytes of a group's entries in memory, as of now.
+    cache_bytes_max: Arc<AtomicUsize>,
     options: LogOptions,
 }
 
@@ -89,6 +95,7 @@ impl RaftLog {
                 half_removed,
                 removed,
             }),
+            cache_bytes_max: Arc::new(AtomicUsize::new(options.cache_bytes_per_group)),
             options,
         })
     }
@@ -103,7 +110,7 @@ impl RaftLog {
             Some(group) => group.clone(),
             None => {
                 let simulated = self.writer.is_simulated();
-                let open = || Group::open(&self.engine, id, self.options.cache_bytes_per_group, simulated);
+                let open = || Group::open(&self.engine, id, &self.cache_bytes_max, simulated);
                 let group = Arc::new(self.writer.guard(open)?);
                 groups.open.insert(id, group.clone());
                 group
@@ -144,6 +151,22 @@ impl RaftLog {
     /// Ends the log and what depends on it, since something else on this node's disk has failed.
     pub fn fail(&self, reason: &str) {
         self.writer.fail(reason);
+    }
+
+    /// Bytes of entries that are in memory.
+    pub fn cached_bytes(&self) -> usize {
+        let groups = self.groups.lock();
+        groups.open.values().map(|group| group.cached_bytes()).sum()
+    }
+
+    /// From now on entries take so much memory at the most: each group an equal part, which is not less than the options'
+    /// least and not more than their most. Those not yet written come on top.
+    pub fn keep_cached_to(&self, bytes: usize) {
+        let groups = self.groups.lock();
+        let part = bytes / groups.open.len().max(1);
+        let part = part.max(CACHE_BYTES_MIN).min(self.options.cache_bytes_per_group);
+        self.cache_bytes_max.store(part, Ordering::Relaxed);
+        groups.open.values().for_each(|group| group.evict());
     }
 
     fn half_removed(&self) -> Vec<GroupId> {

@@ -130,6 +130,44 @@ fn entries_beyond_the_cache_are_read_from_disk_in_order() {
 }
 
 #[test]
+fn entries_leave_memory_when_they_are_to_take_less_of_it_and_are_read_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = RaftLog::open(dir.path(), LogOptions::default()).unwrap();
+    let group = log.group(1).unwrap();
+    let large = |index| {
+        let mut entry = entries(1, index..=index).remove(0);
+        entry.payload = Some(Payload::Normal(vec![index as u8; 100 << 10].into()));
+        entry
+    };
+    for index in 0..20 {
+        durably(|flushed| group.append(vec![large(index)], flushed));
+    }
+    assert!(log.cached_bytes() > 20 * (100 << 10));
+
+    log.keep_cached_to(1 << 20);
+    assert!(
+        (512 << 10..1 << 20).contains(&log.cached_bytes()),
+        "{}",
+        log.cached_bytes()
+    );
+    log.keep_cached_to(0);
+    assert!(
+        (400 << 10..512 << 10).contains(&log.cached_bytes()),
+        "a little stays"
+    );
+    assert_eq!(
+        group.entries(0..20).unwrap(),
+        (0..20).map(large).collect::<Vec<_>>()
+    );
+
+    log.keep_cached_to(usize::MAX);
+    for index in 20..40 {
+        durably(|flushed| group.append(vec![large(index)], flushed));
+    }
+    assert!(log.cached_bytes() > 20 * (100 << 10));
+}
+
+#[test]
 fn a_truncated_tail_stays_away_after_a_crash_and_is_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let (_log, group) = open_group(dir.path());

@@ -151,12 +151,24 @@ impl Scene {
     /// # Errors
     /// It does not run.
     pub fn resident(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that was resident at any moment since the process began, as the kernel has seen it.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn resident_peak(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &'static str) -> Result<u64> {
         let pid = self.broker.pid().context("the broker runs")?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kilobytes = line
             .and_then(|line| line.split_whitespace().next())
-            .context("VmRSS")?;
+            .context(name)?;
         Ok(kilobytes.parse::<u64>()? * 1024)
     }
 }

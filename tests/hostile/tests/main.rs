@@ -2,6 +2,7 @@
 
 mod admin;
 mod arriving;
+mod load;
 mod overload;
 mod packets;
 mod peers;

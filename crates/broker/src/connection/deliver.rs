@@ -9,7 +9,7 @@ use crate::mailbox::{Batch, Close, Grant, LiveMessage};
 use crate::message::{from_stored, qos_of};
 use crate::pass::Denied;
 
-use super::{Connection, End, OUT_MAX, Stream};
+use super::{Connection, End, Stream};
 
 /// Messages and bytes asked of the replicated queue at once.
 const FETCH_MESSAGES: usize = 256;
@@ -140,13 +140,14 @@ impl<S: Stream> Connection<S> {
 
     /// Sends what waits in memory, as far as the window, the socket and the client's limits allow.
     pub(super) fn send_waiting(&mut self, now: u64) {
-        while self.out.len() < OUT_MAX && self.session.queued().0 > 0 && self.paced_until().is_none() {
+        let out_max = self.out_max();
+        while self.out.len() < out_max && self.session.queued().0 > 0 && self.paced_until().is_none() {
             let Some((outcome, qos, payload, size)) = self.session.send_next(now, &mut self.out) else {
                 break;
             };
             self.note(outcome, qos, payload, size);
         }
-        while self.out.len() < OUT_MAX && self.session.queued().0 == 0 && self.paced_until().is_none() {
+        while self.out.len() < out_max && self.session.queued().0 == 0 && self.paced_until().is_none() {
             let Some(next) = self.retained.front() else {
                 if !self.newer.in_queue {
                     self.newer.clear();
@@ -168,9 +169,10 @@ impl<S: Stream> Connection<S> {
 
     /// Takes from the session's replicated queue what the window has room for.
     pub(super) fn pull(&mut self, now: u64) -> Result<(), End> {
+        let out_max = self.out_max();
         while self.pull
             && self.may_pull
-            && self.out.len() < OUT_MAX
+            && self.out.len() < out_max
             && self.session.room() > 0
             && self.session.reaches(self.fetch_from)
             && self.paced_until().is_none()

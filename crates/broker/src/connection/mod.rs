@@ -55,6 +55,8 @@ use traced::Traced;
 
 /// Bytes waiting for the socket beyond which nothing more is encoded for it, and nothing is read.
 const OUT_MAX: usize = 256 * 1024;
+/// The same while memory is short, for messages.
+const OUT_SHORT_MAX: usize = 16 * 1024;
 /// Unacknowledged messages of a client that has no Receive Maximum (before MQTT 5.0): then its socket is left alone.
 const UNACKNOWLEDGED_MAX: usize = 4096;
 /// How long finished deliveries may wait before they are replicated.
@@ -63,6 +65,8 @@ const ACKNOWLEDGE_AFTER_MS: u64 = 200;
 const ACKNOWLEDGE_COUNT: u64 = 1000;
 /// Timers cannot be set for ever ahead: one that fires early is set anew.
 const LONGEST_SLEEP_MS: u64 = 24 * 3600 * 1000;
+/// A connection that is busy for this long lets others have its thread, and goes on behind them.
+const TURNS_MAX: Duration = Duration::from_millis(1);
 /// The last packets of a connection have this long to leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -176,7 +180,7 @@ struct Connection<S> {
     /// As of the last look at who traces.
     traces_version: u32,
     traced: Option<Box<Traced>>,
-    /// What its session has waiting in memory.
+    /// What its session and its socket have waiting in memory.
     queued: HeldMemory,
 }
 
@@ -319,6 +323,7 @@ impl<S: Stream> Connection<S> {
         if self.pass.is_over(now) {
             return Poll::Ready(End::Expired);
         }
+        let began = Instant::now();
         loop {
             let mut progress = match self.poll_operation(cx, now) {
                 Ok(any) => any,
@@ -353,10 +358,14 @@ impl<S: Stream> Connection<S> {
                 Ok(any) => progress |= any,
                 Err(end) => return Poll::Ready(end),
             }
-            if progress {
-                continue;
+            if !progress {
+                return self.poll_timer(cx, now);
             }
-            return self.poll_timer(cx, now);
+            // One read may be a thousand messages for a thousand receivers, and there may always be another one.
+            if began.elapsed() > TURNS_MAX {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
     }
 
@@ -388,7 +397,8 @@ impl<S: Stream> Connection<S> {
     }
 
     fn poll_mailbox(&mut self, cx: &mut Context<'_>, now: u64) -> Result<bool, End> {
-        if self.out.len() >= OUT_MAX {
+        let out_max = self.out_max();
+        if self.out.len() >= out_max {
             let flags = self.attachment.mailbox.peek(cx.waker());
             if let Some(close) = flags.close {
                 return Err(End::Closed(close));
@@ -403,7 +413,7 @@ impl<S: Stream> Connection<S> {
         let any = !events.is_empty();
         let mut failed = false;
         let mut waiting = events.drain(..);
-        while self.out.len() < OUT_MAX
+        while self.out.len() < out_max
             && let Some(event) = waiting.next()
         {
             failed |= self.event(event, now).is_err();
@@ -425,6 +435,14 @@ impl<S: Stream> Connection<S> {
         }
         self.pull |= flags.queue_grew;
         Ok(any)
+    }
+
+    /// Bytes that may wait for the socket before messages wait elsewhere.
+    fn out_max(&self) -> usize {
+        match self.shared.memory.is_short() {
+            true => OUT_SHORT_MAX,
+            false => OUT_MAX,
+        }
     }
 
     fn event(&mut self, event: Event, now: u64) -> Result<(), ()> {
@@ -684,7 +702,7 @@ impl<S: Stream> Connection<S> {
     fn count(&mut self) {
         let tally = std::mem::take(&mut self.tally);
         self.count_sent();
-        self.queued.set(self.session.queued().1);
+        self.queued.set(self.session.queued().1 + self.out.len());
         let (metrics, totals) = (&self.shared.metrics, &self.shared.sys.totals);
         // A large packet comes with many reads; only the last of them completes it.
         if !tally.packets.is_empty() || tally.bytes_received > 0 {

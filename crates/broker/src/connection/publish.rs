@@ -155,12 +155,22 @@ impl<S: Stream> Connection<S> {
 
     fn route(&mut self, message: LiveMessage, packet_id: Option<PacketId>) {
         let ticket = packet_id.unwrap_or_else(|| PacketId::new(1).expect("one is not zero"));
+        let size = message.publication.size();
         let Routed {
             destinations,
             matched,
         } = self.publisher.publish(&self.shared, message, ticket, None);
         if !matched {
             self.shared.metrics.no_subscribers.increment(1);
+        }
+        if destinations > 0 {
+            let level = self.shared.overload.level();
+            let limited = self
+                .throttle
+                .charge_stored(size * destinations, self.steady, level);
+            limited
+                .into_iter()
+                .for_each(|limited| self.shared.metrics.limited(limited));
         }
         let Some(packet_id) = packet_id else { return };
         match destinations {

@@ -65,14 +65,7 @@ impl Throttle {
         let now_us = now_ms * 1000;
         self.messages.charge(1, now_us);
         self.bytes.charge(bytes as u64, now_us);
-        if level != Level::Normal || self.level != level {
-            self.level = level;
-            self.overload
-                .set(level.bytes_per_second_max(), now_us, OVERLOAD_WAIT_US);
-            self.overload.charge(bytes as u64, now_us);
-            self.overload
-                .set(level.bytes_per_second_max(), now_us, OVERLOAD_WAIT_US);
-        }
+        self.charge_memory(bytes, now_us, level);
         if let Some(tenant) = &self.tenant {
             self.tenant_welcome_ms = tenant.charge(bytes, now_ms);
         }
@@ -84,6 +77,24 @@ impl Throttle {
         ];
         let (welcome_ms, limited) = latest.into_iter().max_by_key(|(welcome_ms, _)| *welcome_ms)?;
         (!waited && welcome_ms > now_ms).then_some(limited)
+    }
+
+    /// The message takes so much more memory: where it is stored until others have it.
+    pub(super) fn charge_stored(&mut self, bytes: usize, now_ms: u64, level: Level) -> Option<Limited> {
+        let waited = self.waits_until(now_ms).is_some();
+        self.charge_memory(bytes, now_ms * 1000, level);
+        (!waited && self.waits_until(now_ms).is_some()).then_some(Limited::Overload)
+    }
+
+    fn charge_memory(&mut self, bytes: usize, now_us: u64, level: Level) {
+        if level == Level::Normal && self.level == level {
+            return;
+        }
+        self.level = level;
+        let rate = level.bytes_per_second_max();
+        self.overload.set(rate, now_us, OVERLOAD_WAIT_US);
+        self.overload.charge(bytes as u64, now_us);
+        self.overload.set(rate, now_us, OVERLOAD_WAIT_US);
     }
 
     /// When the next one is welcome, in milliseconds; `None`: now.
@@ -256,6 +267,27 @@ mod tests {
                 "{rate} of {allowed}"
             );
         }
+    }
+
+    #[test]
+    fn a_message_that_is_stored_counts_for_each_place_that_has_it() {
+        let mut throttle = Throttle::new(0, 0, None);
+        assert_eq!(throttle.charge_stored(1 << 20, 1_000, Level::Normal), None);
+        assert_eq!(throttle.charge(1_000, 1_000, Level::Shed), None);
+        assert_eq!(
+            throttle.charge_stored(11_000, 1_000, Level::Shed),
+            Some(Limited::Overload)
+        );
+        assert_eq!(
+            throttle.charge_stored(11_000, 1_000, Level::Shed),
+            None,
+            "told once"
+        );
+        assert_eq!(
+            throttle.waits_until(1_000),
+            Some(1_251),
+            "23,000 bytes, less what may come at once"
+        );
     }
 
     #[test]

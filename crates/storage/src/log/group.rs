@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use cluster_proto::raft::{Entry, LogId, Vote};
@@ -33,7 +34,8 @@ pub struct GroupLog {
 
 pub(super) struct Group {
     id: GroupId,
-    cache_bytes_max: usize,
+    /// Of each group, as of now.
+    cache_bytes_max: Arc<AtomicUsize>,
     memory: Mutex<Memory>,
 }
 
@@ -225,7 +227,7 @@ impl Group {
     pub(super) fn open(
         engine: &LogEngine,
         id: GroupId,
-        cache_bytes_max: usize,
+        cache_bytes_max: &Arc<AtomicUsize>,
         is_simulated: bool,
     ) -> Result<Self, StorageError> {
         let vote = engine
@@ -252,7 +254,7 @@ impl Group {
         };
         Ok(Self {
             id,
-            cache_bytes_max,
+            cache_bytes_max: Arc::clone(cache_bytes_max),
             memory: Mutex::new(memory),
         })
     }
@@ -275,14 +277,18 @@ impl Group {
         if memory.generation == generation {
             memory.flushed_next = memory.flushed_next.max(index + 1);
         }
-        while memory.cache_bytes > self.cache_bytes_max
-            && memory
-                .cache
-                .front()
-                .is_some_and(|entry| payload::index(entry) < memory.flushed_next)
-        {
-            memory.evict_oldest();
-        }
+        memory.evict_to(self.cache_bytes_max.load(Ordering::Relaxed));
+    }
+
+    /// Bytes of entries in memory.
+    pub(super) fn cached_bytes(&self) -> usize {
+        self.memory.lock().cache_bytes
+    }
+
+    /// The bound on those is another one now.
+    pub(super) fn evict(&self) {
+        let bytes_max = self.cache_bytes_max.load(Ordering::Relaxed);
+        self.memory.lock().evict_to(bytes_max);
     }
 }
 
@@ -293,6 +299,17 @@ impl LogState {
 }
 
 impl Memory {
+    /// What the engine does not have yet stays.
+    fn evict_to(&mut self, bytes_max: usize) {
+        let flushed_next = self.flushed_next;
+        while self.cache_bytes > bytes_max
+            && let Some(oldest) = self.cache.front()
+            && payload::index(oldest) < flushed_next
+        {
+            self.evict_oldest();
+        }
+    }
+
     fn evict_oldest(&mut self) {
         if let Some(entry) = self.cache.pop_front() {
             self.cache_bytes -= entry.encoded_len();
