@@ -150,7 +150,7 @@ async fn a_node_with_less_than_it_needs_serves_nobody_and_says_why() -> Result<(
 
 /// Fills whatever a session may keep, under one client id after the other, until that is not welcome any more.
 async fn hoard(address: SocketAddr, number: usize) -> Result<ReasonCode> {
-    let will = Message::new("hoard/will", &vec![7; 40 * 1024]).qos(1);
+    let will = Message::new("hoard/will", [7; 40 * 1024]).qos(1);
     let options = ConnectOptions::v5(format!("hoard-{number}")).persistent();
     let mut client = Client::open(address).await?;
     client.send_connect(options.delayed_will(will, 86_400)).await?;
@@ -166,7 +166,7 @@ async fn hoard(address: SocketAddr, number: usize) -> Result<ReasonCode> {
         .map(|name| (name.as_str(), subscription_options(1)))
         .collect();
     let codes = client.subscribe_many(&filters, None).await?.reason_codes;
-    let retained = Message::new(&format!("hoard/{number}"), &vec![7; 32 * 1024])
+    let retained = Message::new(&format!("hoard/{number}"), [7; 32 * 1024])
         .qos(1)
         .retain();
     let retained = client.publish(retained).await?;

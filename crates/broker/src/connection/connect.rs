@@ -703,7 +703,7 @@ impl<'a, S: Stream> Arrival<'a, S> {
                 None => unopened(connect.version),
             }),
             Err(error) => {
-                info!(client_id = ?&*client, %error, "connection refused: the session's shard is not available");
+                info!(client_id = ?client, %error, "connection refused: the session's shard is not available");
                 let error = ProtocolError::new(
                     ReasonCode::ServerUnavailable,
                     "the session's shard is not available",
