@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::info;
 
@@ -184,6 +185,24 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), StorageError> {
 pub(crate) fn failed(path: &Path) -> impl FnOnce(io::Error) -> StorageError {
     let path = PathBuf::from(path);
     |source| StorageError::File { path, source }
+}
+
+/// So often, with a pause in between, a lock is tried again that is about to be released: two seconds.
+const LOCK_TRIES: usize = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Opens what has a lock of its own. Who else may use the directory is a matter of the node's lock.
+pub(crate) fn open_unlocked<T, E>(
+    open: impl Fn() -> Result<T, E>,
+    is_locked: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    for _ in 0..LOCK_TRIES {
+        match open() {
+            Err(error) if is_locked(&error) => std::thread::sleep(LOCK_PAUSE),
+            opened => return opened,
+        }
+    }
+    open()
 }
 
 #[cfg(test)]

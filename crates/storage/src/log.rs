@@ -30,6 +30,7 @@ use watermark::Watermark;
 pub use writer::Turn;
 use writer::{Kind, Operation, Writer};
 
+use crate::files::open_unlocked;
 use crate::{Files, StorageError};
 
 /// The number of a Raft group on its node's log and state store.
@@ -79,7 +80,8 @@ impl RaftLog {
         mount.create_directory(path)?;
         let mut watermark = Watermark::open(&mount, path)?;
         let files = Arc::new(LogFiles::open(mount.clone(), path)?);
-        let opened = Engine::open_with_file_system(config(&files, &options), files.clone());
+        let open = || Engine::open_with_file_system(config(&files, &options), files.clone());
+        let opened = open_unlocked(open, is_locked);
         let engine = Arc::new(opened.map_err(|error| damaged_or_failed(path, error))?);
         // The engine does not when it creates its first files.
         mount.sync_directory(path)?;
@@ -241,6 +243,11 @@ fn start_thread(
     let thread = std::thread::Builder::new().name("raft-log".into());
     let thread = thread.spawn(move || writer.run());
     thread.map(Some).map_err(crate::files::failed(path))
+}
+
+/// Whether the engine finds its own lock taken: a task of a node that was closed in this process holds it a moment longer.
+fn is_locked(error: &raft_engine::Error) -> bool {
+    matches!(error, raft_engine::Error::Other(error) if error.to_string().contains("Failed to lock file"))
 }
 
 fn damaged_or_failed(path: &Path, error: raft_engine::Error) -> StorageError {

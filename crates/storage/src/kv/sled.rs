@@ -6,7 +6,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -20,9 +19,6 @@ const COUNT_TREE: &[u8] = b"checkpoints";
 const COUNT: &[u8] = b"count";
 /// After so many writes of a batch there is one operation that does nothing but free memory.
 const WRITES_PER_LOOK: usize = 2;
-/// So often, with a pause in between, a lock is tried again that is about to be released: two seconds.
-const LOCK_TRIES: usize = 100;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The store of a node.
 pub struct SledKv {
@@ -92,8 +88,7 @@ impl SledKv {
     }
 }
 
-/// Whether sled finds its own lock taken. Who else may use the directory is a matter of the node's lock; this one is held a
-/// moment longer by the threads of a store that was closed in this process.
+/// Whether sled finds its own lock taken: the threads of a store that was closed in this process hold it a moment longer.
 fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
 }
@@ -104,15 +99,7 @@ fn open_sled(path: &Path, cache_bytes: u64) -> sled::Result<(sled::Db, sled::Tre
         .mode(sled::Mode::HighThroughput)
         .flush_every_ms(None)
         .cache_capacity(cache_bytes);
-    let mut opened = config.open();
-    for _ in 0..LOCK_TRIES {
-        if !opened.as_ref().is_err_and(is_locked) {
-            break;
-        }
-        std::thread::sleep(LOCK_PAUSE);
-        opened = config.open();
-    }
-    let db = opened?;
+    let db = files::open_unlocked(|| config.open(), is_locked)?;
     let counted = db.open_tree(COUNT_TREE)?;
     let count = counted.get(COUNT)?;
     let count = count.and_then(|count| count.first_chunk().map(|count| u64::from_be_bytes(*count)));
