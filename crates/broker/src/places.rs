@@ -1,8 +1,9 @@
 //! How many connections there are on this node, and how many of them an address, a user and a tenant have.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use access::backoff::Key;
 use foldhash::HashMap;
 use parking_lot::Mutex;
 
@@ -11,8 +12,8 @@ use parking_lot::Mutex;
 pub(crate) enum PlaceOf {
     /// All connections.
     Node,
-    /// Made by `address`.
-    Address(IpAddr),
+    /// By what its failures are counted by, too.
+    Address(Key),
     /// Of a tenant, or of none.
     User(Option<Arc<str>>, Arc<str>),
     Tenant(Arc<str>),
@@ -34,10 +35,7 @@ pub(crate) struct Place {
 impl PlaceOf {
     /// Who has an address of IPv6 has the 2^64 around it, and counts once.
     pub(crate) fn address(address: IpAddr) -> Self {
-        Self::Address(match address.to_canonical() {
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-            v4 => v4,
-        })
+        Self::Address(Key::address(address))
     }
 }
 
